@@ -1,0 +1,1 @@
+"""Feature rows to answers; numpy only."""

@@ -1,0 +1,1 @@
+"""Frames to feature rows: plan, extract, store."""

@@ -1,0 +1,1 @@
+"""Weights to encoders: bundles, ESM-2, DNABERT-S, the classifier."""

@@ -1,0 +1,1 @@
+"""Answers to files: tables, FASTA, report, progress."""

@@ -1,0 +1,1 @@
+"""Text to frames: reading, chunking, translating, tokenizing."""

@@ -1,0 +1,1 @@
+"""Labelled genomes to a bundle: prepare, train, evaluate, calibrate."""
