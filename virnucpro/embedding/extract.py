@@ -1,0 +1,241 @@
+"""The Accelerator loop: planned batches in, feature rows out, by index.
+
+Every process embeds its share of the planned batches; after each step `gather_for_metrics` brings the rows to the main
+process, which hands them to the store by index. Knows accelerate; does not know what a sequence means.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch.utils.data import DataLoader, Dataset
+
+from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.plan import Plan, make_plan
+from virnucpro.models.packing import PackedBatch, pack
+
+log = logging.getLogger(__name__)
+
+# How a row came about; gathered beside the rows, so that the main process can tell.
+PLAIN, SPLIT, NOT_FINITE, NO_MEMORY = range(4)
+FAILURE_REASONS = {
+    NOT_FINITE: "its embedding is not finite, in fp32 neither",
+    NO_MEMORY: "does not fit the device's memory, alone neither; use a larger device or a shorter --chunk-length",
+}
+
+
+class Encoder(Protocol):
+    """Token ids to vectors; see virnucpro.models."""
+
+    name: str
+    width: int
+    pad_id: int
+
+    def embed(self, batch: PackedBatch) -> torch.Tensor: ...
+    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the main process learns from one gathered step: for the progress display."""
+
+    number: int
+    of: int
+    batches: int  # batches in this step, one a process
+    rows: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What happened to the rows of one encoder, known on the main process only."""
+
+    rows: int
+    split: int
+    recomputed: int
+    failed: dict[int, str]  # representative -> reason
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """One item of the loader: a whole planned batch. index: int64 [rows]."""
+
+    index: torch.Tensor
+    packed: PackedBatch
+    sequences: tuple[np.ndarray, ...]
+
+    def to(self, device: torch.device, non_blocking: bool = False) -> PlannedBatch:
+        return PlannedBatch(
+            self.index.to(device, non_blocking=non_blocking), self.packed.to(device, non_blocking=non_blocking), self.sequences
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatches(Dataset):
+    """The dataset's items are planned batches, so Accelerate deals batches, not sequences, to the processes."""
+
+    plan: Plan
+    token_ids: Callable[[np.ndarray], Sequence[np.ndarray]]  # frame rows -> their token ids
+    pad_id: int
+    longest: int  # tokens; no sequence of the run is longer
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __getitem__(self, number: int) -> PlannedBatch:
+        rows = self.plan.batch(number)
+        sequences = tuple(self.token_ids(rows))
+        packed = pack(sequences, self.plan.tokens, self.pad_id, max_length=self.longest)
+        return PlannedBatch(torch.from_numpy(rows.copy()), packed, sequences)
+
+
+def extract(
+    accelerator: Accelerator,
+    encoder: Encoder,
+    batches: PlannedBatches,
+    store: FeatureStore | None,
+    on_step: Callable[[Step], None] = lambda step: None,
+) -> Extraction:
+    """Embed every planned batch once, over all processes; `store` is the main process's, None elsewhere.
+
+    Rows that are not finite are computed a second time in fp32, after all others; what stays so fails alone.
+    """
+    first = _pass(accelerator, encoder.embed, encoder.width, batches, store, on_step)
+    again = broadcast_object_list([sorted(r for r, how in first.lost.items() if how == NOT_FINITE)])[0]
+    second = Pass()
+    if again:
+        log.warning("%d embeddings are not finite: computing them again in fp32", len(again))
+        rows = np.asarray(again, dtype=np.int64)
+        lengths = np.array([len(ids) for ids in batches.token_ids(rows)])
+        plan = make_plan(rows, lengths, int(lengths.max()))
+        second = _pass(accelerator, encoder.recompute_fp32, encoder.width, replace(batches, plan=plan), store)
+    lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
+    failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
+    return Extraction(first.kept + second.kept, first.split + second.split, second.kept, failed)
+
+
+@dataclass(slots=True)
+class Pass:
+    """Counts of one way through the batches, on the main process."""
+
+    kept: int = 0
+    split: int = 0
+    lost: dict[int, int] = field(default_factory=dict)  # representative -> NOT_FINITE or NO_MEMORY
+
+    def keep(self, store: FeatureStore, copies: tuple[torch.Tensor, ...]) -> None:
+        """Drop padding, set lost rows aside, and hand the others to the store, by index."""
+        index, how, rows = copies[0].flatten().numpy(), copies[1].flatten().numpy(), copies[2].flatten(0, 1).numpy()
+        lost = (index >= 0) & (how >= NOT_FINITE)
+        good = (index >= 0) & ~lost
+        self.lost.update(zip(index[lost].tolist(), how[lost].tolist(), strict=True))
+        self.kept += int(good.sum())
+        self.split += int((how[good] == SPLIT).sum())
+        store.add(index[good], rows[good])
+
+
+def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_step=lambda step: None) -> Pass:
+    result = Pass()
+    if len(batches) == 0:
+        return result
+    loader = accelerator.prepare(DataLoader(batches, batch_size=1, collate_fn=_only))
+    plan, processes, steps = batches.plan, accelerator.num_processes, len(loader)
+    waiting = None
+    with torch.inference_mode():
+        for number, batch in enumerate(loader):
+            rows, how = embed_or_split(embed, width, batch, batches)
+            room = plan.width_at(number, processes)
+            mine = (_padded(batch.index, room, -1), _padded(how, room, PLAIN), _padded(rows, room, 0.0))
+            # Gathered before the loader advances: what is trimmed depends on the loader's state. Only the copy to the
+            # host lags one step, so that the device is not idle while the store writes.
+            gathered = accelerator.gather_for_metrics(mine)
+            if accelerator.is_main_process:
+                ready = _to_host(gathered)
+                if waiting is not None:
+                    result.keep(store, _wait(waiting))
+                waiting = ready
+                sizes = np.diff(plan.offsets)[number * processes : (number + 1) * processes]
+                on_step(Step(number + 1, steps, len(sizes), int(sizes.sum()), plan.tokens * len(sizes)))
+    if waiting is not None:
+        result.keep(store, _wait(waiting))
+    if store is not None:
+        store.flush()
+    return result
+
+
+def embed_or_split(embed, width: int, batch: PlannedBatch, batches: PlannedBatches) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows [n, width], how [n]) of one batch, on the device; a batch too large for the memory is split."""
+    try:
+        rows, split = embed(batch.packed), None
+    except torch.OutOfMemoryError:
+        rows = None  # leave the handler first: the traceback holds the tensors that filled the memory
+    if rows is None:
+        rows, split = _embed_halves(embed, width, batch.sequences, batches, batch.index.device)
+    how = torch.where(torch.isfinite(rows).all(dim=1), PLAIN, NOT_FINITE)
+    if split is not None:
+        split = torch.tensor(split, device=how.device)
+        how = torch.where((how == NOT_FINITE) & (split != NO_MEMORY), NOT_FINITE, split)
+    return rows, how
+
+
+def _embed_halves(embed, width: int, sequences, batches: PlannedBatches, device) -> tuple[torch.Tensor, list[int]]:
+    """Embed `sequences` in halves, and those in halves again, down to one sequence; rows and how each came about."""
+    log.warning("out of memory: splitting a batch of %d frames", len(sequences))
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    middle = len(sequences) // 2
+    done, how = [], []
+    for half in (sequences[:middle], sequences[middle:]) if middle else (sequences,):
+        rows = None
+        try:
+            rows = embed(_pack_tight(half, batches).to(device))
+        except torch.OutOfMemoryError:
+            pass
+        if rows is not None:
+            kinds = [SPLIT] * len(half)
+        elif len(half) > 1:
+            rows, kinds = _embed_halves(embed, width, half, batches, device)
+        else:
+            rows, kinds = torch.zeros(1, width, device=device), [NO_MEMORY]
+        done.append(rows)
+        how += kinds
+    return torch.cat(done), how
+
+
+def _pack_tight(sequences, batches: PlannedBatches) -> PackedBatch:
+    """Pack into no more tokens than wanted (a multiple of 16, which the matrix units like)."""
+    used = sum(map(len, sequences))
+    return pack(sequences, -(-used // 16) * 16, batches.pad_id, max_length=batches.longest)
+
+
+def _only(items: list[PlannedBatch]) -> PlannedBatch:
+    return items[0]
+
+
+def _padded(values: torch.Tensor, rows: int, filling: float) -> torch.Tensor:
+    """[1, rows, ...] of `values` [n, ...], n <= rows: every process gathers the same shape."""
+    out = values.new_full((1, rows, *values.shape[1:]), filling)
+    out[0, : len(values)] = values
+    return out
+
+
+def _to_host(gathered: tuple[torch.Tensor, ...]):
+    """Start the copy to the host; `_wait` ends it."""
+    if gathered[0].device.type != "cuda":
+        return gathered, None
+    copies = tuple(torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in gathered)
+    event = torch.cuda.Event()
+    event.record()
+    return copies, event
+
+
+def _wait(waiting) -> tuple[torch.Tensor, ...]:
+    copies, event = waiting
+    if event is not None:
+        event.synchronize()
+    return copies

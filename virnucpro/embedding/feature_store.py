@@ -1,0 +1,133 @@
+"""Finished embeddings of one encoder on disk: append-only shards that are whole or absent, and read back only when sound.
+
+A shard is a safetensors file with `index` (int64 [n], representatives) and `rows` ([n, width]); its checksum stands in its
+name, so that a flipped byte or a cut file shows. Everything is keyed by index; the order of arrival means nothing.
+"""
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import xxhash
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from virnucpro.errors import StoreError
+
+FLUSH_SECONDS = 30.0
+FLUSH_BYTES = 256 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class StoreState:
+    """What was found at the start: rows that count, and the shards that were set aside with the reason."""
+
+    done: np.ndarray  # int64, ascending
+    damaged: tuple[str, ...]
+
+
+class FeatureStore:
+    """Rows of one encoder. One process (the main one) writes; the run's lock sees to that."""
+
+    def __init__(self, directory: Path, width: int, dtype: str = "float32"):
+        self.directory = directory
+        self.width = width
+        self.dtype = np.dtype(dtype)
+        self._lock = threading.RLock()
+        self._index: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []
+        self._bytes = 0
+        self._flushed_at = time.monotonic()
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{directory}: cannot keep finished work here ({error.strerror}); choose another directory") from error
+
+    def load(self) -> StoreState:
+        """Verify every shard. A damaged one is renamed to `*.damaged`: its rows are embedded again."""
+        for leftover in self.directory.glob(".*.part"):
+            leftover.unlink()
+        done, damaged = [], []
+        for path in self._shards():
+            try:
+                index, _ = self._read(path)
+                done.append(index)
+            except (OSError, SafetensorError, KeyError, ValueError) as error:
+                path.rename(path.with_suffix(".damaged"))
+                damaged.append(f"{path.name}: {error}")
+        rows = np.unique(np.concatenate(done)) if done else np.empty(0, dtype=np.int64)
+        return StoreState(rows, tuple(damaged))
+
+    def add(self, index: np.ndarray, rows: np.ndarray) -> None:
+        """Take `rows` [n, width] of representatives `index` [n]; written within FLUSH_SECONDS."""
+        if rows.shape != (len(index), self.width):
+            raise ValueError(f"rows of shape {rows.shape} for {len(index)} representatives of width {self.width}")
+        with self._lock:
+            self._index.append(np.array(index, dtype=np.int64))
+            self._rows.append(rows.astype(self.dtype))
+            self._bytes += self._rows[-1].nbytes
+            if self._bytes >= FLUSH_BYTES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is held as one shard: beside, synced, renamed."""
+        with self._lock:
+            self._flushed_at = time.monotonic()
+            if not self._index:
+                return
+            index, rows = np.concatenate(self._index), np.concatenate(self._rows)
+            name = f"{time.time_ns():020d}-{_checksum(index, rows)}.safetensors"
+            part = self.directory / f".{name}.part"
+            try:
+                with open(part, "wb") as file:
+                    file.write(save({"index": index, "rows": rows}))
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(part, self.directory / name)
+                _sync_directory(self.directory)
+            except OSError as error:
+                part.unlink(missing_ok=True)
+                raise StoreError(
+                    f"{self.directory}: cannot write finished embeddings ({error.strerror}); make room and run the same command again"
+                ) from error
+            self._index, self._rows, self._bytes = [], [], 0
+
+    def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(index, rows) of each shard on disk, verified again; raises StoreError on damage since `load`."""
+        self.flush()
+        for path in self._shards():
+            try:
+                yield self._read(path)
+            except (OSError, SafetensorError, KeyError, ValueError) as error:
+                raise StoreError(f"{path}: damaged while the run was going on ({error}); run the same command again") from error
+
+    def _shards(self) -> list[Path]:
+        return sorted(self.directory.glob("*.safetensors"))
+
+    def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        content = load_file(path)
+        index, rows = content["index"], content["rows"]
+        if rows.shape != (len(index), self.width) or rows.dtype != self.dtype:
+            raise ValueError(f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width {self.width}")
+        if path.stem.rpartition("-")[2] != _checksum(index, rows):
+            raise ValueError("its checksum does not fit its content")
+        return index, rows
+
+
+def _checksum(index: np.ndarray, rows: np.ndarray) -> str:
+    digest = xxhash.xxh3_128(np.ascontiguousarray(index))
+    digest.update(np.ascontiguousarray(rows))
+    return digest.hexdigest()
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

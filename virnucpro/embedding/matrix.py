@@ -1,0 +1,145 @@
+"""`merged_features.pt`: the rows of all encoders side by side, one a frame, in input order.
+
+Written through a memory map straight into the file that `torch.load` reads, shard by shard, so that memory stays flat
+however many frames there are. Only the index decides where a row goes.
+"""
+from __future__ import annotations
+
+import mmap
+import os
+import shutil
+import struct
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.serialization import set_default_mmap_options, skip_data
+
+from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One encoder's share of the columns: its store, and int64 [frames] the representative of every frame kept."""
+
+    store: FeatureStore
+    representative: np.ndarray
+
+
+def bytes_needed(frames: int, width: int, itemsize: int) -> int:
+    """Disk the shards and the final matrix take together, before the shards are dropped."""
+    return 2 * frames * width * itemsize
+
+
+def check_room(directory: Path, needed: int) -> None:
+    """Refuse to start a run that the disk cannot hold."""
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise StoreError(
+            f"{directory}: {needed / 1e9:.1f} GB wanted for features, {free / 1e9:.1f} GB free; "
+            "make room, choose another --output-dir, or keep less with --features float16"
+        )
+
+
+def write_matrix(path: Path, ids: Sequence[str], parts: Sequence[Part], model: Mapping[str, str]) -> None:
+    """Write {"ids", "data" [len(ids), sum of widths], "model"} to `path`, whole or not at all.
+
+    Raises StoreError when a frame's row is missing from a store: nothing is filled in.
+    """
+    width = sum(part.store.width for part in parts)
+    dtype = parts[0].store.dtype
+    beside = path.parent / f".{path.name}.part" / path.name  # the archive carries its own file name
+    beside.parent.mkdir(exist_ok=True)
+    try:
+        _write_empty(beside, ids, width, dtype, model)
+        if ids:
+            with set_default_mmap_options(mmap.MAP_SHARED):
+                matrix = torch.load(beside, mmap=True, weights_only=True)["data"].numpy()
+            column = 0
+            for part in parts:
+                _scatter(part, matrix[:, column : column + part.store.width])
+                column += part.store.width
+            del matrix
+            _seal(beside)
+        with open(beside, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room and run the same command again") from error
+    finally:
+        shutil.rmtree(beside.parent, ignore_errors=True)
+
+
+def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:
+    """(ids, data) of a `merged_features.pt`, the data memory-mapped."""
+    try:
+        content = torch.load(path, mmap=True, weights_only=True)
+        return content["ids"], content["data"].numpy()
+    except (OSError, RuntimeError, KeyError, AttributeError, ValueError) as error:
+        raise StoreError(f"{path}: not a readable feature file ({error}); run predict again") from error
+
+
+def _write_empty(path: Path, ids: Sequence[str], width: int, dtype: np.dtype, model: Mapping[str, str]) -> None:
+    """The archive with room for the data, which is not touched: a sparse file stands in for it."""
+    size = len(ids) * width * dtype.itemsize
+    kind = torch.from_numpy(np.empty(0, dtype)).dtype
+    sparse = path.with_suffix(".room")
+    with open(sparse, "wb") as file:
+        file.truncate(max(size, 1))
+    storage = torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size) if size else torch.UntypedStorage(0)
+    data = torch.empty(0, dtype=kind).set_(storage, 0, (len(ids), width))
+    with skip_data():
+        torch.save({"ids": list(ids), "data": data, "model": dict(model)}, path)
+    sparse.unlink()
+    with open(path, "rb+") as file:  # claim the blocks now: a full disk is an error here, a crash in a memory map
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def _scatter(part: Part, columns: np.ndarray) -> None:
+    """Copy each stored row to every frame that shares it."""
+    order = np.argsort(part.representative, kind="stable")
+    wanted = part.representative[order]
+    filled = np.zeros(len(order), dtype=bool)
+    for index, rows in part.store.shards():
+        left, right = np.searchsorted(wanted, index, "left"), np.searchsorted(wanted, index, "right")
+        counts = right - left
+        source = np.repeat(np.arange(len(index)), counts)
+        within = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
+        places = np.repeat(left, counts) + within
+        columns[order[places]] = rows[source]
+        filled[places] = True
+    if not filled.all():
+        raise StoreError(f"{part.store.directory}: {int((~filled).sum())} rows are missing; run the same command again")
+
+
+def _seal(path: Path) -> None:
+    """Give the data its checksum in the archive (APPNOTE.TXT 4.3), so that any zip reader accepts the file."""
+    with zipfile.ZipFile(path) as archive:
+        info = next(i for i in archive.infolist() if i.filename.endswith("/data/0"))
+        directory = archive.start_dir
+    with open(path, "r+b") as file, mmap.mmap(file.fileno(), 0) as content:
+        name_length, extra_length = struct.unpack_from("<HH", content, info.header_offset + 26)
+        start = info.header_offset + 30 + name_length + extra_length
+        crc, step = 0, 64 << 20
+        with memoryview(content) as view:
+            for at in range(start, start + info.file_size, step):
+                crc = zlib.crc32(view[at : min(at + step, start + info.file_size)], crc)
+        packed = struct.pack("<I", crc)
+        flags = struct.unpack_from("<H", content, info.header_offset + 6)[0]
+        if flags & 8:  # the checksum stands in a descriptor behind the data
+            end = start + info.file_size
+            content[end + 4 : end + 8] = packed
+        else:
+            content[info.header_offset + 14 : info.header_offset + 18] = packed
+        at = directory
+        while content[at : at + 4] == b"PK\x01\x02":
+            name, extra, comment = struct.unpack_from("<HHH", content, at + 28)
+            if content[at + 46 : at + 46 + name].decode() == info.filename:
+                content[at + 16 : at + 20] = packed
+            at += 46 + name + extra + comment

@@ -1,0 +1,94 @@
+"""Which sequences go to an encoder, in which order, in which batches.
+
+A plan is made once by the main process and read by all. It knows lengths and content keys, not text and not processes:
+identical sequences are embedded once, under the row of the first frame that has them (their representative), and the
+batches do not depend on the number of processes. A batch is the unit of work and of failure; a row is the unit of resume.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+MAX_ROWS = 1024  # sequences in one batch: bounds the rows that travel in one gather
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Who shares an embedding with whom.
+
+    representative: int64 [frames], the row of the first frame with the same sequence; -1 where the encoder takes none.
+    unique: int64 [u], the representatives, ascending.
+    """
+
+    representative: np.ndarray
+    unique: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Batches of representatives: batch b holds rows[offsets[b]:offsets[b + 1]], at most `tokens` tokens together."""
+
+    rows: np.ndarray  # int64 [n], longest first
+    offsets: np.ndarray  # int64 [batches + 1]
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def batch(self, number: int) -> np.ndarray:
+        return np.asarray(self.rows[self.offsets[number] : self.offsets[number + 1]])
+
+    def width_at(self, step: int, processes: int) -> int:
+        """Rows to make room for when `processes` neighbouring batches are gathered at `step`.
+
+        Accelerate repeats batches from the start where the last step has too few; those count too.
+        """
+        sizes = np.diff(self.offsets)
+        wanted = np.arange(step * processes, (step + 1) * processes) % len(sizes)
+        return int(sizes[wanted].max())
+
+    def save(self, directory: Path) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        np.save(directory / "rows.npy", self.rows)
+        np.save(directory / "offsets.npy", np.append(self.offsets, self.tokens))
+
+    @classmethod
+    def open(cls, directory: Path) -> Plan:
+        rows = np.load(directory / "rows.npy", mmap_mode="r")
+        offsets = np.load(directory / "offsets.npy")
+        return cls(rows, offsets[:-1], int(offsets[-1]))
+
+
+def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Sharing:
+    """Group frames by their 128-bit content key (uint64 halves, [frames]); `accepted` [frames] bool: the encoder takes it."""
+    frames = len(key_hi)
+    representative = np.full(frames, -1, dtype=np.int64)
+    rows = np.flatnonzero(accepted)
+    if len(rows) == 0:
+        return Sharing(representative, np.empty(0, dtype=np.int64))
+    order = rows[np.lexsort((key_lo[rows], key_hi[rows]))]  # stable: equal keys stay in row order
+    first = np.empty(len(order), dtype=bool)
+    first[0] = True
+    first[1:] = (key_hi[order[1:]] != key_hi[order[:-1]]) | (key_lo[order[1:]] != key_lo[order[:-1]])
+    representative[order] = order[first][np.cumsum(first) - 1]
+    return Sharing(representative, np.sort(order[first]))
+
+
+def make_plan(todo: np.ndarray, lengths: np.ndarray, tokens: int, max_rows: int = MAX_ROWS) -> Plan:
+    """Pack the representatives `todo` (int64 rows) with `lengths` (tokens, same shape) into batches, longest first.
+
+    Longest first: memory is at its highest in the first batch, and the last batches, which may be uneven, are cheap.
+    Raises ValueError when a sequence is longer than a batch; the caller checks that first.
+    """
+    if len(todo) and int(lengths.max()) > tokens:
+        raise ValueError(f"a sequence of {int(lengths.max())} tokens does not fit a batch of {tokens}")
+    order = np.lexsort((todo, -lengths.astype(np.int64)))
+    rows, ends = todo[order].astype(np.int64), np.cumsum(lengths[order], dtype=np.int64)
+    offsets, at, used = [0], 0, 0
+    while at < len(rows):
+        at = min(int(np.searchsorted(ends, used + tokens, side="right")), at + max_rows)
+        used = int(ends[at - 1])
+        offsets.append(at)
+    return Plan(rows, np.asarray(offsets, dtype=np.int64), tokens)
