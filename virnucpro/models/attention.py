@@ -1,0 +1,113 @@
+"""Attention within the sequences of a packed batch; the only place that knows their bounds.
+
+Two back ends, told apart by name. `varlen`: one flash kernel over all sequences (CUDA, sm80 and newer, 16 bits).
+`grouped`: scaled-dot-product attention over groups of exactly equal length (everywhere). Never padding: padded sums
+differ in their last bits. Both give a sequence the same bits whatever lies beside it.
+
+All functions here take and give [T, H, D] (tokens, heads, head width). Registered with transformers' AttentionInterface,
+`varlen` and `grouped` serve the stock EsmModel, which hands through `cu_seq_lens`, `max_length` and `groups`.
+"""
+from __future__ import annotations
+
+import inspect
+from contextlib import nullcontext
+from functools import lru_cache
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+
+from virnucpro.models.packing import LengthGroup, PackedBatch
+from virnucpro.settings import Choice
+
+VARLEN, GROUPED = "varlen", "grouped"
+REGISTERED = {VARLEN: "virnucpro_varlen", GROUPED: "virnucpro_grouped"}
+
+
+def choose_attention(device: torch.device, dtype: torch.dtype, head_width: int) -> Choice:
+    """The back end for plain (unbiased) attention, and why."""
+    if device.type != "cuda":
+        return Choice("attention", GROUPED, f"no flash kernel on {device.type}")
+    if torch.version.hip is not None or torch.cuda.get_device_capability(device) < (8, 0):
+        return Choice("attention", GROUPED, "the flash kernel needs an NVIDIA GPU of compute capability 8.0 or newer")
+    if dtype not in (torch.bfloat16, torch.float16):
+        return Choice("attention", GROUPED, "the flash kernel computes in 16 bits only")
+    if head_width % 8 or head_width > 256:
+        return Choice("attention", GROUPED, f"the flash kernel takes heads of multiples of 8 up to 256, not {head_width}")
+    if varlen_function() is None:
+        return Choice("attention", GROUPED, f"torch {torch.__version__} has no varlen attention")
+    return Choice("attention", VARLEN, "one flash kernel for all lengths")
+
+
+@lru_cache(maxsize=1)
+def varlen_function():
+    """`torch.nn.attention.varlen.varlen_attn`, with split-KV off where that can be said (then batch invariant), or None."""
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    fixed = {"num_splits": 1} if "num_splits" in inspect.signature(varlen_attn).parameters else {}
+    return lambda *args, **kwargs: varlen_attn(*args, **fixed, **kwargs)
+
+
+def varlen_attention(query, key, value, cu_seqlens: torch.Tensor, max_length: int, scale: float) -> torch.Tensor:
+    """Softmax attention within each sequence of `cu_seqlens` (int32, ends padded with T)."""
+    return varlen_function()(query, key, value, cu_seqlens, cu_seqlens, max_length, max_length, scale=scale)
+
+
+def grouped_attention(query, key, value, groups: tuple[LengthGroup, ...], scale: float,
+                      slopes: torch.Tensor | None = None) -> torch.Tensor:
+    """Softmax attention within each sequence of `groups`, with ALiBi where `slopes` [H] are given; the tail becomes zero.
+
+    Sequences of a group are neighbours, so a group is a view, and the loop costs one kernel a distinct length.
+    """
+    out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
+    out[groups[-1].start + groups[-1].count * groups[-1].length:] = 0
+    with _kernels(query.device):
+        for start, count, length in groups:
+            rows = slice(start, start + count * length)
+            q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
+            bias = None if slopes is None else alibi_bias(slopes, length, query.dtype)
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+            out[rows].unflatten(0, (count, length)).copy_(mixed.transpose(1, 2))
+    return out
+
+
+def alibi_attention(query, key, value, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
+    """DNABERT-S attention: scale 1/sqrt(D) and bias -slope * |i - j|, within each sequence of `batch`.
+
+    The back end in use; a faster one takes its place by having this signature.
+    """
+    return grouped_attention(query, key, value, batch.groups, query.shape[-1] ** -0.5, slopes)
+
+
+def alibi_bias(slopes: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
+    """[1, H, L, L] of -slope * |i - j|, rounded once, from fp32."""
+    positions = torch.arange(length, device=slopes.device)
+    distance = (positions[None] - positions[:, None]).abs()
+    return (-slopes[:, None, None].float() * distance).to(dtype)[None]
+
+
+def register_attention() -> None:
+    """Make both back ends known to transformers under the names in REGISTERED."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(REGISTERED[VARLEN], _varlen_for_transformers)
+    AttentionInterface.register(REGISTERED[GROUPED], _grouped_for_transformers)
+
+
+def _varlen_for_transformers(module, query, key, value, attention_mask, scaling, cu_seq_lens, max_length, **_):
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [1, H, T, D] -> [T, H, D]
+    return varlen_attention(q, k, v, cu_seq_lens, max_length, scaling)[None], None
+
+
+def _grouped_for_transformers(module, query, key, value, attention_mask, scaling, groups, **_):
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return grouped_attention(q, k, v, groups, scaling)[None], None
+
+
+def _kernels(device: torch.device):
+    # The library's batched products choose an algorithm by batch size; the fused kernel works a sequence at a time.
+    if device.type == "cuda":
+        return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True)
+    return nullcontext()

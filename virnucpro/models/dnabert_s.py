@@ -1,0 +1,162 @@
+"""DNABERT-S: nucleotides to vectors; a post-LayerNorm BERT with ALiBi and gated feed-forward layers, on packed batches.
+
+Written after the published architecture (zhihan1996/DNABERT-S, itself MosaicBERT's), since the hub's code does not load
+on current transformers. Parameter names are the published ones. Does not know how attention is computed.
+"""
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn.functional import gelu
+
+from virnucpro.errors import ModelError
+from virnucpro.models.attention import alibi_attention
+from virnucpro.models.encoder import Fp32Rescue, assign_weights
+from virnucpro.models.packing import PackedBatch, pool
+from virnucpro.models.precision import compute_dtype
+from virnucpro.models.weights import read_state_dict
+from virnucpro.settings import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class DnabertConfig:
+    """The numbers of `config.json` that shape the network."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    type_vocab_size: int = 2
+    layer_norm_eps: float = 1e-12
+    pad_token_id: int = 0
+
+    @classmethod
+    def read(cls, directory: Path) -> DnabertConfig:
+        file = directory / "config.json"
+        if not file.is_file():
+            raise ModelError(f"{file}: no such file; a DNABERT-S directory holds config.json, tokenizer.json and weights")
+        try:
+            stored = json.loads(file.read_text())
+            config = cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            raise ModelError(f"{file}: not a DNABERT-S configuration ({error}); download it again") from None
+        if config.hidden_size % config.num_attention_heads:
+            raise ModelError(f"{file}: hidden_size {config.hidden_size} is no multiple of its "
+                             f"{config.num_attention_heads} heads; download it again")
+        return config
+
+
+def alibi_slopes(heads: int) -> list[float]:
+    """The usual slopes: a geometric series for powers of two; else those of the next lower power, then every other one of
+    the next higher (12 heads: 2^-1 .. 2^-8, 2^-0.5, 2^-1.5, 2^-2.5, 2^-3.5)."""
+    power = 2 ** int(math.log2(heads))
+    slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
+    return slopes if power == heads else slopes + alibi_slopes(2 * power)[0::2][:heads - power]
+
+
+class DnabertModel(nn.Module):
+    """Tokens [T] of a packed batch to hidden states [T, hidden]."""
+
+    def __init__(self, config: DnabertConfig):
+        super().__init__()
+        self.config = config
+        self.embeddings = DnabertEmbeddings(config)
+        self.encoder = nn.Module()
+        self.encoder.layer = nn.ModuleList(DnabertLayer(config) for _ in range(config.num_hidden_layers))
+
+    def forward(self, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
+        hidden = self.embeddings(batch.tokens)
+        for layer in self.encoder.layer:
+            hidden = layer(hidden, batch, slopes)
+        return hidden
+
+
+class DnabertEmbeddings(nn.Module):
+    def __init__(self, config: DnabertConfig):
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        # ALiBi stands for positions; every token is of type 0
+        return self.LayerNorm(self.word_embeddings(tokens) + self.token_type_embeddings.weight[0])
+
+
+class DnabertLayer(nn.Module):
+    def __init__(self, config: DnabertConfig):
+        super().__init__()
+        width, heads = config.hidden_size, config.num_attention_heads
+        self.heads = heads
+        self.attention = nn.ModuleDict({
+            "self": nn.ModuleDict({"Wqkv": nn.Linear(width, 3 * width)}),
+            "output": nn.ModuleDict({"dense": nn.Linear(width, width), "LayerNorm": _norm(config)}),
+        })
+        self.mlp = nn.ModuleDict({
+            "gated_layers": nn.Linear(width, 2 * config.intermediate_size, bias=False),
+            "wo": nn.Linear(config.intermediate_size, width),
+            "layernorm": _norm(config),
+        })
+
+    def forward(self, hidden: torch.Tensor, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
+        query, key, value = self.attention["self"]["Wqkv"](hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D]
+        mixed = alibi_attention(query, key, value, batch, slopes).flatten(1)
+        output = self.attention["output"]
+        hidden = output["LayerNorm"](output["dense"](mixed) + hidden)
+        gate, up = self.mlp["gated_layers"](hidden).chunk(2, dim=-1)
+        return self.mlp["layernorm"](self.mlp["wo"](gelu(gate) * up) + hidden)
+
+
+def _norm(config: DnabertConfig) -> nn.LayerNorm:
+    return nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+
+class DnabertEncoder:
+    """A DnabertModel on packed batches; satisfies `Encoder`."""
+
+    name = "dnabert_s"
+    longest = None
+
+    def __init__(self, model: DnabertModel, device: torch.device, precision: str, compile: str = "auto",
+                 rescue: Fp32Rescue | None = None):
+        self.device, self.precision = device, precision
+        self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
+        self.model = model
+        self.slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
+        self.choices = (Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"),
+                        *swap_layers(model, device, precision, compile))
+        self._rescue = rescue
+
+    @torch.inference_mode()
+    def embed(self, batch: PackedBatch) -> torch.Tensor:
+        return pool(self.hidden(batch), batch, skip=0)
+
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states [T, width] in the compute dtype."""
+        return self.model(batch, self.slopes)
+
+    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
+        if self._rescue is None:
+            raise ModelError("this encoder was not loaded from a directory: nothing to compute in fp32 from")
+        return self._rescue(batch)
+
+
+def swap_layers(model: DnabertModel, device: torch.device, precision: str, compile: str) -> tuple[Choice, ...]:
+    """The one place where faster layers replace `model.encoder.layer`, in place; returns what was chosen and why."""
+    return ()
+
+
+def load_dnabert_s(directory: Path | str, device: torch.device | str, precision: str,
+                   compile: str = "auto") -> DnabertEncoder:
+    """Load a DNABERT-S directory (config.json and weights, names with or without `bert.`)."""
+    directory, device = Path(directory), torch.device(device)
+    with torch.device("meta"):
+        model = DnabertModel(DnabertConfig.read(directory))
+    assign_weights(model, read_state_dict(directory, prefix="bert."), device, compute_dtype(precision), directory)
+    return DnabertEncoder(model, device, precision, compile, Fp32Rescue(load_dnabert_s, directory, device))

@@ -1,0 +1,112 @@
+"""ESM-2: proteins to vectors, with the stock transformers EsmModel on packed batches.
+
+Knows how to load an EsmModel directory in a compute dtype, to run it on a packed row, and to pool residues. Does not
+know attention's back ends (attention.py) nor the faster layers that may take the stock ones' place.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from virnucpro.errors import ModelError
+from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
+from virnucpro.models.encoder import Fp32Rescue, assign_weights
+from virnucpro.models.packing import PackedBatch, pool
+from virnucpro.models.precision import compute_dtype
+from virnucpro.models.weights import read_state_dict
+from virnucpro.settings import Choice
+
+LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
+INV_FREQ = "rotary_embeddings.inv_freq"
+
+
+class Esm2Encoder:
+    """An EsmModel on packed batches; satisfies `Encoder`."""
+
+    name = "esm2"
+    longest = LONGEST
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, precision: str, compile: str = "auto",
+                 rescue: Fp32Rescue | None = None):
+        self.device, self.precision = device, precision
+        self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
+        attention = choose_attention(device, compute_dtype(precision), self.width // model.config.num_attention_heads)
+        register_attention()
+        model.set_attn_implementation(REGISTERED[attention.value])
+        self.attention = attention.value
+        self.model = model
+        self.choices = (attention, *swap_layers(model, device, precision, compile))
+        self._rescue = rescue
+
+    @torch.inference_mode()
+    def embed(self, batch: PackedBatch) -> torch.Tensor:
+        return pool(self.hidden(batch), batch, skip=1)
+
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states [T, width] in the compute dtype. No mask is passed: the back end knows the bounds."""
+        if self.attention == VARLEN:
+            bounds = {"cu_seq_lens": batch.cu_seqlens, "max_length": batch.max_length}
+        else:
+            bounds = {"groups": batch.groups}
+        return self.model(input_ids=batch.tokens[None], position_ids=batch.positions[None], **bounds).last_hidden_state[0]
+
+    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
+        if self._rescue is None:
+            raise ModelError("this encoder was not loaded from a directory: nothing to compute in fp32 from")
+        return self._rescue(batch)
+
+
+def swap_layers(model: torch.nn.Module, device: torch.device, precision: str, compile: str) -> tuple[Choice, ...]:
+    """The one place where faster layers replace `model.encoder.layer`, in place; returns what was chosen and why."""
+    return ()
+
+
+def load_esm2(directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Esm2Encoder:
+    """Load an EsmModel directory (config.json and weights, names with or without `esm.`)."""
+    directory, device = Path(directory), torch.device(device)
+    model = build_esm2(read_config(directory))
+    tensors = read_state_dict(directory, prefix="esm.")
+    assign_weights(model, tensors, device, compute_dtype(precision), directory)
+    set_inv_freq(model, device, next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None))
+    return Esm2Encoder(model, device, precision, compile, Fp32Rescue(load_esm2, directory, device))
+
+
+def read_config(directory: Path):
+    from transformers import EsmConfig
+
+    file = directory / "config.json"
+    if not file.is_file():
+        raise ModelError(f"{file}: no such file; an ESM-2 directory holds config.json, vocab.txt and model.safetensors")
+    try:
+        config = EsmConfig.from_json_file(file)
+    except (ValueError, TypeError, OSError) as error:
+        raise ModelError(f"{file}: not an ESM-2 configuration ({error}); download it again") from None
+    if config.model_type != "esm" or config.position_embedding_type != "rotary" or config.is_decoder:
+        raise ModelError(f"{file}: not an ESM-2 encoder (rotary positions); choose a model such as facebook/esm2_t36_3B_UR50D")
+    return config
+
+
+def build_esm2(config) -> torch.nn.Module:
+    """An EsmModel without values (on the meta device), and without the heads that features do not need."""
+    from transformers import EsmModel
+
+    with torch.device("meta"):
+        model = EsmModel(config, add_pooling_layer=False)
+    model.contact_head = None
+    return model
+
+
+def set_inv_freq(model: torch.nn.Module, device: torch.device, stored: torch.Tensor | None = None) -> None:
+    """Give `model` its RoPE frequencies in fp32 whatever the dtype of the weights: a checkpoint's own, if it has them.
+
+    (Rounded to bf16 they are off by 0.09 rad at position 167; the original program uses those of its checkpoint.)
+    """
+    config = model.config
+    width = config.hidden_size // config.num_attention_heads
+    if stored is None:
+        theta = getattr(config, "rope_theta", None) or 10000.0
+        stored = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
+    model.rotary_embeddings.inv_freq = stored.to(device=device, dtype=torch.float32)
+    positions = torch.arange(config.max_position_embeddings, device=device).expand((1, -1))
+    model.embeddings.position_ids = positions
