@@ -1,0 +1,175 @@
+"""Records -> Arrow batches of frames and of records, a block of bases at a time.
+
+Knows the columns of both tables (their only definition). Does not know of files, caches or fingerprints.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+
+from virnucpro.sequences.chunks import all_spans
+from virnucpro.sequences.frames import Frames, open_frames
+from virnucpro.sequences.reader import Record
+from virnucpro.sequences.tokens import Tokenizers
+
+BLOCK_BASES = 1 << 21  # bases translated at once; bounds the memory of a block at about 300 MB, all frames open
+BLOCK_RECORDS = 1 << 15
+
+FRAME_SCHEMA = pa.schema([
+    ("record", pa.int64()),  # row of the table of records
+    ("chunk", pa.int32()),  # from 1
+    ("frame", pa.int8()),  # 0..5 = F1 F2 F3 R1 R2 R3
+    ("start", pa.int64()),  # 1-based, inclusive, forward strand of the record: the codons read
+    ("end", pa.int64()),
+    ("aa_length", pa.int32()),
+    ("nucleotides", pa.string()),
+    ("protein", pa.string()),
+    ("esm2_ids", pa.list_(pa.uint8())),  # with <cls> and <eos>
+    ("dnabert_s_ids", pa.list_(pa.uint16())),  # with [CLS] and [SEP]
+    ("esm2_length", pa.int32()),  # tokens, special ones too
+    ("dnabert_s_length", pa.int32()),
+    ("protein_key_hi", pa.uint64()),  # halves of xxh3_128 of the string: equal strings are embedded once
+    ("protein_key_lo", pa.uint64()),
+    ("nucleotide_key_hi", pa.uint64()),
+    ("nucleotide_key_lo", pa.uint64()),
+    ("dropped_codon", pa.bool_()),
+])
+
+RECORD_SCHEMA = pa.schema([
+    ("input", pa.int32()),  # index of the input file
+    ("name", pa.string()),  # unique over the run
+    ("original_name", pa.string()),
+    ("length", pa.int64()),
+    ("gc", pa.float64()),  # of the letters A, C, G, T; NaN where there is none
+    ("n_chunks", pa.int32()),  # of the whole length, also where the record was skipped or has a problem
+    ("n_frames", pa.int32()),
+    ("n_ambiguous", pa.int64()),  # letters outside ACGT
+    ("notes", pa.string()),
+    ("problem", pa.string()),
+    ("skipped", pa.bool_()),  # shorter than the minimal length
+])
+
+
+@dataclass(frozen=True, slots=True)
+class FrameRules:
+    """What decides which frames a sequence has; part of the cache's and the run's identity."""
+
+    chunk_length: int
+    frame_policy: str = "open"
+    min_length: int = 0
+
+
+def record_row(input_index: int, record: Record, rules: FrameRules) -> dict:
+    """The row of a record, without its frames."""
+    length = len(record.sequence)
+    clean = not record.problem and "ambiguous_bases" not in record.notes
+    known = length if clean else length - len(record.sequence.translate(None, b"ACGT"))
+    return {
+        "input": input_index, "name": record.name, "original_name": record.name, "length": length,
+        "gc": (length - len(record.sequence.translate(None, b"GC"))) / known if known else float("nan"),
+        "n_chunks": -(-length // rules.chunk_length), "n_frames": 0, "n_ambiguous": length - known,
+        "notes": ";".join(record.notes), "problem": record.problem, "skipped": length < rules.min_length,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Chunks of one or more records in one buffer; arrays of [n]. A place in `bases` plus `offset` is one in the record."""
+
+    bases: bytes
+    record: np.ndarray
+    chunk: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    offset: np.ndarray
+    complete: int  # no later block has chunks of the rows before this one
+
+
+def blocks(records: Iterable[tuple[int, bytes]], chunk_length: int) -> Iterator[Block]:
+    """(row, sequence) of records -> blocks of about BLOCK_BASES; a longer record is spread over several."""
+    rows: list[int] = []
+    parts: list[bytes] = []
+    size = 0
+    for row, sequence in records:
+        if len(sequence) > BLOCK_BASES:
+            if rows:
+                yield _block(rows, parts, chunk_length)
+            rows, parts, size = [], [], 0
+            yield from _blocks_of_one(row, sequence, chunk_length)
+            continue
+        rows.append(row)
+        parts.append(sequence)
+        size += len(sequence)
+        if size >= BLOCK_BASES or len(rows) >= BLOCK_RECORDS:
+            yield _block(rows, parts, chunk_length)
+            rows, parts, size = [], [], 0
+    if rows:
+        yield _block(rows, parts, chunk_length)
+
+
+def _block(rows: list[int], parts: list[bytes], chunk_length: int) -> Block:
+    lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
+    spans = all_spans(lengths, chunk_length)
+    before = (np.cumsum(lengths) - lengths)[spans.sequence]
+    record = np.array(rows, dtype=np.int64)[spans.sequence]
+    return Block(b"".join(parts), record, spans.chunk, spans.start + before, spans.end + before, -before, rows[-1] + 1)
+
+
+def _blocks_of_one(row: int, sequence: bytes, chunk_length: int) -> Iterator[Block]:
+    spans = all_spans(np.array([len(sequence)]), chunk_length)
+    step = max(BLOCK_BASES // chunk_length, 1)
+    for i in range(0, len(spans.chunk), step):
+        chunk, start, end = spans.chunk[i : i + step], spans.start[i : i + step], spans.end[i : i + step]
+        first = int(start[0])
+        same = np.full(len(chunk), row, dtype=np.int64)
+        yield Block(sequence[first : int(end[-1])], same, chunk, start - first, end - first, np.full(len(chunk), first), row)
+
+
+def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordBatch:
+    """The frames of a block as rows of FRAME_SCHEMA."""
+    frames = open_frames(block.bases, block.start, block.end, policy)
+    esm2_ids, esm2_length = tokenizers.esm2(frames.proteins)
+    dnabert_s_ids, dnabert_s_length = tokenizers.dnabert_s(frames.nucleotides)
+    protein_key = _keys(frames.proteins)
+    nucleotide_key = _keys(frames.nucleotides)
+    start, end = _in_record(frames, block)
+    columns = [
+        block.record[frames.chunk], block.chunk[frames.chunk].astype(np.int32), frames.frame, start, end,
+        esm2_length - 2, _strings(frames.nucleotides), _strings(frames.proteins),
+        _lists(esm2_ids, esm2_length), _lists(dnabert_s_ids, dnabert_s_length), esm2_length, dnabert_s_length,
+        protein_key[:, 0], protein_key[:, 1], nucleotide_key[:, 0], nucleotide_key[:, 1], frames.dropped_codon,
+    ]
+    arrays = [c if isinstance(c, pa.Array) else pa.array(c, type=field.type)
+              for c, field in zip(columns, FRAME_SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=FRAME_SCHEMA)
+
+
+def _in_record(frames: Frames, block: Block) -> tuple[np.ndarray, np.ndarray]:
+    offset = block.offset[frames.chunk]
+    return frames.start + offset + 1, frames.end + offset
+
+
+def _keys(strings: list[bytes]) -> np.ndarray:
+    """uint64 [n, 2]: high and low half of xxh3_128 of each."""
+    digests = b"".join(map(xxhash.xxh3_128_digest, strings))
+    return np.frombuffer(digests, dtype=">u8").astype(np.uint64).reshape(-1, 2)
+
+
+def _offsets(lengths: np.ndarray) -> pa.Buffer:
+    offsets = np.zeros(len(lengths) + 1, dtype=np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    return pa.py_buffer(offsets)
+
+
+def _strings(strings: list[bytes]) -> pa.StringArray:
+    lengths = np.fromiter(map(len, strings), dtype=np.int32, count=len(strings))
+    return pa.StringArray.from_buffers(len(strings), _offsets(lengths), pa.py_buffer(b"".join(strings)))
+
+
+def _lists(flat: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
+    values = pa.array(flat)
+    return pa.ListArray.from_buffers(pa.list_(values.type), len(lengths), [None, _offsets(lengths)], children=[values])

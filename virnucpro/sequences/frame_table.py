@@ -1,0 +1,222 @@
+"""Inputs -> the table of all tokenized frames: a `datasets` Arrow cache, built once and memory-mapped by every process.
+
+Knows the cache: its place, its fingerprint (input bytes, rules, tokenizers, format; no paths, no weights), its lock, and how
+to tell a whole table from a damaged one. `manifest.json` is written last; a table without a matching one is built again.
+"""
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from virnucpro.errors import Failure, StoreError, one_line
+from virnucpro.sequences import compressed
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.frames import FRAME_NAMES
+from virnucpro.sequences.reader import InputFile
+from virnucpro.sequences.table_builder import FRAMES, RECORDS, build
+from virnucpro.sequences.tokens import Tokenizers
+
+if TYPE_CHECKING:
+    import datasets
+
+FORMAT = 1  # raise it when the columns or their meaning change
+MANIFEST = "manifest.json"
+
+__all__ = ["FrameRules", "FrameTable", "build_or_open", "cache_root", "fingerprint_of", "open_existing"]
+
+
+@dataclass(frozen=True)
+class FrameTable:
+    """All frames and records of a run, memory-mapped. `len(table)` is the number of frames."""
+
+    directory: Path
+    fingerprint: str
+    frames: datasets.Dataset
+    records: pa.Table
+    inputs: tuple[dict, ...]  # path, source, stem, sha256 (None: unreadable), n_records
+    failures: tuple[Failure, ...]
+    reused: bool
+    rules: FrameRules
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def frame_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
+        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2)."""
+        start, stop, _ = slice(start, stop).indices(len(self))
+        if start >= stop:
+            return []
+        rows = self.frames.data.table.slice(start, stop - start)
+        names = self.records["name"].take(rows["record"]).to_pylist()
+        chunks, frames = rows["chunk"].to_pylist(), rows["frame"].to_pylist()
+        return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" for n, c, f in zip(names, chunks, frames, strict=True)]
+
+
+def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None = None,
+                  log: Callable[[str], object] = lambda line: None) -> FrameTable:
+    """The table of these inputs: the one in the cache, or a new one. Only one process builds; others wait for it.
+
+    Files that cannot be read and records with letters that are no nucleotides are in `failures`; nothing else of them is lost.
+    Errors: StoreError when the cache cannot be written (its disk is full, say); no half-written file is left.
+    """
+    states = [_state(file.path) for file in inputs]
+    hashes = [_sha256_or_none(file.path) for file in inputs]
+    fingerprint = fingerprint_of(hashes, rules, tokenizers)
+    root = cache_root(cache_dir)
+    directory = root / fingerprint
+    with _explained(root):
+        root.mkdir(parents=True, exist_ok=True)
+        with _locked(root / f"{fingerprint}.lock"):
+            if directory.exists():
+                try:
+                    table = _open(directory, inputs, hashes, reused=True)
+                except StoreError as error:
+                    log(f"frames: the cached table is damaged and is built again ({error})")
+                    shutil.rmtree(directory)
+                else:
+                    log(f"frames: reused {len(table):,} tokenized frames from {directory}")
+                    return table
+            manifest = _build_beside(directory, inputs, hashes, states, rules, tokenizers)
+    log(f"frames: built {manifest['n_frames']:,} tokenized frames of {manifest['n_records']:,} sequences in {directory}")
+    return _open(directory, inputs, hashes, reused=False)
+
+
+def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> FrameTable:
+    """The table that another process has built. Errors: StoreError when it is missing or damaged."""
+    return _open(cache_root(cache_dir) / fingerprint, None, None, reused=True)
+
+
+def cache_root(cache_dir: Path | str | None = None) -> Path:
+    """Where tables are kept: `cache_dir`, else HF_DATASETS_CACHE, else the default of `datasets`; under `virnucpro/`."""
+    if cache_dir is None:
+        import datasets
+
+        cache_dir = os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE
+    return Path(cache_dir).expanduser().absolute() / "virnucpro"
+
+
+def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: Tokenizers) -> str:
+    """Hex sha256 over all that decides the table's content."""
+    identity = {"format": FORMAT, "inputs": list(hashes), "rules": asdict(rules), "tokenizers": tokenizers.identity}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _sha256_or_none(path: Path) -> str | None:
+    try:
+        return compressed.sha256_of(path)
+    except OSError:
+        return None
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Size and time of change, by which a file that changes while it is read is noticed."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, tokenizers: Tokenizers) -> dict:
+    """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead builder's."""
+    beside = directory.with_name(directory.name + ".building")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    try:
+        contents = build(beside, [file.path for file in inputs], rules, tokenizers)
+        changed = [str(f.path) for f, state in zip(inputs, states, strict=True) if _state(f.path) != state]
+        if changed:
+            raise StoreError(f"{changed[0]}: the file changed while it was read; start again when it is complete")
+        manifest = {
+            "format": FORMAT, "rules": asdict(rules), **contents,
+            "inputs": [{"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
+                       for f, h, n in zip(inputs, hashes, contents["records_per_input"], strict=True)],
+            "sizes": {name: (beside / name).stat().st_size for name in (FRAMES, RECORDS)},
+        }
+        _write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
+        os.rename(beside, directory)
+        return manifest
+    except BaseException:
+        shutil.rmtree(beside, ignore_errors=True)
+        raise
+
+
+def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, reused: bool) -> FrameTable:
+    import datasets
+
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text())
+        for name, size in manifest["sizes"].items():
+            if (directory / name).stat().st_size != size:
+                raise StoreError(f"{directory / name}: is not as long as when it was written")
+        frames = datasets.Dataset.from_file(str(directory / FRAMES))
+        records = pa.ipc.open_stream(pa.memory_map(str(directory / RECORDS))).read_all()
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise StoreError(f"{directory}: no whole table of frames ({one_line(error)}); run predict again") from error
+    if manifest["format"] != FORMAT or (len(frames), len(records)) != (manifest["n_frames"], manifest["n_records"]):
+        raise StoreError(f"{directory}: the table of frames is not the one its manifest describes; run predict again")
+    described = manifest["inputs"] if inputs is None else [
+        {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
+        for f, h, n in zip(inputs, hashes, manifest["records_per_input"], strict=True)]
+    failures = _failures(described, records, dict(manifest["unreadable"]))
+    return FrameTable(directory, directory.name, frames, records, tuple(described), failures, reused,
+                      FrameRules(**manifest["rules"]))
+
+
+def _failures(inputs: list[dict], records: pa.Table, unreadable: dict[int, str]) -> tuple[Failure, ...]:
+    """In input order: each file's bad records, then what went wrong with the file itself."""
+    bad = records.filter(pc.not_equal(records["problem"], "")).select(["input", "name", "problem"]).to_pylist()
+    found = [(row["input"], 0, f"record {row['name']}: {row['problem']}") for row in bad]
+    found += [(i, 1, reason) for i, reason in unreadable.items()]
+    return tuple(Failure(inputs[i]["path"], "read", reason) for i, _, reason in sorted(found, key=lambda f: f[:2]))
+
+
+def _shown(file: InputFile) -> str:
+    return "stdin" if file.source == "stdin" else str(file.path)
+
+
+def _write_synced(path: Path, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file of one table; another user's may be read-only for us, which is enough for flock."""
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _explained(root: Path) -> Iterator[None]:
+    """A failing disk as one line that says what to do."""
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        number = error.errno if isinstance(error, OSError) else None
+        if number in (errno.ENOSPC, errno.EDQUOT):
+            reason = "no space left for the table of frames; free some, or name another --cache-dir"
+        else:
+            reason = f"the table of frames cannot be written ({one_line(error)}); name another --cache-dir"
+        raise StoreError(f"{root}: {reason}") from error
