@@ -4,8 +4,9 @@ Two back ends, told apart by name. `varlen`: one flash kernel over all sequences
 `grouped`: scaled-dot-product attention over groups of exactly equal length (everywhere). Never padding: padded sums
 differ in their last bits. Both give a sequence the same bits whatever lies beside it.
 
-All functions here take and give [T, H, D] (tokens, heads, head width). Registered with transformers' AttentionInterface,
-`varlen` and `grouped` serve the stock EsmModel, which hands through `cu_seq_lens`, `max_length` and `groups`.
+All functions here take and give [T, H, D] (tokens, heads, head width). Registered with transformers'
+AttentionInterface, `varlen` and `grouped` serve the stock EsmModel, which hands through `cu_seq_lens`, `max_length`
+and `groups`.
 """
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, head_width: int) 
     if dtype not in (torch.bfloat16, torch.float16):
         return Choice("attention", GROUPED, "the flash kernel computes in 16 bits only")
     if head_width % 8 or head_width > 256:
-        return Choice("attention", GROUPED, f"the flash kernel takes heads of multiples of 8 up to 256, not {head_width}")
+        return Choice("attention", GROUPED, f"the flash kernel takes head widths 8, 16 .. 256, not {head_width}")
     if varlen_function() is None:
         return Choice("attention", GROUPED, f"torch {torch.__version__} has no varlen attention")
     return Choice("attention", VARLEN, "one flash kernel for all lengths")
@@ -41,7 +42,7 @@ def choose_attention(device: torch.device, dtype: torch.dtype, head_width: int) 
 
 @lru_cache(maxsize=1)
 def varlen_function():
-    """`torch.nn.attention.varlen.varlen_attn`, with split-KV off where that can be said (then batch invariant), or None."""
+    """torch's `varlen_attn`, with split-KV off where that can be said (then it is batch invariant), or None."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -57,14 +58,15 @@ def varlen_attention(query, key, value, cu_seqlens: torch.Tensor, max_length: in
 
 def grouped_attention(query, key, value, groups: tuple[LengthGroup, ...], scale: float,
                       slopes: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax attention within each sequence of `groups`, with ALiBi where `slopes` [H] are given; the tail becomes zero.
+    """Softmax attention within each sequence of `groups`, with ALiBi where `slopes` [H] are given; the tail is zero.
 
     Sequences of a group are neighbours, so a group is a view, and the loop costs one kernel a distinct length.
     """
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     out[groups[-1].start + groups[-1].count * groups[-1].length:] = 0
-    with _kernels(query.device):
+    with _kernels(query.device), _Threads(query.device) as threads:
         for start, count, length in groups:
+            threads.limit(length)
             rows = slice(start, start + count * length)
             q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
             bias = None if slopes is None else alibi_bias(slopes, length, query.dtype)
@@ -111,3 +113,30 @@ def _kernels(device: torch.device):
     if device.type == "cuda":
         return sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH], set_priority=True)
     return nullcontext()
+
+
+class _Threads:
+    """One CPU thread for sequences under 32 tokens, all threads for the others.
+
+    torch's CPU kernel gives each thread a scratch buffer of a size that is a multiple of 64 bytes from 32 queries on;
+    below, the buffers' alignment differs by thread, and with it the last bits of the product: a short sequence would
+    depend on the thread it falls to, so on its neighbours. (These products are about a hundredth of the work.)
+    """
+
+    SHORT = 32
+
+    def __init__(self, device: torch.device):
+        self._all = torch.get_num_threads() if device.type == "cpu" else 1
+        self._now = self._all
+
+    def __enter__(self) -> _Threads:
+        return self
+
+    def limit(self, length: int) -> None:
+        wanted = 1 if length < self.SHORT else self._all
+        if wanted != self._now:
+            torch.set_num_threads(wanted)
+            self._now = wanted
+
+    def __exit__(self, *_) -> None:
+        self.limit(self.SHORT)

@@ -50,7 +50,7 @@ class Classifier:
         from safetensors.torch import save_file
 
         if self.eps != 1e-5:
-            raise ModelError(f"{path}: this classifier's batch norm eps {self.eps} is not the usual 1e-5; keep its .pth")
+            raise ModelError(f"{path}: batch norm eps {self.eps} is not the usual 1e-5; keep this classifier's .pth")
         save_file(self.tensors, path)
 
     @property
@@ -75,7 +75,8 @@ class Classifier:
     def _block(self, block: torch.Tensor) -> torch.Tensor:
         t = self.tensors
         hidden = linear(block, t["hidden_layer.weight"], t["hidden_layer.bias"])
-        hidden = batch_norm(hidden, t["bn1.running_mean"], t["bn1.running_var"], t["bn1.weight"], t["bn1.bias"], eps=self.eps)
+        hidden = batch_norm(hidden, t["bn1.running_mean"], t["bn1.running_var"], t["bn1.weight"], t["bn1.bias"],
+                            eps=self.eps)
         return softmax(linear(hidden.relu(), t["output_layer.weight"], t["output_layer.bias"]), dim=1)
 
 
@@ -98,7 +99,8 @@ def checked(found: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tenso
 
 def read_original(path: Path) -> tuple[dict[str, torch.Tensor], float]:
     """Tensors and batch norm eps of a `.pth`: a state dict, or the whole module as the original pickles it."""
-    loaded = load_restricted(path, ((MLPClassifier, "__main__.MLPClassifier"), nn.Linear, nn.BatchNorm1d, nn.Dropout, set))
+    allowed = ((MLPClassifier, "__main__.MLPClassifier"), nn.Linear, nn.BatchNorm1d, nn.Dropout, set)
+    loaded = load_restricted(path, allowed)
     if isinstance(loaded, MLPClassifier):
         # The attributes are read as data: no method of an object from a file is called.
         try:
@@ -108,7 +110,7 @@ def read_original(path: Path) -> tuple[dict[str, torch.Tensor], float]:
                      for key, tensor in (table["_parameters"] | table["_buffers"]).items()}
             return found, float(tables["bn1"]["eps"])
         except (KeyError, TypeError, AttributeError):
-            raise ModelError(f"{path}: not a VirNucPro classifier; its layers are not hidden_layer, bn1, output_layer") from None
+            raise ModelError(f"{path}: not a VirNucPro classifier; it lacks hidden_layer, bn1 or output_layer") from None
     if isinstance(loaded, dict):
         return {str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)}, 1e-5
     raise ModelError(f"{path}: not a VirNucPro classifier but a {type(loaded).__name__}")

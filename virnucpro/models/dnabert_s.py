@@ -40,7 +40,7 @@ class DnabertConfig:
     def read(cls, directory: Path) -> DnabertConfig:
         file = directory / "config.json"
         if not file.is_file():
-            raise ModelError(f"{file}: no such file; a DNABERT-S directory holds config.json, tokenizer.json and weights")
+            raise ModelError(f"{file}: no such file; DNABERT-S is config.json, tokenizer.json and weights")
         try:
             stored = json.loads(file.read_text())
             config = cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
@@ -53,8 +53,8 @@ class DnabertConfig:
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The usual slopes: a geometric series for powers of two; else those of the next lower power, then every other one of
-    the next higher (12 heads: 2^-1 .. 2^-8, 2^-0.5, 2^-1.5, 2^-2.5, 2^-3.5)."""
+    """The usual slopes: a geometric series for powers of two; else those of the next lower power, then every other one
+    of the next higher (12 heads: 2^-1 .. 2^-8, 2^-0.5, 2^-1.5, 2^-2.5, 2^-3.5)."""
     power = 2 ** int(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
     return slopes if power == heads else slopes + alibi_slopes(2 * power)[0::2][:heads - power]
@@ -105,7 +105,8 @@ class DnabertLayer(nn.Module):
         })
 
     def forward(self, hidden: torch.Tensor, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
-        query, key, value = self.attention["self"]["Wqkv"](hidden).unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D]
+        packed = self.attention["self"]["Wqkv"](hidden)  # [T, q | k | v]
+        query, key, value = packed.unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D] each
         mixed = alibi_attention(query, key, value, batch, slopes).flatten(1)
         output = self.attention["output"]
         hidden = output["LayerNorm"](output["dense"](mixed) + hidden)

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from virnucpro.errors import ModelError
 from virnucpro.models.packing import PackedBatch
 from virnucpro.settings import Choice
 
@@ -59,17 +60,15 @@ def assign_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], dev
     Raises ModelError when a weight is missing or of another shape. Tensors the model has no place for are left out
     (heads of other tasks).
     """
-    from virnucpro.errors import ModelError
-
     wanted = dict(model.named_parameters())
     missing = [name for name in wanted if name not in tensors]
     if missing:
-        raise ModelError(f"{source}: {len(missing)} weights missing ({missing[0]} ...); this is another architecture, or an "
-                         "incomplete file")
+        raise ModelError(f"{source}: {len(missing)} weights missing ({missing[0]} ...); another architecture, or an "
+                         "incomplete file: download it again")
     for name, parameter in wanted.items():
         if tensors[name].shape != parameter.shape:
-            raise ModelError(f"{source}: {name} is {tuple(tensors[name].shape)}, config.json says {tuple(parameter.shape)}; "
-                             "config and weights do not belong together")
+            raise ModelError(f"{source}: {name} is {tuple(tensors[name].shape)} but {tuple(parameter.shape)} by "
+                             "config.json; config and weights do not belong together")
     state = {name: tensors[name].to(device=device, dtype=dtype, copy=False) for name in wanted}
     model.load_state_dict(state, strict=False, assign=True)
     model.eval().requires_grad_(False)

@@ -49,7 +49,8 @@ class Esm2Encoder:
             bounds = {"cu_seq_lens": batch.cu_seqlens, "max_length": batch.max_length}
         else:
             bounds = {"groups": batch.groups}
-        return self.model(input_ids=batch.tokens[None], position_ids=batch.positions[None], **bounds).last_hidden_state[0]
+        output = self.model(input_ids=batch.tokens[None], position_ids=batch.positions[None], **bounds)
+        return output.last_hidden_state[0]
 
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
         if self._rescue is None:
@@ -83,7 +84,7 @@ def read_config(directory: Path):
     except (ValueError, TypeError, OSError) as error:
         raise ModelError(f"{file}: not an ESM-2 configuration ({error}); download it again") from None
     if config.model_type != "esm" or config.position_embedding_type != "rotary" or config.is_decoder:
-        raise ModelError(f"{file}: not an ESM-2 encoder (rotary positions); choose a model such as facebook/esm2_t36_3B_UR50D")
+        raise ModelError(f"{file}: not an ESM-2 encoder (rotary positions); take one such as facebook/esm2_t36_3B_UR50D")
     return config
 
 

@@ -68,8 +68,8 @@ def pack(sequences: Sequence[np.ndarray], tokens: int, pad_id: int, max_length: 
         raise ValueError("a packed batch needs sequences, each of at least one token")
     used = int(lengths.sum())
     if used > tokens or len(lengths) > max_rows or lengths.max() > max_length:
-        raise ValueError(f"{len(lengths)} sequences of {used} tokens, the longest {lengths.max()}, do not fit a batch of "
-                         f"{tokens} tokens, {max_rows} rows and {max_length} tokens a sequence")
+        raise ValueError(f"{len(lengths)} sequences of {used} tokens, the longest {lengths.max()}, do not fit a batch "
+                         f"of {tokens} tokens, {max_rows} rows and {max_length} tokens a sequence")
     order = np.argsort(lengths, kind="stable")
     ids = np.full(tokens, pad_id, np.int64)
     np.concatenate([sequences[i] for i in order], out=ids[:used], casting="unsafe")
@@ -96,7 +96,9 @@ def length_groups(lengths: Sequence[int]) -> tuple[LengthGroup, ...]:
 
 
 def pool(hidden: torch.Tensor, batch: PackedBatch, skip: int) -> torch.Tensor:
-    """Mean of `hidden` [T, W] over each sequence without its first and last `skip` tokens: fp32 [rows, W], caller's order.
+    """Mean of `hidden` [T, W] over each sequence without its first and last `skip` tokens.
+
+    Returns fp32 [rows, W] in the order given to `pack`.
 
     One thread adds a column of a sequence from its first token to its last (`segment_reduce`), so the bits depend on
     neither the neighbours nor the place in the batch, and no atomic add is involved.

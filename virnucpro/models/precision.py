@@ -21,7 +21,7 @@ def resolve_precision(requested: str, device: torch.device | str, launcher_preci
     if requested not in PRECISIONS:
         raise UsageError(f"--precision {requested}: choose one of {', '.join(PRECISIONS)}")
     if requested == "int8" and device.type != "cuda":
-        raise UsageError(f"--precision int8: needs an NVIDIA GPU, this run computes on {device.type}; leave the option out")
+        raise UsageError(f"--precision int8: needs an NVIDIA GPU, this run computes on {device.type}; leave it out")
     if requested != "auto":
         return Choice("precision", requested, "as asked for")
     if launcher_precision in ("bf16", "fp16"):

@@ -15,7 +15,8 @@ from virnucpro.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
+                "pytorch_model.bin.index.json")
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -58,7 +59,7 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
 
     try:
         with safetensors.safe_open(file, "pt") as opened:
-            return {name: opened.get_tensor(name) for name in opened.keys()}
+            return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no iterator)
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{file}: not a complete safetensors file ({error}); download it again") from None
 
@@ -90,6 +91,6 @@ def load_restricted(file: Path, safe_globals: tuple = ()):
     except Exception as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
-            raise ModelError(f"{file}: refused, it would run {named[1]} when loaded; weights hold tensors only: get the file "
-                             f"from its source again, or convert it to safetensors") from None
+            raise ModelError(f"{file}: refused, it would run {named[1]} when loaded; weights hold tensors only: get the "
+                             f"file from its source again, or convert it to safetensors") from None
         raise ModelError(f"{file}: not a readable weights file ({type(error).__name__}); download it again") from None
