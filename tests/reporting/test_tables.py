@@ -1,0 +1,81 @@
+"""Tables of the golden run: SPEC 4's columns, every sequence and chunk, TSV and Parquet alike, read back by pandas."""
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.tables import counts, write_tables
+from virnucpro.sequences.chunks import chunk_spans
+
+COLUMNS = {
+    "contigs": "seq_name source length gc n_chunks n_scored scored_fraction virus_score virus_probability max_chunk_score "
+               "n_virus_chunks call fdr note",
+    "chunks": "seq_name chunk start end n_open_frames max_others max_virus virus_score is_virus status",
+    "frames": "frame_id seq_name chunk strand frame start end aa_length others_score virus_score prediction",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, golden):
+    outputs = Outputs(tmp_path_factory.mktemp("tables"), ("input",))
+    outputs.prepare()
+    write_tables(outputs, golden)
+    return outputs
+
+
+def read(path):
+    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values={"note": []}, dtype={"seq_name": str})
+
+
+@pytest.mark.parametrize("table", COLUMNS)
+def test_columns_are_those_of_the_contract(written, table):
+    assert getattr(written, table).read_text().splitlines()[0].split("\t") == COLUMNS[table].split()
+
+
+def test_every_sequence_is_there_in_input_order(written, golden):
+    table = read(written.contigs)
+    assert table["seq_name"].tolist() == golden.names.to_pylist()
+    number = counts(golden)
+    assert number["sequences"] == len(table)
+    for word in ("virus", "non-virus", "ambiguous", "not_scored"):
+        assert number[word.replace("-", "_")] == (table["call"] == word).sum()
+
+
+def test_every_chunk_is_there_with_its_place(written, golden):
+    table = read(written.chunks)
+    expected = [
+        (name, k, start + 1, end)
+        for name, length in zip(golden.names.to_pylist(), golden.records.length.tolist(), strict=True)
+        for k, (start, end) in enumerate(chunk_spans(length, 500).tolist(), start=1)
+    ]
+    assert list(table[["seq_name", "chunk", "start", "end"]].itertuples(index=False, name=None)) == expected
+    assert set(table["status"]) == {"scored", "no_open_frame"}
+    assert (table.loc[table["status"] != "scored", ["max_others", "virus_score", "is_virus"]] == "NA").all(axis=None)
+
+
+def test_summary_is_what_was_called_virus_best_first(written):
+    table, summary = read(written.contigs), read(written.virus_summary)
+    called = table[table["call"] == "virus"]
+    assert sorted(summary["seq_name"]) == sorted(called["seq_name"]) and len(summary)
+    assert summary["virus_score"].astype(float).is_monotonic_decreasing
+    assert summary["model"].str.contains("500").all()
+
+
+def test_parquet_holds_the_same_and_replaces_the_text(tmp_path, written, golden):
+    outputs = Outputs(tmp_path, ("input",), "parquet")
+    outputs.prepare()
+    (tmp_path / "contigs.tsv").write_text("old\n")
+    write_tables(outputs, golden)
+    assert not (tmp_path / "contigs.tsv").exists()
+    for name in COLUMNS:
+        binary = pq.read_table(getattr(outputs, name)).to_pandas()
+        text = pd.read_csv(getattr(written, name), sep="\t", na_values="NA", keep_default_na=False)
+        assert list(binary.columns) == list(text.columns) and len(binary) == len(text)
+        for column in text:
+            if pd.api.types.is_float_dtype(text[column]):
+                np.testing.assert_allclose(binary[column].astype(float), text[column], atol=5.1e-5)
+            else:
+                assert binary[column].astype(str).tolist() == text[column].astype(str).tolist()

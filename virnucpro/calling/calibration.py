@@ -1,0 +1,212 @@
+"""Scores to probabilities: a logistic model kept as data in `bundle.json`, and the false discovery rate from it.
+
+    {"method": "logistic", "features": ["intercept", "logit_score", ...], "coefficients": [...],
+     "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5}
+
+Knows how to apply and to fit such a model with numpy alone; does not know where its data came from.
+"""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from virnucpro.errors import ModelError
+
+FEWEST_FOR_PREVALENCE = 1000  # scored sequences of a source below which its prevalence is not estimated
+SCORE_MARGIN = 1e-6  # scores are kept this far from 0 and 1 before the logit
+Columns = Mapping[str, NDArray[np.float64]]
+
+
+def logit(p: ArrayLike) -> NDArray[np.float64]:
+    p = np.asarray(p, np.float64)
+    return np.log(p) - np.log1p(-p)
+
+
+def expit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 / (1.0 + np.exp(-np.clip(x, -700, 700)))
+
+
+BASE_FEATURES: dict[str, Callable[[Columns], NDArray[np.float64]]] = {
+    "intercept": lambda c: np.ones(len(c["score"])),
+    "logit_score": lambda c: logit(np.clip(c["score"], SCORE_MARGIN, 1 - SCORE_MARGIN)),
+    "log_length": lambda c: np.log10(np.maximum(c["length"], 1.0)) - 3.0,  # 0 at 1,000 bases
+    "scored_fraction": lambda c: c["scored_fraction"],
+    "log_open_frames": lambda c: np.log1p(c["n_open_frames"]),
+}
+"""Feature names a calibration may use; `a*b` is the product of two of them."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A logistic model of P(virus) given a sequence's score, length, scored fraction and open frames.
+
+    `ranges` holds the smallest and largest value of a base feature seen when fitting: beyond them the feature
+    stays at its limit, because nothing is known there.
+    """
+
+    features: tuple[str, ...]
+    coefficients: tuple[float, ...]
+    training_prevalence: float = 0.5
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Calibration:
+        """The calibration written by `to_json`. Raises ModelError when it is not one."""
+        try:
+            if data["method"] != "logistic":
+                raise ModelError(f"calibration method {data['method']!r} is not known; this version knows 'logistic'")
+            calibration = cls(
+                tuple(data["features"]), tuple(float(c) for c in data["coefficients"]),
+                float(data["training_prevalence"]),
+                {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
+            )  # fmt: skip
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"the calibration in bundle.json is not usable: {error!r}") from error
+        unknown = {part for name in calibration.features for part in name.split("*")} - set(BASE_FEATURES)
+        if unknown or len(calibration.features) != len(calibration.coefficients):
+            raise ModelError(f"the calibration in bundle.json has unknown features {sorted(unknown)} or a coefficient too few")
+        if not 0 < calibration.training_prevalence < 1 or not np.isfinite(calibration.coefficients).all():
+            raise ModelError("the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that is no number")
+        return calibration
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "method": "logistic",
+            "features": list(self.features),
+            "coefficients": list(self.coefficients),
+            "ranges": {name: list(limits) for name, limits in self.ranges.items()},
+            "training_prevalence": self.training_prevalence,
+        }
+
+    def probability(
+        self, score: ArrayLike, length: ArrayLike, scored_fraction: ArrayLike, n_open_frames: ArrayLike,
+        prevalence: float | None = None,
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """P(virus) of each sequence, [n] each; at `prevalence` where given, else at the training prevalence."""
+        matrix = design(self.features, score, length, scored_fraction, n_open_frames, self.ranges)
+        p = expit((matrix * self.coefficients).sum(axis=1))  # not @: a BLAS product's last bit may depend on n
+        return p if prevalence is None else shift_prevalence(p, self.training_prevalence, prevalence)
+
+
+def design(
+    features: Sequence[str], score: ArrayLike, length: ArrayLike, scored_fraction: ArrayLike, n_open_frames: ArrayLike,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """The matrix [n, features] of a logistic calibration."""
+    columns = {
+        "score": np.atleast_1d(np.asarray(score, np.float64)),
+        "length": np.atleast_1d(np.asarray(length, np.float64)),
+        "scored_fraction": np.atleast_1d(np.asarray(scored_fraction, np.float64)),
+        "n_open_frames": np.atleast_1d(np.asarray(n_open_frames, np.float64)),
+    }
+
+    def base(name: str) -> NDArray[np.float64]:
+        values = BASE_FEATURES[name](columns)
+        return np.clip(values, *ranges[name]) if ranges and name in ranges else values
+
+    return np.column_stack([np.prod([base(part) for part in name.split("*")], axis=0) for name in features])
+
+
+def shift_prevalence(p: NDArray[np.float64], trained: float, wanted: float) -> NDArray[np.float64]:
+    """Probabilities at another prevalence: prior odds are exchanged, the evidence stays (Saerens et al. 2002, eq. 2)."""
+    odds_ratio = (wanted / (1 - wanted)) / (trained / (1 - trained))
+    return p * odds_ratio / (p * odds_ratio + (1 - p))
+
+
+def estimate_prevalence(p: NDArray[np.float64], trained: float, tolerance: float = 1e-9) -> float:
+    """The share of viral sequences that explains these probabilities best: EM of Saerens, Latinne, Decaestecker (2002)."""
+    share = trained
+    for _ in range(10_000):
+        following = float(np.clip(shift_prevalence(p, trained, share).mean(), 1e-6, 1 - 1e-6))
+        if abs(following - share) < tolerance:
+            return following
+        share = following
+    return share
+
+
+def rows_by_source(source: NDArray[np.int32], eligible: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+    """The eligible rows of every source that has any."""
+    rows = np.flatnonzero(eligible)
+    rows = rows[np.argsort(source[rows], kind="stable")]
+    present, first = np.unique(source[rows], return_index=True)
+    return dict(zip(present.tolist(), np.split(rows, first[1:]), strict=True)) if len(rows) else {}
+
+
+def prevalence_by_source(
+    probability: NDArray[np.float64], source: NDArray[np.int32], eligible: NDArray[np.bool_], trained: float
+) -> dict[int, float]:
+    """Estimated prevalence of every source with enough sequences; `probability` at the training prevalence."""
+    return {
+        s: estimate_prevalence(probability[rows], trained)
+        for s, rows in rows_by_source(source, eligible).items()
+        if len(rows) >= FEWEST_FOR_PREVALENCE
+    }
+
+
+def expected_fdr(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each sequence the expected share of non-viral ones among all at or above its probability: mean of 1 - p."""
+    order = np.argsort(-p, kind="stable")
+    running = np.cumsum(1 - p[order]) / np.arange(1, len(p) + 1)
+    last_equal = np.searchsorted(-p[order], -p[order], side="right") - 1
+    fdr = np.empty(len(p))
+    fdr[order] = running[last_equal]
+    return fdr
+
+
+def fdr_by_source(
+    probability: NDArray[np.float64], source: NDArray[np.int32], eligible: NDArray[np.bool_], trained: float,
+    prevalence: float | None,
+) -> NDArray[np.float64]:  # fmt: skip
+    """Expected false discovery rate at each sequence's probability, within its source; NaN where not to be had.
+
+    With an explicit `prevalence` the probabilities are already at it and every source gets one; else each source's
+    prevalence is estimated, from 1,000 sequences on. Sequences without a call take no part.
+    """
+    fdr = np.full(len(probability), np.nan)
+    for rows in rows_by_source(source, eligible).values():
+        p = probability[rows]
+        if prevalence is None:
+            if len(rows) < FEWEST_FOR_PREVALENCE:
+                continue
+            p = shift_prevalence(p, trained, estimate_prevalence(p, trained))
+        fdr[rows] = expected_fdr(p)
+    return fdr
+
+
+def fit(
+    features: Sequence[str], score: ArrayLike, length: ArrayLike, scored_fraction: ArrayLike, n_open_frames: ArrayLike,
+    is_virus: ArrayLike, weights: ArrayLike | None = None, ridge: float = 1e-4,
+) -> Calibration:  # fmt: skip
+    """Fit a calibration by iteratively reweighted least squares (Newton) on labelled, scored sequences.
+
+    `weights` lets rare groups count fully; the training prevalence is the weighted share of viruses. `ridge` keeps
+    coefficients finite where the classes separate (the intercept is free). Raises ModelError without both classes.
+    """
+    plain = design(features, score, length, scored_fraction, n_open_frames)
+    y = np.asarray(is_virus, np.float64)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    w = w * (len(y) / w.sum())
+    prevalence = float((w * y).sum() / w.sum())
+    if not 0 < prevalence < 1:
+        raise ModelError("a calibration needs both viral and other sequences to be fitted")
+    penalty = np.diag([0.0 if name == "intercept" else ridge * len(y) for name in features])
+    beta = np.zeros(plain.shape[1])
+    for _ in range(100):
+        p = expit(plain @ beta)
+        gradient = plain.T @ (w * (y - p)) - penalty @ beta
+        hessian = (plain.T * (w * np.maximum(p * (1 - p), 1e-12))) @ plain + penalty
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+        step *= min(1.0, 5.0 / max(np.abs(step).max(), 1e-12))
+        beta += step
+        if np.abs(step).max() < 1e-9:
+            break
+    used = {part for name in features for part in name.split("*")} - {"intercept", "logit_score"}
+    ranges = {}
+    for name in sorted(used):
+        values = design([name], score, length, scored_fraction, n_open_frames)
+        ranges[name] = (float(values.min()), float(values.max()))
+    return Calibration(tuple(features), tuple(float(b) for b in beta), prevalence, ranges)

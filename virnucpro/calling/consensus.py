@@ -1,0 +1,157 @@
+"""Frames to chunks to sequences: the rules by which scores become a call (SPEC 2).
+
+Arrays in, arrays out; the order of the frames does not matter. Knows no names, files, weights or torch.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.calling.calibration import Calibration, fdr_by_source
+from virnucpro.calling.columns import (
+    Call,
+    ChunkColumns,
+    ChunkStatus,
+    FrameColumns,
+    Note,
+    RecordColumns,
+    SequenceColumns,
+)
+from virnucpro.sequences.chunks import all_spans
+from virnucpro.settings import CallPoints
+
+LONGEST_PROTEIN = 1022  # residues ESM-2 was trained on: 1,024 tokens less <cls> and <eos>
+EVIDENCE_LENGTH = 3000  # bases from which on a sequence must show more than one scored chunk
+EVIDENCE_CHUNKS = 2
+EVIDENCE_FRACTION = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class CallRules:
+    """What makes a score a call: the points, the model's chunk length, and whether short sequences count."""
+
+    chunk_length: int
+    points: CallPoints = field(default_factory=CallPoints)
+    allow_short: bool = False
+
+
+def chunk_offsets(records: RecordColumns) -> NDArray[np.int64]:
+    """Row of each record's first chunk among all chunks, and their number at the end: [records + 1]."""
+    return np.concatenate([[0], np.cumsum(records.n_chunks, dtype=np.int64)])
+
+
+def call_chunks(
+    frames: FrameColumns, records: RecordColumns, chunk_length: int, longest_protein: int = LONGEST_PROTEIN
+) -> ChunkColumns:
+    """Every chunk with the maxima of its frames' scores; a chunk without a scored frame says why.
+
+    `max_others` and `max_virus` are maxima over the chunk's frames, so they need not sum to 1;
+    `virus_score` = max_virus / (max_virus + max_others), and a tie is virus.
+    """
+    record, chunk, start, end = all_spans(np.where(records.n_chunks > 0, records.length, 0), chunk_length)
+    total = len(record)
+    if total != int(records.n_chunks.sum()):
+        raise ValueError(f"the records were not cut into chunks of {chunk_length}")
+    row = chunk_offsets(records)[frames.record] + (frames.chunk - 1)  # [frames] -> row of its chunk
+    n_open = np.bincount(row, minlength=total).astype(np.int32)
+
+    best_others, best_virus = np.full((2, total), -np.inf, np.float32)
+    good = ~frames.failed
+    np.maximum.at(best_others, row[good], frames.others[good])
+    np.maximum.at(best_virus, row[good], frames.virus[good])
+
+    status = np.full(total, ChunkStatus.scored, np.uint8)
+    status[np.isneginf(best_virus)] = ChunkStatus.failed
+    too_long = np.zeros(total, bool)
+    too_long[row[frames.failed & (frames.aa_length > longest_protein)]] = True
+    status[(status == ChunkStatus.failed) & too_long] = ChunkStatus.frame_too_long
+    status[n_open == 0] = ChunkStatus.no_open_frame
+    status[records.problem[record]] = ChunkStatus.invalid_characters
+
+    scored = status == ChunkStatus.scored
+    best_others[~scored] = best_virus[~scored] = np.nan
+    sum_of_both = best_virus.astype(np.float64) + best_others
+    return ChunkColumns(
+        record=record, chunk=chunk.astype(np.int32), start=start + 1, end=end, n_open_frames=n_open,
+        max_others=best_others, max_virus=best_virus, virus_score=best_virus / sum_of_both,
+        is_virus=scored & (best_virus >= best_others), status=status,
+    )  # fmt: skip
+
+
+def call_sequences(
+    chunks: ChunkColumns,
+    records: RecordColumns,
+    rules: CallRules,
+    calibration: Calibration | None = None,
+    prevalence: float | None = None,
+) -> SequenceColumns:
+    """Every sequence's score, call and notes (all but the note on regions, which `regions` adds).
+
+    `prevalence`: the share of viral sequences the user expects; moves the probabilities and enters the fdr.
+    Without it the probabilities are those of the calibration's own prevalence, so that a sequence's call
+    never depends on its company; only the fdr then uses a prevalence estimated from each source.
+    """
+    n = len(records)
+    scored = chunks.scored
+    owner = chunks.record[scored]
+    score = chunks.virus_score[scored]
+    bases = (chunks.end - chunks.start + 1)[scored].astype(np.float64)
+    n_scored = np.bincount(owner, minlength=n).astype(np.int32)
+    has_score = n_scored > 0
+
+    def per_scored(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
+        return np.divide(numerator, denominator, out=np.full(n, np.nan), where=has_score)
+
+    virus_score = per_scored(np.bincount(owner, score * bases, n), np.bincount(owner, bases, n))
+    np.clip(virus_score, 0.0, 1.0, out=virus_score)  # a mean of equal scores may round to just beyond them
+    scored_fraction = np.divide(n_scored, records.n_chunks, out=np.zeros(n), where=records.n_chunks > 0)
+    max_chunk_score = np.full(n, np.nan)
+    np.fmax.at(max_chunk_score, owner, score)
+    n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
+
+    too_short = 2 * records.length < rules.chunk_length
+    eligible = has_score & (rules.allow_short | ~too_short)
+    probability = np.full(n, np.nan)
+    fdr = np.full(n, np.nan)
+    if calibration is not None:
+        probability[has_score] = calibration.probability(
+            virus_score[has_score], records.length[has_score], scored_fraction[has_score], n_open_frames[has_score],
+            prevalence=prevalence,
+        )  # fmt: skip
+        fdr = fdr_by_source(probability, records.input, eligible, calibration.training_prevalence, prevalence)
+
+    little = has_score & (records.length >= EVIDENCE_LENGTH)
+    little &= (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
+    deciding = virus_score if calibration is None else probability
+    call = np.full(n, Call.non_virus, np.uint8)
+    call[deciding >= rules.points.relaxed] = Call.ambiguous
+    call[deciding >= rules.points.virus] = Call.virus
+    call[little & (call == Call.virus)] = Call.ambiguous
+    call[~eligible] = Call.not_scored
+
+    notes = np.zeros(n, np.uint16)
+    notes[too_short] |= Note.too_short.value
+    notes[records.length < rules.chunk_length] |= Note.below_model_length.value
+    notes[records.skipped] |= Note.below_min_length.value
+    notes[records.problem] |= Note.invalid_characters.value
+    notes[~has_score & (n_open_frames == 0) & ~records.problem & ~records.skipped] |= Note.no_open_frame.value
+    notes[chunks.record[chunks.status == ChunkStatus.frame_too_long]] |= Note.frame_too_long.value
+    notes[chunks.record[chunks.status == ChunkStatus.failed]] |= Note.failed.value
+    notes[little] |= Note.low_evidence.value
+    if calibration is None:
+        notes[has_score] |= Note.uncalibrated.value
+    return SequenceColumns(
+        n_scored=n_scored, scored_fraction=scored_fraction, virus_score=virus_score, virus_probability=probability,
+        max_chunk_score=max_chunk_score,
+        n_virus_chunks=np.bincount(chunks.record[chunks.is_virus], minlength=n).astype(np.int32),
+        n_open_frames=n_open_frames, call=call, fdr=fdr, notes=notes,
+    )  # fmt: skip
+
+
+def best_first(sequences: SequenceColumns, records: RecordColumns, call: Call = Call.virus) -> NDArray[np.int64]:
+    """Rows with this call, the most certain first; equals by score, then the longer, then input order."""
+    rows = np.flatnonzero(sequences.call == call)
+    keys = (-records.length[rows], -sequences.virus_score[rows], -sequences.deciding_score[rows])
+    return rows[np.lexsort(keys)]

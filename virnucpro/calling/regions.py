@@ -1,0 +1,127 @@
+"""Virus-like regions: stretches of long sequences whose chunks score like a virus.
+
+Chunk scores are smoothed over neighbouring chunks; a region opens where the smooth score reaches `OPENS` and goes on
+while it stays at or over `STAYS` (hysteresis). They are not called proviruses: no gene and no attachment site was looked at.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.calling.columns import Call, ChunkColumns, Note, SequenceColumns
+
+REACH = 2  # chunks to either side that enter a chunk's smooth score
+OPENS = 0.8
+STAYS = 0.5
+FEWEST_SCORED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RegionColumns:
+    """Every region, in input order. `start` and `end` are 1-based and inclusive; `region` counts from 1 in a sequence.
+
+    `resolution`: bases within which either border is known: the distance from it to the nearest scored chunk
+    outside, or to the end of the sequence where there is none, and never less than the step between chunks.
+    """
+
+    record: NDArray[np.int64]
+    region: NDArray[np.int32]
+    start: NDArray[np.int64]
+    end: NDArray[np.int64]
+    n_chunks: NDArray[np.int32]
+    n_scored: NDArray[np.int32]
+    mean_score: NDArray[np.float64]
+    max_score: NDArray[np.float64]
+    resolution: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.record)
+
+
+def smooth_scores(chunks: ChunkColumns, reach: int = REACH) -> NDArray[np.float64]:
+    """Mean of the scored chunks among each chunk and its `reach` neighbours to either side; NaN where none is scored.
+
+    Added neighbour by neighbour, never as differences of running sums: a sequence's value must not depend on
+    which sequences stand before it.
+    """
+    scored = chunks.scored
+    value = np.where(scored, chunks.virus_score, 0.0)
+    total, count = value.copy(), scored.astype(np.int32)
+    for distance in range(1, min(reach, len(chunks) - 1) + 1):
+        same = chunks.record[distance:] == chunks.record[:-distance]
+        for here, there in ((slice(distance, None), slice(None, -distance)), (slice(None, -distance), slice(distance, None))):
+            total[here] += np.where(same, value[there], 0.0)
+            count[here] += same & scored[there]
+    return np.divide(total, count, out=np.full(len(chunks), np.nan), where=count > 0)
+
+
+def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64]) -> RegionColumns:
+    """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at least `STAYS` themselves.
+
+    A sequence called virus whose region would be all of its scored chunks has none: it is in `virus.fna` as a whole.
+    """
+    smooth = smooth_scores(chunks)
+    inside = smooth >= STAYS  # False where NaN
+    begins = inside.copy()
+    begins[1:] &= ~(inside[:-1] & (chunks.record[1:] == chunks.record[:-1]))
+    run = np.cumsum(begins) - 1  # the run of each chunk inside one
+    n_runs = int(begins.sum())
+
+    peak = np.zeros(n_runs)
+    np.maximum.at(peak, run[inside], smooth[inside])
+    core = np.flatnonzero(inside & chunks.scored & (np.nan_to_num(chunks.virus_score) >= STAYS))
+    first = np.full(n_runs, len(chunks))
+    last = np.full(n_runs, -1)
+    np.minimum.at(first, run[core], core)
+    np.maximum.at(last, run[core], core)
+    kept = (peak >= OPENS) & (last >= 0)
+    first, last = first[kept], last[kept]
+
+    scored_before = np.concatenate([[0], np.cumsum(chunks.scored)])
+    n_scored = scored_before[last + 1] - scored_before[first]
+    record = chunks.record[first]
+    whole = (sequences.call[record] == Call.virus) & (n_scored == sequences.n_scored[record])
+    kept = (n_scored >= FEWEST_SCORED) & ~whole
+    first, last, record, n_scored = first[kept], last[kept], record[kept], n_scored[kept]
+
+    mean, highest = np.empty(len(first)), np.empty(len(first))
+    for i, (a, b) in enumerate(zip(first, last, strict=True)):  # regions are few
+        scores = chunks.virus_score[a : b + 1][chunks.scored[a : b + 1]]
+        mean[i], highest[i] = scores.mean(), scores.max()
+    new = np.ones(len(record), bool)
+    new[1:] = record[1:] != record[:-1]
+    position = np.arange(len(record))
+    number = position - np.maximum.accumulate(np.where(new, position, 0)) + 1 if len(record) else position
+    return RegionColumns(
+        record=record, region=number.astype(np.int32), start=chunks.start[first], end=chunks.end[last],
+        n_chunks=(last - first + 1).astype(np.int32), n_scored=n_scored.astype(np.int32),
+        mean_score=mean, max_score=highest, resolution=_resolution(chunks, first, last, lengths),
+    )  # fmt: skip
+
+
+def note_regions(sequences: SequenceColumns, regions: RegionColumns) -> None:
+    """Note a virus-like region at every sequence that has one and is not itself called virus."""
+    rows = regions.record[sequences.call[regions.record] != Call.virus]
+    sequences.notes[rows] |= Note.contains_virus_like_region.value
+
+
+def _resolution(
+    chunks: ChunkColumns, first: NDArray[np.int64], last: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """See RegionColumns: the larger uncertainty of the two borders, in bases."""
+    scored = np.flatnonzero(chunks.scored)
+    record = chunks.record[first]
+
+    def neighbour(place: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        valid = (place >= 0) & (place < len(scored))
+        row = scored[np.clip(place, 0, max(len(scored) - 1, 0))] if len(scored) else np.zeros_like(place)
+        return row, valid & (chunks.record[row] == record)
+
+    before, has_before = neighbour(np.searchsorted(scored, first) - 1)
+    after, has_after = neighbour(np.searchsorted(scored, last) + 1)
+    left = np.where(has_before, chunks.start[first] - chunks.start[before], chunks.start[first] - 1)
+    right = np.where(has_after, chunks.end[after] - chunks.end[last], lengths[record] - chunks.end[last])
+    step = chunks.start[np.minimum(first + 1, len(chunks) - 1)] - chunks.start[first]  # first has a successor: >= 3 chunks
+    return np.maximum(np.maximum(left, right), step)

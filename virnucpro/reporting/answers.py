@@ -1,0 +1,123 @@
+"""The whole result of a run as columns: what every table, the FASTA files and the report are written from.
+
+Knows how the frame table's columns and the scores become calls; does not know files or formats.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from virnucpro.calling.calibration import Calibration, prevalence_by_source
+from virnucpro.calling.columns import ChunkColumns, FrameColumns, RecordColumns, SequenceColumns
+from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences
+from virnucpro.calling.regions import RegionColumns, find_regions, note_regions
+
+FULL_MODEL = "500"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input file: where it lies, how tables name it, and the stem of its own folder."""
+
+    path: str
+    source: str
+    stem: str
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Everything that is known about every sequence, chunk and frame of a run."""
+
+    inputs: tuple[Source, ...]
+    model: str
+    rules: CallRules
+    names: pa.Array  # large_string [records], unique over the run
+    record_notes: pa.Array  # large_string [records], ";"-joined, "" where there is none
+    records: RecordColumns
+    frames: FrameColumns
+    chunks: ChunkColumns
+    sequences: SequenceColumns
+    regions: RegionColumns
+    prevalence: Mapping[str, float] = field(default_factory=dict)  # by source: what the fdr assumes
+
+    @property
+    def model_label(self) -> str:
+        """The model's name for tables, with a word on the full one where it was the small one."""
+        return f"{self.model} (small; the full model is {FULL_MODEL})" if self.model == "mini" else self.model
+
+
+def assemble(
+    inputs: Sequence[Mapping[str, object]],
+    record_table: pa.Table,
+    frame_table: pa.Table,
+    scores: NDArray[np.float32],
+    failed: NDArray[np.bool_],
+    rules: CallRules,
+    model: str,
+    calibration: Calibration | None = None,
+    prevalence: float | None = None,
+) -> Answers:
+    """Calls from a frame table and its scores [frames, 2] (others, virus); rows of `failed` frames are ignored."""
+    records = record_columns(record_table)
+    frames = frame_columns(frame_table, scores, failed)
+    chunks = call_chunks(frames, records, rules.chunk_length)
+    sequences = call_sequences(chunks, records, rules, calibration, prevalence)
+    regions = find_regions(chunks, sequences, records.length)
+    note_regions(sequences, regions)
+    sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
+    used: dict[str, float] = {}
+    if prevalence is not None and calibration is not None:
+        used = {source.source: prevalence for source in sources}
+    elif calibration is not None:
+        eligible = sequences.call != 3
+        found = prevalence_by_source(
+            sequences.virus_probability, records.input, eligible, calibration.training_prevalence
+        )
+        used = {sources[i].source: share for i, share in found.items()}
+    return Answers(
+        inputs=sources, model=model, rules=rules, names=_text(record_table, "name"),
+        record_notes=_text(record_table, "notes"), records=records, frames=frames, chunks=chunks, sequences=sequences,
+        regions=regions, prevalence=used,
+    )  # fmt: skip
+
+
+def record_columns(table: pa.Table) -> RecordColumns:
+    """The numbers of the record table; `problem` there is text, here whether there is any."""
+    return RecordColumns(
+        input=_numbers(table, "input", np.int32), length=_numbers(table, "length", np.int64),
+        gc=_numbers(table, "gc", np.float64), n_chunks=_numbers(table, "n_chunks", np.int32),
+        n_ambiguous=_numbers(table, "n_ambiguous", np.int64),
+        problem=_numbers_of(pc.not_equal(pc.fill_null(table["problem"], ""), ""), np.bool_),
+        skipped=_numbers(table, "skipped", np.bool_),
+    )  # fmt: skip
+
+
+def frame_columns(table: pa.Table, scores: NDArray[np.float32], failed: NDArray[np.bool_]) -> FrameColumns:
+    """The small columns of the frame table beside its scores; sequences and tokens stay on disk."""
+    scores = np.where(failed[:, None], np.float32(np.nan), scores).astype(np.float32, copy=False)
+    return FrameColumns(
+        record=_numbers(table, "record", np.int64), chunk=_numbers(table, "chunk", np.int32),
+        frame=_numbers(table, "frame", np.int8), start=_numbers(table, "start", np.int64),
+        end=_numbers(table, "end", np.int64), aa_length=_numbers(table, "aa_length", np.int32),
+        others=np.ascontiguousarray(scores[:, 0]), virus=np.ascontiguousarray(scores[:, 1]), failed=failed,
+    )  # fmt: skip
+
+
+def _numbers(table: pa.Table, column: str, dtype: type) -> NDArray:
+    return _numbers_of(table[column], dtype)
+
+
+def _numbers_of(column: pa.ChunkedArray, dtype: type) -> NDArray:
+    if dtype is np.float64:
+        column = pc.fill_null(column, float("nan"))
+    return np.asarray(column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy(), dtype)
+
+
+def _text(table: pa.Table, column: str) -> pa.Array:
+    values = pc.fill_null(table[column].cast(pa.large_string()), "")
+    return values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)

@@ -1,0 +1,83 @@
+"""`virus.fna` and `regions.fna`: one more pass over the inputs that picks out the called sequences.
+
+Best first needs any order, so the picked sequences wait in a temporary file (in memory while they are few).
+Letters are as the program read them: upper case, U as T.
+"""
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.calling.consensus import best_first
+from virnucpro.errors import InputError
+from virnucpro.reporting.answers import Answers
+from virnucpro.reporting.outputs import LEFTOVER, Outputs, writing
+from virnucpro.sequences.reader import InputFile, UnreadableInput, read_records
+
+WIDTH = 80  # letters a line
+IN_MEMORY = 256 << 20  # bytes of sequence that wait in memory
+
+
+def write_fastas(outputs: Outputs, answers: Answers) -> None:
+    """Both FASTA files. Raises InputError when an input is no longer what was read before."""
+    best = best_first(answers.sequences, answers.records)
+    regions = answers.regions
+    region_at: dict[int, list[int]] = {}
+    for i, record in enumerate(regions.record.tolist()):
+        region_at.setdefault(record, []).append(i)
+    wanted = np.union1d(best, regions.record)
+    called = set(best.tolist())
+    place = np.zeros((len(answers.records), 2) if len(best) else (0, 2), np.int64)  # offset and length while waiting
+    with (
+        tempfile.SpooledTemporaryFile(IN_MEMORY, prefix=LEFTOVER, dir=outputs.directory) as waiting,
+        writing(outputs.regions_fasta) as region_stream,
+    ):
+        for row, sequence in _pick(answers, wanted):
+            if row in called:
+                place[row] = waiting.tell(), len(sequence)
+                waiting.write(sequence)
+            for i in region_at.get(row, ()):
+                start, end = int(regions.start[i]), int(regions.end[i])
+                name = f"{answers.names[row].as_py()}_region_{regions.region[i]} {start}-{end}"
+                _write_record(region_stream, name, sequence[start - 1 : end])
+        with writing(outputs.virus_fasta) as stream:
+            for row in best.tolist():
+                offset, length = place[row].tolist()
+                waiting.seek(offset)
+                _write_record(stream, answers.names[row].as_py(), waiting.read(length))
+
+
+def _pick(answers: Answers, wanted: NDArray[np.int64]) -> Iterable[tuple[int, bytes]]:
+    """(row, sequence) of the wanted rows in input order; inputs without one are not opened."""
+    bounds = np.searchsorted(answers.records.input, np.arange(len(answers.inputs) + 1))
+    for i, source in enumerate(answers.inputs):
+        rows = wanted[(wanted >= bounds[i]) & (wanted < bounds[i + 1])]
+        if len(rows):
+            yield from _pick_from(InputFile(Path(source.path), source.source, source.stem), rows, int(bounds[i]), answers)
+
+
+def _pick_from(file: InputFile, rows: Sequence[int], first: int, answers: Answers) -> Iterable[tuple[int, bytes]]:
+    left = iter(np.asarray(rows).tolist())
+    row = next(left)
+    try:
+        for i, record in enumerate(read_records(file), start=first):
+            if i == row:
+                if len(record.sequence) != answers.records.length[i]:
+                    break
+                yield row, record.sequence
+                row = next(left, None)
+                if row is None:
+                    return
+    except UnreadableInput:
+        pass  # of a file cut short the intact records were answered, and they have come by now
+    raise InputError(f"{file.path}: changed while it was being analysed; run again with --force")
+
+
+def _write_record(stream: IO[bytes], name: str, sequence: bytes) -> None:
+    lines = [sequence[i : i + WIDTH] for i in range(0, len(sequence), WIDTH)]
+    stream.write(b">" + name.encode() + b"\n" + b"\n".join(lines) + b"\n")

@@ -1,0 +1,64 @@
+"""The two files of the original program, for every input file in a folder of its own, as pipelines read them today.
+
+Same columns, same order, same digits: `prediction_results.txt` a line a frame, `prediction_results_highestscore.csv`
+(tab-separated in spite of its name) a line a scored chunk, sorted by id.
+"""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from virnucpro.reporting.answers import Answers
+from virnucpro.reporting.outputs import Outputs, writing
+from virnucpro.reporting.tables import SLICE, chunk_ids, frame_ids, frame_labels
+from virnucpro.reporting.text import as_text, shortest, write_lines
+
+
+def write_original_tables(outputs: Outputs, answers: Answers) -> None:
+    """Both files of every input; headers alone where nothing was scored."""
+    embedded = np.flatnonzero(~answers.frames.failed)
+    scored = np.flatnonzero(answers.chunks.scored)
+    frame_bounds = _bounds(answers, answers.frames.record[embedded])
+    chunk_bounds = _bounds(answers, answers.chunks.record[scored])
+    for i, source in enumerate(answers.inputs):
+        frames = embedded[frame_bounds[i] : frame_bounds[i + 1]]
+        chunks = scored[chunk_bounds[i] : chunk_bounds[i + 1]]
+        write_prediction_results(outputs.prediction_results(source.stem), answers, frames)
+        write_highest_scores(outputs.highest_scores(source.stem), answers, chunks)
+
+
+def write_prediction_results(path: Path, answers: Answers, rows: NDArray[np.int64]) -> None:
+    """`Sequence_ID Prediction score1 score2` (others, virus) of the frames at `rows`."""
+    frames = answers.frames
+    with writing(path) as stream:
+        stream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
+        for part in _parts(rows):
+            columns = frame_ids(answers, part), frame_labels(answers, part)
+            write_lines(stream, [*columns, shortest(frames.others[part]), shortest(frames.virus[part])])
+
+
+def write_highest_scores(path: Path, answers: Answers, rows: NDArray[np.int64]) -> None:
+    """`Modified_ID Is_Virus max_score_0 max_score_1` of the chunks at `rows`, sorted by id as bytes."""
+    chunks = answers.chunks
+    ids = pa.chunked_array([chunk_ids(answers, part) for part in _parts(rows)], pa.large_string())
+    rows = rows[pc.sort_indices(ids).to_numpy()]
+    del ids
+    with writing(path) as stream:
+        stream.write(b"Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\n")
+        for part in _parts(rows):
+            is_virus = as_text(pa.array(chunks.is_virus[part]))
+            scores = shortest(chunks.max_others[part]), shortest(chunks.max_virus[part])
+            write_lines(stream, [chunk_ids(answers, part), is_virus, *scores])
+
+
+def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    return [rows[start : start + SLICE] for start in range(0, len(rows), SLICE)]
+
+
+def _bounds(answers: Answers, record: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each input's rows begin among `record`, which is in input order: [inputs + 1]."""
+    return np.searchsorted(answers.records.input[record], np.arange(len(answers.inputs) + 1))

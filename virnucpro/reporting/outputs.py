@@ -1,0 +1,202 @@
+"""One object owns every path of the output directory, and the only way a file gets there: whole or not at all.
+
+Knows names, phrases and how to write safely; does not know what is inside the files.
+"""
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from virnucpro.errors import VirNucProError
+
+LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
+
+PHRASES = {
+    "contigs": "every sequence: its score, call, and why",
+    "virus_summary": "what was called virus, best first",
+    "virus_fasta": "the sequences called virus, best first",
+    "regions": "virus-like regions of long sequences",
+    "regions_bed": "the same regions for genome browsers (0-based, half-open)",
+    "regions_fasta": "the sequences of these regions",
+    "report": "the result as one page",
+    "multiqc": "the counts for MultiQC",
+    "chunks": "every chunk, scored or not",
+    "frames": "every open frame and its scores",
+    "features": "ids and one feature row a frame (torch.load)",
+    "run_json": "what ran on what: versions, hashes, counts, seconds",
+    "run_log": "the log",
+    "failed_files": "what failed, where and why",
+}
+
+
+class OutputError(VirNucProError):
+    """A file of the output directory cannot be written."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Paths of one run. `stems`: one an input file, unique, as the original's tables are named by them."""
+
+    directory: Path
+    stems: tuple[str, ...] = ()
+    table_format: str = "tsv"  # or "parquet": contigs, chunks and frames then end in .parquet
+
+    @property
+    def contigs(self) -> Path:
+        return self.directory / f"contigs.{self.table_format}"
+
+    @property
+    def chunks(self) -> Path:
+        return self.directory / f"chunks.{self.table_format}"
+
+    @property
+    def frames(self) -> Path:
+        return self.directory / f"frames.{self.table_format}"
+
+    @property
+    def virus_summary(self) -> Path:
+        return self.directory / "virus_summary.tsv"
+
+    @property
+    def virus_fasta(self) -> Path:
+        return self.directory / "virus.fna"
+
+    @property
+    def regions(self) -> Path:
+        return self.directory / "regions.tsv"
+
+    @property
+    def regions_bed(self) -> Path:
+        return self.directory / "regions.bed"
+
+    @property
+    def regions_fasta(self) -> Path:
+        return self.directory / "regions.fna"
+
+    @property
+    def report(self) -> Path:
+        return self.directory / "report.html"
+
+    @property
+    def multiqc(self) -> Path:
+        return self.directory / "multiqc_mqc.json"
+
+    @property
+    def features(self) -> Path:
+        return self.directory / "merged_features.pt"
+
+    @property
+    def run_json(self) -> Path:
+        return self.directory / "run.json"
+
+    @property
+    def run_log(self) -> Path:
+        return self.directory / "run.log"
+
+    @property
+    def failed_files(self) -> Path:
+        return self.directory / "failed_files.txt"
+
+    def merged_directory(self, stem: str) -> Path:
+        return self.directory / f"{stem}_merged"
+
+    def prediction_results(self, stem: str) -> Path:
+        return self.merged_directory(stem) / "prediction_results.txt"
+
+    def highest_scores(self, stem: str) -> Path:
+        return self.merged_directory(stem) / "prediction_results_highestscore.csv"
+
+    def prepare(self) -> None:
+        """Make the directories and clear unfinished files of a run that was killed. Raises OutputError."""
+        folders = [self.directory, *(self.merged_directory(stem) for stem in self.stems)]
+        for folder in folders:
+            with explained(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                for leftover in folder.glob(LEFTOVER + "*"):
+                    leftover.unlink(missing_ok=True)
+        with explained(self.directory):
+            handle, name = tempfile.mkstemp(prefix=LEFTOVER, dir=self.directory)
+            os.close(handle)
+            os.unlink(name)
+
+    def discard_stale(self) -> None:
+        """Remove the tables an earlier run wrote in the other format, so that no old answer lies beside a new one."""
+        other = "parquet" if self.table_format == "tsv" else "tsv"
+        for path in (self.contigs, self.chunks, self.frames):
+            path.with_suffix(f".{other}").unlink(missing_ok=True)
+
+    def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
+        """(path below the directory, phrase) of every file a run writes, in reading order."""
+        rows = [(getattr(self, key), phrase) for key, phrase in PHRASES.items()]
+        for stem in self.stems:
+            rows.append((self.prediction_results(stem), "the original program's table of frames"))
+            rows.append((self.highest_scores(stem), "the original program's table of chunks"))
+        chosen = [row for row in rows if not existing_only or row[0].exists()]
+        return [(path.relative_to(self.directory).as_posix(), phrase) for path, phrase in chosen]
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
+    """A file handle whose content appears at `path` when the block ends well, and leaves no trace when it does not.
+
+    Written beside as a hidden file, flushed to disk, renamed. Raises OutputError where the disk is full or the place
+    not writable.
+    """
+    encoding = None if "b" in mode else "utf-8"
+    with explained(path):
+        handle, name = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
+    try:
+        with explained(path):
+            with open(handle, mode, encoding=encoding, newline=None if encoding is None else "\n") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(name, 0o666 & ~_umask())
+            os.replace(name, path)
+            sync_directory(path.parent)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(name)
+        raise
+
+
+def write_text(path: Path, lines: Sequence[str]) -> None:
+    """The lines as a file, whole or not at all."""
+    with writing(path, "w") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn a failed write into one line that names the file and what to do; other files' errors pass through."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).parent not in (path.parent, path):
+            raise
+        reason = (error.strerror or str(error)).lower()
+        raise OutputError(
+            f"{path}: cannot write ({reason}); free some space or choose another place with --output-dir"
+        ) from error
+
+
+def _umask() -> int:
+    """The process's umask; can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
