@@ -18,8 +18,12 @@ from virnucpro.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.settings import Choice
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+UNSUITED = {
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
+}  # fmt: skip
 STATUS_VARIABLE = "VIRNUCPRO_STATUS_DIR"  # set by our own launch only: where a worker leaves its exit code
 SECONDS_TO_END = 20
+STOPPED = "stopped by {name}; finished work is kept: run the same command again to go on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +60,7 @@ class Processes:
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
     """The world a launcher made, or the plain single process."""
     launched = any(environment.get(name) for name in LAUNCHER_VARIABLES)
-    unsuited = {"ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"}
-    for variable, name in unsuited.items():
+    for variable, name in UNSUITED.items():
         if environment.get(variable, "false").lower() in ("1", "true"):
             raise UsageError(
                 f"the Accelerate configuration asks for {name}, which splits a model for training; "
@@ -150,19 +153,20 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
             left = [_left_status(Path(status), rank) for rank in range(processes.count)]
             rank, failure = error.get_first_failure()
             code = left[rank] if left[rank] is not None else left[0]
+            if code is not None and code > 128:
+                raise Interrupted(f"process {rank} of {processes.count} was " + STOPPED.format(name=signal.Signals(code - 128).name),
+                                  code - 128) from None
             if code is not None:  # it ended by itself and has said why
                 return code
-            how = f"killed by {signal.Signals(-failure.exitcode).name}" if failure.exitcode < 0 else f"exit code {failure.exitcode}"
+            killed = failure.exitcode < 0
+            how = f"killed by {signal.Signals(-failure.exitcode).name}" if killed else f"exit code {failure.exitcode}"
             hint = " (out of host memory?)" if failure.exitcode == -signal.SIGKILL else ""
             raise VirNucProError(
                 f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped, finished work is kept: "
                 "run the same command again to go on"
             ) from None
         except SignalException as stop:
-            raise Interrupted(
-                f"stopped by {signal.Signals(stop.sigval).name}; finished work is kept: run the same command again to go on",
-                int(stop.sigval),
-            ) from None
+            raise Interrupted(STOPPED.format(name=signal.Signals(stop.sigval).name), int(stop.sigval)) from None
 
 
 def leave_status(code: int, world: World) -> None:

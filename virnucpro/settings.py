@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from virnucpro.errors import UsageError
 
-Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
-FeatureKind = Literal["float32", "float16", "none"]
+if TYPE_CHECKING:
+    from virnucpro.sequences.reader import InputFile
 
 PRECISIONS: tuple[str, ...] = ("auto", "bf16", "fp16", "fp32", "int8")
 FEATURE_KINDS: tuple[str, ...] = ("float32", "float16", "none")
@@ -55,10 +55,24 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CallSettings:
+    """How scores become calls, and in which format the tables are; nothing here touches an embedding."""
+
+    points: CallPoints = CallPoints()
+    allow_short: bool = False
+    prevalence: float | None = None
+    table_format: str = "tsv"
+
+    def __post_init__(self) -> None:
+        if self.prevalence is not None and not 0.0 < self.prevalence < 1.0:
+            raise UsageError(f"--prevalence {self.prevalence}: the expected share of viral sequences lies between 0 and 1")
+
+
+@dataclass(frozen=True, slots=True)
 class PredictSettings:
     """Everything `predict` needs, launcher apart."""
 
-    inputs: tuple[Path, ...]
+    inputs: tuple[InputFile, ...]
     output_dir: Path
     model: ModelSettings = ModelSettings()
     precision: str = "auto"
@@ -66,15 +80,9 @@ class PredictSettings:
     compile: str = "auto"
     features: str = "float32"
     min_length: int = 0
-    allow_short: bool = False
-    points: CallPoints = CallPoints()
-    prevalence: float | None = None
-    stride: int | None = None
-    table_format: str = "tsv"
+    call: CallSettings = CallSettings()
     resume: bool = False
     force: bool = False
     checkpoint_dir: Path | None = None
     cache_dir: Path | None = None
     partial_ok: bool = False
-    quiet: bool = False
-    verbose: bool = False

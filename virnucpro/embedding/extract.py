@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -192,10 +193,8 @@ def _embed_halves(embed, width: int, sequences, batches: PlannedBatches, device)
     done, how = [], []
     for half in (sequences[:middle], sequences[middle:]) if middle else (sequences,):
         rows = None
-        try:
+        with suppress(torch.OutOfMemoryError):
             rows = embed(_pack_tight(half, batches).to(device))
-        except torch.OutOfMemoryError:
-            pass
         if rows is not None:
             kinds = [SPLIT] * len(half)
         elif len(half) > 1:

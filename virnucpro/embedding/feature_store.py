@@ -6,6 +6,7 @@ name, so that a flipped byte or a cut file shows. Everything is keyed by index; 
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class FeatureStore:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{directory}: cannot keep finished work here ({error.strerror}); choose another directory") from error
+            raise StoreError(f"{directory}: cannot keep work here ({error.strerror}); choose another directory") from error
 
     def load(self) -> StoreState:
         """Verify every shard. A damaged one is renamed to `*.damaged`: its rows are embedded again."""
@@ -93,7 +94,7 @@ class FeatureStore:
             except OSError as error:
                 part.unlink(missing_ok=True)
                 raise StoreError(
-                    f"{self.directory}: cannot write finished embeddings ({error.strerror}); make room and run the same command again"
+                    f"{self.directory}: cannot write embeddings ({error.strerror}); make room and run the same command again"
                 ) from error
             self._index, self._rows, self._bytes = [], [], 0
 
@@ -105,6 +106,10 @@ class FeatureStore:
                 yield self._read(path)
             except (OSError, SafetensorError, KeyError, ValueError) as error:
                 raise StoreError(f"{path}: damaged while the run was going on ({error}); run the same command again") from error
+
+    def remove(self) -> None:
+        """Drop everything stored: the run has what it needed."""
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _shards(self) -> list[Path]:
         return sorted(self.directory.glob("*.safetensors"))

@@ -1,0 +1,67 @@
+"""Plans: every sequence once, no batch over its tokens, the same plan whatever the number of processes."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from virnucpro.embedding.plan import Plan, make_plan, share
+
+
+def keys(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    numbers = np.array([hash_of(word) for word in words], dtype=np.uint64)
+    return numbers % np.uint64(3), numbers  # a poor high half: only both together tell sequences apart
+
+
+def hash_of(word: str) -> int:
+    return sum(ord(letter) * 131**place for place, letter in enumerate(word))
+
+
+def test_equal_sequences_share_the_row_of_the_first():
+    sharing = share(*keys(["MK", "AV", "MK", "L", "AV"]), np.ones(5, dtype=bool))
+    assert sharing.representative.tolist() == [0, 1, 0, 3, 1]
+    assert sharing.unique.tolist() == [0, 1, 3]
+
+
+def test_a_sequence_the_encoder_does_not_take_has_no_representative():
+    sharing = share(*keys(["MK", "AV", "MK"]), np.array([False, True, True]))
+    assert sharing.representative.tolist() == [-1, 1, 2]
+    assert sharing.unique.tolist() == [1, 2]
+
+
+def test_no_frames_at_all():
+    empty = np.empty(0, dtype=np.uint64)
+    sharing = share(empty, empty, np.empty(0, dtype=bool))
+    plan = make_plan(sharing.unique, np.empty(0, dtype=np.int64), 100)
+    assert len(plan) == 0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_batches_hold_every_row_once_and_no_more_tokens_than_allowed(seed):
+    random = np.random.default_rng(seed)
+    rows = np.sort(random.choice(10_000, size=500, replace=False))
+    lengths = random.integers(3, 170, size=500)
+    plan = make_plan(rows, lengths, tokens=512, max_rows=int(random.integers(1, 40)))
+    length_of = dict(zip(rows.tolist(), lengths.tolist(), strict=True))
+    seen = [plan.batch(number).tolist() for number in range(len(plan))]
+    assert sorted(sum(seen, [])) == rows.tolist()
+    assert max(sum(length_of[row] for row in batch) for batch in seen) <= 512
+    assert [length_of[row] for batch in seen for row in batch] == sorted(lengths.tolist(), reverse=True)
+
+
+def test_a_sequence_longer_than_a_batch_is_refused():
+    with pytest.raises(ValueError, match="600 tokens"):
+        make_plan(np.array([0]), np.array([600]), tokens=512)
+
+
+def test_a_saved_plan_is_the_plan(tmp_path):
+    plan = make_plan(np.arange(50), np.arange(3, 53), tokens=100)
+    plan.save(tmp_path)
+    again = Plan.open(tmp_path)
+    assert (again.rows == plan.rows).all() and (again.offsets == plan.offsets).all() and again.tokens == 100
+
+
+def test_room_in_a_gather_covers_the_batches_that_accelerate_repeats():
+    plan = Plan(np.arange(10), np.array([0, 6, 7, 10]), 100)  # batches of 6, 1 and 3
+    assert plan.width_at(0, 2) == 6
+    assert plan.width_at(1, 2) == 6  # batch 2 and, again, batch 0
+    assert plan.width_at(0, 5) == 6

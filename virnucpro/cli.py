@@ -1,0 +1,218 @@
+"""The command line: options to settings, errors to one line and an exit code. Only this module prints and exits.
+
+Nothing heavy is imported before a command needs it: `virnucpro --help` must answer at once.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from virnucpro import __version__
+from virnucpro.errors import UsageError, VirNucProError, one_line
+
+log = logging.getLogger("virnucpro")
+
+UNEXPECTED = 1
+INTERRUPTED = 130
+SECONDS_FOR_THE_MAIN_PROCESS = 3.0
+LIBRARY_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+
+app = typer.Typer(
+    name="virnucpro", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    help="Which of these nucleotide sequences are viral? Answers for every one, from a laptop to many GPUs.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
+)  # fmt: skip
+
+
+class Precision(str, Enum):
+    auto = "auto"
+    bf16 = "bf16"
+    fp16 = "fp16"
+    fp32 = "fp32"
+    int8 = "int8"
+
+
+class Features(str, Enum):
+    float32 = "float32"
+    float16 = "float16"
+    none = "none"
+
+
+class Switch(str, Enum):
+    auto = "auto"
+    on = "on"
+    off = "off"
+
+
+class TableFormat(str, Enum):
+    tsv = "tsv"
+    parquet = "parquet"
+
+
+class ModelType(str, Enum):
+    m300 = "300"
+    m500 = "500"
+    custom = "custom"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None: ...
+
+
+INPUTS, MODEL, DEVICES, RUN, CALLS = "Input and output", "Model", "Devices and speed", "Unfinished work", "Calls"
+
+MinScore = Annotated[float | None, typer.Option("--min-score", help="Score at or over which a sequence is virus (0.5).",
+                                                   rich_help_panel=CALLS)]
+Conservative = Annotated[bool, typer.Option("--conservative", help="Virus from 0.8: fewer, surer.", rich_help_panel=CALLS)]
+Relaxed = Annotated[bool, typer.Option("--relaxed", help="Virus from 0.3: more, less sure.", rich_help_panel=CALLS)]
+AllowShort = Annotated[bool, typer.Option("--allow-short", help="Call sequences shorter than half the model's length too.",
+                                          rich_help_panel=CALLS)]
+Prevalence = Annotated[float | None, typer.Option("--prevalence", help="Share of viral sequences you expect; fixes what FDR assumes.",
+                                                     rich_help_panel=CALLS)]
+Format = Annotated[TableFormat, typer.Option("--table-format", help="Of contigs, chunks and frames.", rich_help_panel=INPUTS)]
+CacheDir = Annotated[Path | None, typer.Option("--cache-dir", help="Where tokenized frames are cached (HF_DATASETS_CACHE).",
+                                                  rich_help_panel=RUN)]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.", rich_help_panel=RUN)]
+Verbose = Annotated[bool, typer.Option("-v", "--verbose", help="Debug log, GPU memory every 10 s, tracebacks.", rich_help_panel=RUN)]
+
+
+@app.command(context_settings={"help_option_names": ["-h", "--help"]})
+def predict(
+    inputs: Annotated[list[str] | None, typer.Argument(
+        metavar="[INPUT ...]", show_default=False,
+        help="FASTA or FASTQ, also gz, bz2, xz, zst; a directory of such; - for standard input.")] = None,
+    more_inputs: Annotated[list[str] | None, typer.Option("-i", "--input", help="The same, repeatable.", rich_help_panel=INPUTS)] = None,
+    output_dir: Annotated[Path | None, typer.Option("-o", "--output-dir", help="Default: {first input}_virnucpro.",
+                                                       rich_help_panel=INPUTS)] = None,
+    table_format: Format = TableFormat.tsv,
+    features: Annotated[Features, typer.Option("--features", help="What merged_features.pt keeps.", rich_help_panel=INPUTS)] = Features.float32,
+    min_length: Annotated[int, typer.Option("--min-length", min=0, help="Skip shorter sequences (they are listed).",
+                                            rich_help_panel=INPUTS)] = 0,
+    model: Annotated[str | None, typer.Option("-m", "--model", help="500, 300, mini, or a bundle directory. Default: the best installed.",
+                                                 rich_help_panel=MODEL)] = None,
+    esm_model: Annotated[str | None, typer.Option("--esm-model", help="Replace ESM-2: hub id or directory.", rich_help_panel=MODEL)] = None,
+    dna_model: Annotated[str | None, typer.Option("--dna-model", help="Replace DNABERT-S: hub id or directory.",
+                                                     rich_help_panel=MODEL)] = None,
+    classifier: Annotated[str | None, typer.Option("--classifier", help="Replace the classifier: .safetensors or .pth.",
+                                                      rich_help_panel=MODEL)] = None,
+    chunk_length: Annotated[int | None, typer.Option("--chunk-length", min=3, help="Default: the model's.", rich_help_panel=MODEL)] = None,
+    gpus: Annotated[str | None, typer.Option("--gpus", help="all, none, or numbers such as 0,2.", rich_help_panel=DEVICES)] = None,
+    num_processes: Annotated[int | None, typer.Option("--num-processes", help="Processes without GPUs.", rich_help_panel=DEVICES)] = None,
+    precision: Annotated[Precision, typer.Option("--precision", help="Of the encoders.", rich_help_panel=DEVICES)] = Precision.auto,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, metavar="TOKENS", rich_help_panel=DEVICES,
+                                                      help="Tokens in a batch; lower it when memory is short.")] = None,
+    compile: Annotated[Switch, typer.Option("--compile", help="Compiled encoder layers.", rich_help_panel=DEVICES)] = Switch.auto,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue what is unfinished in the output directory, an older version's "
+                                                          "too. The default when it is the same run.", rich_help_panel=RUN)] = False,
+    force: Annotated[bool, typer.Option("--force", help="Start over.", rich_help_panel=RUN)] = False,
+    checkpoint_dir: Annotated[Path | None, typer.Option("--checkpoint-dir", rich_help_panel=RUN, help="Keep unfinished work here, so "
+                                                           "that a retry elsewhere finds it.")] = None,
+    cache_dir: CacheDir = None,
+    partial_ok: Annotated[bool, typer.Option("--partial-ok", help="Exit with 0 instead of 2 when some inputs failed.",
+                                             rich_help_panel=RUN)] = False,
+    min_score: MinScore = None,
+    conservative: Conservative = False,
+    relaxed: Relaxed = False,
+    allow_short: AllowShort = False,
+    prevalence: Prevalence = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    model_type: Annotated[ModelType | None, typer.Option("--model-type", hidden=True)] = None,
+    model_path: Annotated[str | None, typer.Option("--model-path", hidden=True)] = None,
+    expected_length: Annotated[int | None, typer.Option("--expected-length", hidden=True)] = None,
+    no_progress: Annotated[bool, typer.Option("--no-progress", hidden=True)] = False,
+    device: Annotated[str | None, typer.Option("--device", hidden=True)] = None,
+    esm_batch_size: Annotated[int | None, typer.Option("--esm-batch-size", hidden=True)] = None,
+    dnabert_batch_size: Annotated[int | None, typer.Option("--dnabert-batch-size", hidden=True)] = None,
+    threads: Annotated[int | None, typer.Option("--threads", hidden=True)] = None,
+    parallel: Annotated[bool, typer.Option("--parallel", hidden=True)] = False,
+    persistent_models: Annotated[bool, typer.Option("--persistent-models", hidden=True)] = False,
+    v1_fallback: Annotated[bool, typer.Option("--v1-fallback", hidden=True)] = False,
+    v1_attention: Annotated[bool, typer.Option("--v1-attention", hidden=True)] = False,
+) -> None:
+    """Say for every sequence whether it is viral."""
+    from virnucpro.commands.predict import PredictOptions, run_predict
+
+    old = {
+        "--esm-batch-size": esm_batch_size, "--dnabert-batch-size": dnabert_batch_size, "--threads": threads, "--parallel": parallel,
+        "--persistent-models": persistent_models, "--v1-fallback": v1_fallback, "--v1-attention": v1_attention,
+    }  # fmt: skip
+    options = PredictOptions(
+        inputs=[*(inputs or []), *(more_inputs or [])], output_dir=output_dir, table_format=table_format.value, features=features.value,
+        min_length=min_length, model=model, esm_model=esm_model, dna_model=dna_model, classifier=classifier, chunk_length=chunk_length,
+        gpus=gpus, num_processes=num_processes, precision=precision.value, batch_size=batch_size, compile=compile.value, resume=resume,
+        force=force, checkpoint_dir=checkpoint_dir, cache_dir=cache_dir, partial_ok=partial_ok, min_score=min_score,
+        conservative=conservative, relaxed=relaxed, allow_short=allow_short, prevalence=prevalence, quiet=quiet or no_progress,
+        verbose=verbose, model_type=model_type.value if model_type else None, model_path=model_path, expected_length=expected_length,
+        device=device, obsolete=tuple(name for name, value in old.items() if value),
+    )  # fmt: skip
+    raise typer.Exit(run_predict(options))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its exit code."""
+    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; the exit code. Every error a user can cause is one line on standard error."""
+    from virnucpro.launch import leave_status, read_world
+
+    verbose = "-v" in arguments or "--verbose" in arguments
+    world = None
+    try:
+        world = read_world()
+        code = app(arguments, standalone_mode=False)
+        code = int(code) if isinstance(code, int) else 0
+    except VirNucProError as error:
+        code = error.exit_code
+        _complain(error, verbose, world)
+    except LIBRARY_USAGE_ERROR as error:
+        code = UsageError.exit_code
+        _complain(_explained(error), verbose, world)
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        code = 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except Exception as error:
+        code = UNEXPECTED
+        _complain(VirNucProError(f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"), verbose, world)
+    if world is not None:
+        leave_status(code, world)
+    return code
+
+
+def _explained(error: Any) -> VirNucProError:
+    context = f"virnucpro {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else "virnucpro"
+    return UsageError(f"{error.format_message().rstrip('.')}; see {context} --help")
+
+
+def _complain(error: VirNucProError, verbose: bool, world: Any) -> None:
+    """One line, from the process that failed. The others wait: where all fail alike, the main process has said it by then."""
+    if verbose:
+        traceback.print_exc()
+    who = ""
+    if world is not None and not world.is_main:
+        time.sleep(SECONDS_FOR_THE_MAIN_PROCESS)
+        who = f"process {world.rank}: "
+    print(f"virnucpro: error: {who}{one_line(str(error))}", file=sys.stderr, flush=True)

@@ -1,0 +1,1 @@
+"""What stands between an option and a library call: one module a command."""

@@ -1,0 +1,41 @@
+"""The Accelerator of a run: where this process computes, and how it meets the others."""
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs, check_cuda_p2p_ib_support
+
+from virnucpro.launch import World
+
+COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from hanging a run
+
+
+def make_accelerator(world: World, cpu: bool) -> Accelerator:
+    """Join the process group, if there is one, and take this process's device.
+
+    More processes than GPUs share them over gloo, since NCCL refuses two ranks on one device. Threads are set here:
+    launchers export OMP_NUM_THREADS=1, which would leave a laptop on one core.
+    """
+    group = InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)
+    if cpu:
+        torch.set_num_threads(max(1, _cores() // world.local_size))
+    elif world.size > 1:
+        if world.local_size > torch.cuda.device_count():
+            group = InitProcessGroupKwargs(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
+        if not check_cuda_p2p_ib_support():  # Accelerate refuses RTX 4000 cards without these
+            os.environ.setdefault("NCCL_P2P_DISABLE", "1")
+            os.environ.setdefault("NCCL_IB_DISABLE", "1")
+    return Accelerator(cpu=cpu, kwargs_handlers=[group])
+
+
+def leave(accelerator: Accelerator) -> None:
+    """Leave the process group: what follows is the main process's alone."""
+    if accelerator.num_processes > 1:
+        accelerator.state.destroy_process_group()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,74 @@
+"""What is left to embed: the frame table's unique sequences, less what the stores hold, as one plan an encoder.
+
+The main process makes a job and writes its plans; the others open them. Knows the frame table's columns; does not know
+devices or weights.
+"""
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.plan import Plan, Sharing, make_plan, share
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.sequences.frame_table import FrameTable
+
+log = logging.getLogger(__name__)
+
+LONGEST_ESM2 = 1024  # tokens: 1,022 residues and two special ones
+KEYS = {"dnabert_s": "nucleotide_key", "esm2": "protein_key"}
+ENCODERS = tuple(KEYS)  # in the order of the columns of a feature row: nucleotides first
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One encoder's part of a job, on the main process."""
+
+    sharing: Sharing
+    store: FeatureStore
+    plan: Plan
+
+
+def column(table: FrameTable, name: str) -> np.ndarray:
+    """A number column of the frame table, [frames]."""
+    return table.frames.data.table[name].to_numpy()
+
+
+def embeddable(table: FrameTable) -> np.ndarray:
+    """bool [frames]: the protein is no longer than ESM-2 was trained on; the others are never truncated silently."""
+    return column(table, "esm2_length") <= LONGEST_ESM2
+
+
+def longest_tokens(table: FrameTable, encoder: str) -> int:
+    """An upper bound on an encoder's sequences that depends on the table alone: 1,024, or a power of two above."""
+    if encoder == "esm2" or len(table) == 0:
+        return LONGEST_ESM2
+    return max(LONGEST_ESM2, 1 << int(column(table, f"{encoder}_length").max() - 1).bit_length())
+
+
+def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: int) -> int:
+    """T, the tokens of a packed batch: constant over a run, never below the longest frame."""
+    lengths = column(table, f"{encoder}_length")[embeddable(table)]
+    longest = int(lengths.max()) if len(lengths) else 1
+    if asked is not None and asked < longest:
+        raise UsageError(f"--batch-size {asked}: the longest frame has {longest} tokens; give {longest} or more")
+    return asked if asked is not None else max(default, longest)
+
+
+def make_work(table: FrameTable, encoder: str, directory: Path, width: int, dtype: str, tokens: int) -> Work:
+    """Verify what is stored for `encoder` in `directory` and plan the rest."""
+    key = KEYS[encoder]
+    sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
+    store = FeatureStore(directory, width, dtype)
+    state = store.load()
+    for line in state.damaged:
+        log.warning("a stored part of %s is damaged and set aside (%s); its rows are embedded again", encoder, line)
+    if len(np.setdiff1d(state.done, sharing.unique, assume_unique=True)):
+        raise StoreError(f"{directory}: holds rows of other frames; start over with --force")
+    todo = np.setdiff1d(sharing.unique, state.done, assume_unique=True)
+    if len(state.done):
+        log.info("%s: %d of %d embeddings are there already", encoder, len(state.done), len(sharing.unique))
+    return Work(sharing, store, make_plan(todo, column(table, f"{encoder}_length")[todo], tokens))

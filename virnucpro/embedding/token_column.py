@@ -1,0 +1,26 @@
+"""Token ids of chosen frames, as views into the memory-mapped Arrow column."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+
+class TokenColumn:
+    """Callable: frame rows (int64 [n]) -> n arrays of token ids, without a copy."""
+
+    def __init__(self, column: pa.ChunkedArray):
+        pieces = [piece for piece in column.chunks if len(piece)]
+        self._ends = np.cumsum([len(piece) for piece in pieces])
+        self._offsets = [piece.offsets.to_numpy() for piece in pieces]
+        self._values = [piece.values.to_numpy() for piece in pieces]
+
+    def __call__(self, rows: np.ndarray) -> Sequence[np.ndarray]:
+        piece = np.searchsorted(self._ends, rows, side="right")
+        first = np.concatenate(([0], self._ends))[piece]
+        out = []
+        for p, row in zip(piece.tolist(), (rows - first).tolist(), strict=True):
+            offsets = self._offsets[p]
+            out.append(self._values[p][offsets[row] : offsets[row + 1]])
+        return out
