@@ -1,0 +1,80 @@
+"""Which processes and devices a command line gets, with and without a launcher."""
+from __future__ import annotations
+
+import pytest
+
+from virnucpro.errors import UsageError
+from virnucpro.launch import World, choose_processes, read_world
+
+ALONE = World(launched=False)
+TWO = World(launched=True, rank=1, local_rank=1, size=2, local_size=2)
+
+
+def test_without_a_launcher_there_is_one_process():
+    assert read_world({"PATH": "/bin"}) == ALONE
+
+
+def test_accelerate_launch_of_one_process_counts_as_launched():
+    world = read_world({"ACCELERATE_MIXED_PRECISION": "no"})
+    assert world.launched and world.is_main and world.size == 1
+
+
+def test_torchrun_says_who_we_are():
+    world = read_world({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "1"})
+    assert (world.rank, world.local_rank, world.size, world.local_size, world.restarts) == (3, 1, 4, 2, 1)
+    assert not world.is_main
+
+
+@pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
+def test_a_configuration_for_training_is_refused(variable):
+    with pytest.raises(UsageError, match="multi_gpu.yaml"):
+        read_world({variable: "true", "ACCELERATE_MIXED_PRECISION": "no"})
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "visible", "count", "cpu", "named"),
+    [
+        (None, None, [], 1, True, None),
+        (None, None, ["0"], 1, False, "0"),
+        (None, None, ["0", "1", "2"], 3, False, "0,1,2"),
+        ("all", None, ["0", "1"], 2, False, "0,1"),
+        ("none", None, ["0", "1"], 1, True, None),
+        ("none", 3, ["0", "1"], 3, True, None),
+        (None, 3, [], 3, True, None),
+        (None, 3, ["0", "1"], 3, True, None),
+        ("1", None, ["0", "1"], 1, False, "1"),
+        ("2,3", None, ["4", "5", "6", "7"], 2, False, "6,7"),  # numbers count within what is visible
+        ("0,1", None, ["GPU-aa", "GPU-bb"], 2, False, "GPU-aa,GPU-bb"),
+    ],
+)
+def test_choice_of_processes(gpus, processes, visible, count, cpu, named):
+    chosen = choose_processes(gpus, processes, ALONE, visible)
+    assert (chosen.count, chosen.cpu, chosen.visible) == (count, cpu, named)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "processes", "visible", "message"),
+    [
+        ("2", None, ["0", "1"], "no device 2; there are 2"),
+        ("0", None, [], "no GPU is visible"),
+        ("0,0", None, ["0", "1"], "twice"),
+        ("one", None, ["0"], "give all, none"),
+        ("0", 2, ["0", "1"], "counts processes without GPUs"),
+        ("none", 0, [], "1 or more"),
+    ],
+)
+def test_impossible_wishes(gpus, processes, visible, message):
+    with pytest.raises(UsageError, match=message):
+        choose_processes(gpus, processes, ALONE, visible)
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [("0", None), ("0,1,2", None), ("none", 3)])
+def test_a_count_that_contradicts_the_launcher_is_refused(gpus, processes):
+    with pytest.raises(UsageError, match="the launcher started 2"):
+        choose_processes(gpus, processes, TWO, ["0", "1", "2", "3"])
+
+
+@pytest.mark.parametrize(("gpus", "processes"), [("0,1", None), (None, None), ("all", None), ("none", 2)])
+def test_a_launcher_keeps_its_processes(gpus, processes):
+    chosen = choose_processes(gpus, processes, TWO, ["0", "1"])
+    assert chosen.count == 1 and chosen.visible is None and not chosen.spawn
