@@ -1,0 +1,232 @@
+"""The training loop: batches from worker processes, one loss of five, a running mean of the weights, a budget in time.
+
+Supervised and masked-language losses are one sum, so a short budget is never split between pre-training and fine-tuning.
+Through Accelerate: any device, any number of processes (each draws its own batches). Resumable from `state.pt`.
+"""
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from virnucpro.training.batches import Batch, BatchMaker
+from virnucpro.training.network import Answers, Network, RowTensors
+
+
+@dataclass(frozen=True)
+class TrainRules:
+    """How long and how fast. Stops at `seconds` of training or `steps`, whichever comes first."""
+
+    seconds: float = 480.0
+    steps: int = 10**9
+    learning_rate: float = 7e-4
+    warmup: float = 0.03  # share of the budget
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    smoothing: float = 0.05
+    single_weight: float = 0.3  # of the classifiers that see one encoder only
+    token_weight: float = 0.15  # of the masked-language losses
+    mean_decay: float = 0.999
+    seed: int = 1
+    workers: int = 14
+    report_every: float = 45.0  # seconds
+    save_every: float = 120.0
+    compile: bool = False
+    stop_early: bool = field(default=False)
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Endless batches; every worker of every process has its own random numbers. `skip` makes a resumed run go on."""
+
+    def __init__(self, maker: BatchMaker, seed: int, process: int = 0, skip: int = 0):
+        self.maker, self.seed, self.process, self.skip = maker, seed, process, skip
+
+    def __iter__(self) -> Iterator[Batch]:
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self.seed, self.process, worker.id if worker else 0, self.skip])
+        while True:
+            yield self.maker.draw(rng)
+
+
+def as_is(batch):
+    return batch
+
+
+def loader(dataset, workers: int):
+    """Batches as they are: numpy arrays travel by pipe, since shared memory may be small."""
+    extra = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    return torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is, **extra)
+
+
+def to_device(rows, device: torch.device) -> RowTensors:
+    tokens, segment, pooled, target, scale = (torch.from_numpy(a).to(device, non_blocking=True) for a in rows)
+    return RowTensors(tokens.long(), segment.long(), pooled, target.long(), scale)
+
+
+def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.device) -> dict[str, torch.Tensor]:
+    """The five parts, each a mean over its examples."""
+    label = torch.from_numpy(batch.virus).to(device)
+    weight = torch.from_numpy(batch.weight).to(device)
+    n = batch.n_frames
+
+    def supervised(logits, y, w):
+        each = F.cross_entropy(logits.float(), y, reduction="none", label_smoothing=rules.smoothing)
+        return (each * w).mean()
+
+    return {
+        "classifier": supervised(answers.logits, label[:n], weight[:n]),
+        "esm2_only": supervised(answers.esm2_logits, label, weight),
+        "dnabert_s_only": supervised(answers.dnabert_s_logits, label[:n], weight[:n]),
+        "esm2_tokens": answers.esm2_loss,
+        "dnabert_s_tokens": answers.dnabert_s_loss,
+    }
+
+
+def learning_rate(progress: float, rules: TrainRules) -> float:
+    """Linear warm-up, then a cosine to 1 % of the peak; `progress` 0..1 of the budget."""
+    if progress < rules.warmup:
+        return rules.learning_rate * max(progress / rules.warmup, 0.01)
+    t = min((progress - rules.warmup) / (1 - rules.warmup), 1.0)
+    return rules.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * t)))
+
+
+class RunningMean:
+    """Exponential mean of parameters (the mean over all steps while that is shorter)."""
+
+    def __init__(self, network: Network, decay: float):
+        self.decay, self.steps = decay, 0
+        self.live = [p for p in network.parameters()]
+        self.mean = [p.detach().clone() for p in self.live]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.steps += 1
+        decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the live parameters and the mean; call twice to restore."""
+        for live, mean in zip(self.live, self.mean, strict=True):
+            kept = live.detach().clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+
+
+def optimizer_for(network: Network, rules: TrainRules, fused: bool) -> torch.optim.AdamW:
+    decayed = [p for p in network.parameters() if p.ndim >= 2]
+    plain = [p for p in network.parameters() if p.ndim < 2]
+    groups = [{"params": decayed, "weight_decay": rules.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused)
+
+
+@dataclass
+class Progress:
+    """What a report sees."""
+
+    step: int
+    seconds: float
+    frames: int
+    rate: float
+    parts: dict[str, float]
+
+
+def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator,
+          report: Callable[[Progress, Network, RunningMean], None] = lambda *_: None,
+          state: Path | None = None) -> RunningMean:  # fmt: skip
+    """Train `network` in place on the accelerator's device; returns the mean of its weights.
+
+    `report` is called about every `report_every` seconds with the live network and its mean. With `state`, the run is
+    saved there every `save_every` seconds and goes on from it.
+    """
+    device = accelerator.device
+    network.to(device).train()
+    optimizer = optimizer_for(network, rules, fused=device.type == "cuda")
+    mean = RunningMean(network, rules.mean_decay)
+    step, spent, frames = 0, 0.0, 0
+    if state is not None and state.exists():
+        saved = torch.load(state, map_location=device, weights_only=True)
+        network.load_state_dict(saved["network"])
+        optimizer.load_state_dict(saved["optimizer"])
+        mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
+        for kept, value in zip(mean.mean, saved["mean"], strict=True):
+            kept.copy_(value)
+    encoders = None
+    if rules.compile:
+        encoders = (torch.compile(network.esm2, dynamic=False), torch.compile(network.dnabert_s, dynamic=False))
+    wrapped, optimizer = accelerator.prepare(network, optimizer)
+    source = iter(loader(Batches(maker, rules.seed, accelerator.process_index, step), rules.workers))
+    began, last_report, last_save = time.monotonic() - spent, time.monotonic(), time.monotonic()
+    recent: dict[str, list[torch.Tensor]] = {}
+    frames_at_report, n_recent = frames, 0
+    timed = step > 0
+    while step < rules.steps:
+        now = time.monotonic()
+        if not timed and step == 3:  # compiling is not training: the budget starts after the first steps
+            began, timed = now, True
+        progress = max((now - began) / rules.seconds if timed else 0.0, step / rules.steps)
+        if progress >= 1:
+            break
+        rate = learning_rate(progress, rules)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        batch = next(source)
+        answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
+                          len(batch.virus), encoders)  # fmt: skip
+        parts = losses(answers, batch, rules, device)
+        total = (
+            parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
+            + rules.token_weight * (parts["esm2_tokens"] + parts["dnabert_s_tokens"])
+        )  # fmt: skip
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(total)
+        accelerator.clip_grad_norm_(wrapped.parameters(), rules.clip)
+        optimizer.step()
+        mean.update()
+        step += 1
+        frames += batch.n_frames * accelerator.num_processes
+        n_recent += 1
+        for name, value in parts.items():
+            recent.setdefault(name, []).append(value.detach())
+        now = time.monotonic()
+        if now - last_report >= rules.report_every or step == rules.steps or step in (1, 10):
+            values = {name: torch.stack(v[-50:]).mean().item() for name, v in recent.items()}
+            speed = (frames - frames_at_report) / max(time.monotonic() - last_report, 1e-9)
+            report(Progress(step, time.monotonic() - began, frames, speed, values), network, mean)
+            recent, last_report, frames_at_report = {}, time.monotonic(), frames
+            network.train()
+        if state is not None and now - last_save >= rules.save_every and accelerator.is_main_process:
+            save_state(state, network, optimizer, mean, step, now - began, frames)
+            last_save = time.monotonic()
+    if state is not None and accelerator.is_main_process:
+        save_state(state, network, optimizer, mean, step, time.monotonic() - began, frames)
+    return mean
+
+
+def save_state(path: Path, network: Network, optimizer, mean: RunningMean, step: int, seconds: float, frames: int) -> None:
+    beside = path.with_suffix(".part")
+    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "mean": mean.mean,
+                "mean_steps": mean.steps, "step": step, "seconds": seconds, "frames": frames}, beside)  # fmt: skip
+    beside.replace(path)
+
+
+@torch.no_grad()
+def settle_batch_norm(network: Network, batches: list[Batch], device: torch.device) -> None:
+    """Set the classifier's batch-norm statistics to those of `batches` as inference sees them: unmasked, no dropout."""
+    network.eval()
+    norm = network.classifier.bn1
+    total, square, count = 0.0, 0.0, 0
+    for batch in batches:
+        dna, protein, _, _ = network.features(to_device(batch.esm2, device), to_device(batch.dnabert_s, device),
+                                              batch.n_frames, len(batch.virus))  # fmt: skip
+        kept = torch.from_numpy(batch.weight[: batch.n_frames] > 0).to(device)
+        hidden = network.classifier.hidden_layer(torch.cat([dna, protein[: batch.n_frames]], dim=1))[kept].double()
+        total, square, count = total + hidden.sum(0), square + (hidden**2).sum(0), count + len(hidden)
+    norm.running_mean.copy_(total / count)
+    norm.running_var.copy_(square / count - (total / count) ** 2)
