@@ -24,9 +24,9 @@ class Tokenizers:
         definition = _read(Path(dnabert_s_dir) / "tokenizer.json", "--dna-model")
         self.identity = {"esm2": hashlib.sha256(vocabulary).hexdigest(), "dnabert_s": hashlib.sha256(definition).hexdigest()}
         self._esm2_table = _esm2_table(vocabulary)
-        self._library = _library(definition)
+        self.library = _library(definition)
         self._definition = definition
-        self._specials = self._library.encode("").ids
+        self._specials = self.library.encode("").ids
 
     def esm2(self, proteins: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """(ids uint8 [tokens], lengths int32 [n]): <cls>, one id a residue, <eos>, for each protein, end to end."""
@@ -55,7 +55,7 @@ class Tokenizers:
         letters = np.random.default_rng(0).choice(np.frombuffer(b"ACGT", dtype=np.uint8), (256, 500))
         sample = [row.tobytes()[: 1 + i if i < 64 else 500] for i, row in enumerate(letters)]
         ids, lengths = _by_automaton(automaton, sample, self._specials)
-        expected = [e.ids for e in self._library.encode_batch([s.decode() for s in sample])]
+        expected = [e.ids for e in self.library.encode_batch([s.decode() for s in sample])]
         return lengths.tolist() == [len(e) for e in expected] and ids.tolist() == [i for e in expected for i in e]
 
     def dnabert_s(self, nucleotides: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -72,7 +72,7 @@ class Tokenizers:
         return _interleave(np.array(plain), fast, slow)
 
     def _by_library(self, nucleotides: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        encoded = [e.ids for e in self._library.encode_batch_fast([n.decode("ascii") for n in nucleotides])]
+        encoded = [e.ids for e in self.library.encode_batch_fast([n.decode("ascii") for n in nucleotides])]
         lengths = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
         return np.fromiter((i for ids in encoded for i in ids), dtype=np.uint16, count=int(lengths.sum())), lengths
 
