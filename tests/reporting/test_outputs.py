@@ -94,3 +94,14 @@ def _umask():
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_remove_takes_only_our_own(tmp_path):
+    outputs = Outputs(tmp_path, ("x",))
+    outputs.prepare()
+    for path in (outputs.contigs, tmp_path / "chunks.parquet", outputs.highest_scores("x"), tmp_path / "mine.txt"):
+        path.write_text("")
+    (tmp_path / "y_merged").mkdir()
+    (tmp_path / "y_merged" / "mine.txt").write_text("")
+    outputs.remove()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "mine.txt", "y_merged"]

@@ -71,7 +71,7 @@ def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDAr
 
     peak = np.zeros(n_runs)
     np.maximum.at(peak, run[inside], smooth[inside])
-    core = np.flatnonzero(inside & chunks.scored & (np.nan_to_num(chunks.virus_score) >= STAYS))
+    core = np.flatnonzero(inside & (np.nan_to_num(chunks.virus_score) >= STAYS))
     first = np.full(n_runs, len(chunks))
     last = np.full(n_runs, -1)
     np.minimum.at(first, run[core], core)
@@ -79,17 +79,18 @@ def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDAr
     kept = (peak >= OPENS) & (last >= 0)
     first, last = first[kept], last[kept]
 
-    scored_before = np.concatenate([[0], np.cumsum(chunks.scored)])
+    scored = chunks.scored
+    scored_before = np.concatenate([[0], np.cumsum(scored)])  # [chunks + 1]
     n_scored = scored_before[last + 1] - scored_before[first]
     record = chunks.record[first]
     whole = (sequences.call[record] == Call.virus) & (n_scored == sequences.n_scored[record])
     kept = (n_scored >= FEWEST_SCORED) & ~whole
     first, last, record, n_scored = first[kept], last[kept], record[kept], n_scored[kept]
 
+    scores = chunks.virus_score[scored]
     mean, highest = np.empty(len(first)), np.empty(len(first))
-    for i, (a, b) in enumerate(zip(first, last, strict=True)):  # regions are few
-        scores = chunks.virus_score[a : b + 1][chunks.scored[a : b + 1]]
-        mean[i], highest[i] = scores.mean(), scores.max()
+    for i, (a, b) in enumerate(zip(scored_before[first], scored_before[last + 1], strict=True)):  # regions are few
+        mean[i], highest[i] = scores[a:b].mean(), scores[a:b].max()
     new = np.ones(len(record), bool)
     new[1:] = record[1:] != record[:-1]
     position = np.arange(len(record))

@@ -87,13 +87,14 @@ def assemble(
 
 
 def record_columns(table: pa.Table) -> RecordColumns:
-    """The numbers of the record table; `problem` there is text, here whether there is any."""
+    """The numbers of the record table; `problem` there is text, here whether there is any. Skipped records have no chunks."""
+    skipped = _numbers(table, "skipped", np.bool_)
     return RecordColumns(
         input=_numbers(table, "input", np.int32), length=_numbers(table, "length", np.int64),
-        gc=_numbers(table, "gc", np.float64), n_chunks=_numbers(table, "n_chunks", np.int32),
+        gc=_numbers(table, "gc", np.float64), n_chunks=np.where(skipped, 0, _numbers(table, "n_chunks", np.int32)).astype(np.int32),
         n_ambiguous=_numbers(table, "n_ambiguous", np.int64),
         problem=_numbers_of(pc.not_equal(pc.fill_null(table["problem"], ""), ""), np.bool_),
-        skipped=_numbers(table, "skipped", np.bool_),
+        skipped=skipped,
     )  # fmt: skip
 
 

@@ -130,6 +130,20 @@ class Outputs:
         for path in (self.contigs, self.chunks, self.frames):
             path.with_suffix(f".{other}").unlink(missing_ok=True)
 
+    def remove(self) -> None:
+        """Unlink every file an earlier run may have left: both table formats, and the original's files of any stem."""
+        tables = [path.with_suffix(f".{kind}") for path in (self.contigs, self.chunks, self.frames) for kind in ("tsv", "parquet")]
+        owned = [getattr(self, key) for key in PHRASES] + tables
+        for folder in self.directory.glob("*_merged"):
+            stem = folder.name.removesuffix("_merged")
+            owned += [self.prediction_results(stem), self.highest_scores(stem)]
+        for path in owned:
+            with explained(path):
+                path.unlink(missing_ok=True)
+        for folder in self.directory.glob("*_merged"):
+            with contextlib.suppress(OSError):  # something of somebody else's is in it
+                folder.rmdir()
+
     def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
         """(path below the directory, phrase) of every file a run writes, in reading order."""
         rows = [(getattr(self, key), phrase) for key, phrase in PHRASES.items()]
