@@ -9,11 +9,13 @@ import signal
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from virnucpro.calling.calibration import Calibration
 from virnucpro.clock import Clock
 from virnucpro.embedding.board import Board
 from virnucpro.embedding.devices import leave, make_accelerator
@@ -145,7 +147,7 @@ def _join(note: dict, settings: PredictSettings, bundle: Bundle, place: WorkPlac
         plans = {name: Plan.open(place.plans() / name) for name in ENCODERS}
     except OSError as error:
         raise StoreError(
-            f"{place.plans()}: not visible from this machine ({error.strerror}); --output-dir must be on storage that all machines share"
+            f"{place.plans()}: not visible from this machine ({error.strerror}); all machines must share the storage of --output-dir"
         ) from error
     return Job(table, plans, {}, {}, Outputs(settings.output_dir))
 
@@ -200,7 +202,7 @@ def _already_finished(settings: PredictSettings, place: WorkPlace, outputs: Outp
         identity = now
     changed = difference(before, identity) if before is not None else ""
     if changed:
-        raise StoreError(f"{settings.output_dir}: holds another run ({changed}); choose another --output-dir, or start over with --force")
+        raise StoreError(f"{settings.output_dir}: holds another run ({changed}); --force starts over, or choose another --output-dir")
     if before is None and settings.resume:
         log.info("%s: nothing to resume here, starting anew", settings.output_dir)
     return False
@@ -256,12 +258,24 @@ def _finish(settings: PredictSettings, bundle: Bundle, place: WorkPlace, job: Jo
         "embedding": {name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split,
                              "recomputed": e.recomputed, "failed": len(e.failed)} for name, e in done.items()},
     }  # fmt: skip
-    answers = write_results(table, job.outputs, scores, ~kept, failures, bundle.facts(), bundle.calibration, settings.call, facts, clock)
+    calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
+    answers = write_results(
+        table, job.outputs, scores, ~kept, failures, model_facts(bundle), calibration, settings.call, facts, clock
+    )  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
         for work in job.work.values():
             work.store.remove()
         place.clear()
     return Outcome(job.outputs, answers, tuple(failures), code)
+
+
+def model_facts(bundle: Bundle) -> dict[str, Any]:
+    """What is said of the model in `run.json` and the report."""
+    return {
+        "name": bundle.name, "chunk_length": bundle.chunk_length, "frame_policy": bundle.frame_policy, "sources": bundle.sources,
+        "sha256": bundle.identity(), "licence": bundle.licence, "accuracy": bundle.accuracy, "calibration": bundle.calibration,
+        "classifier": str(bundle.classifier),
+    }  # fmt: skip
 
 
 def _exit_code(table: FrameTable, failures: list[Failure], settings: PredictSettings, world: World) -> int:
@@ -278,7 +292,7 @@ def _kept(job: Job, done: dict[str, Extraction]) -> tuple[np.ndarray, list[Failu
     """bool [frames]: has all its embeddings; and a failure for each record that has a frame without."""
     table = job.table
     kept = embeddable(table)
-    reasons = {int(row): "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoids that" for row in np.flatnonzero(~kept)}
+    reasons = dict.fromkeys(np.flatnonzero(~kept).tolist(), "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoids that")
     for name in ENCODERS:
         representative = job.work[name].sharing.representative
         for lost, reason in done[name].failed.items():
