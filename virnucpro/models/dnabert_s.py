@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,9 +130,7 @@ class DnabertEncoder:
         self.device, self.precision = device, precision
         self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
         self.model = model
-        self.slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
-        self.choices = (Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"),
-                        *swap_layers(model, device, precision, compile))
+        self._forward, self.choices = choose_forward(model, device, precision, compile)
         self._rescue = rescue
 
     @torch.inference_mode()
@@ -140,7 +139,7 @@ class DnabertEncoder:
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
         """Final hidden states [T, width] in the compute dtype."""
-        return self.model(batch, self.slopes)
+        return self._forward(batch)
 
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
         if self._rescue is None:
@@ -148,9 +147,15 @@ class DnabertEncoder:
         return self._rescue(batch)
 
 
-def swap_layers(model: DnabertModel, device: torch.device, precision: str, compile: str) -> tuple[Choice, ...]:
-    """The one place where faster layers replace `model.encoder.layer`, in place; returns what was chosen and why."""
-    return ()
+Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
+
+
+def choose_forward(model: DnabertModel, device: torch.device, precision: str,
+                   compile: str) -> tuple[Forward, tuple[Choice, ...]]:
+    """The way the network is run, and why: the one place where a faster one takes the plain model's."""
+    slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
+    return (lambda batch: model(batch, slopes)), (
+        Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"),)
 
 
 def load_dnabert_s(directory: Path | str, device: torch.device | str, precision: str,

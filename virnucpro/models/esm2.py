@@ -5,6 +5,7 @@ know attention's back ends (attention.py) nor the faster layers that may take th
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -31,12 +32,8 @@ class Esm2Encoder:
                  rescue: Fp32Rescue | None = None):
         self.device, self.precision = device, precision
         self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
-        attention = choose_attention(device, compute_dtype(precision), self.width // model.config.num_attention_heads)
-        register_attention()
-        model.set_attn_implementation(REGISTERED[attention.value])
-        self.attention = attention.value
         self.model = model
-        self.choices = (attention, *swap_layers(model, device, precision, compile))
+        self._forward, self.choices = choose_forward(model, device, precision, compile)
         self._rescue = rescue
 
     @torch.inference_mode()
@@ -44,13 +41,8 @@ class Esm2Encoder:
         return pool(self.hidden(batch), batch, skip=1)
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
-        """Final hidden states [T, width] in the compute dtype. No mask is passed: the back end knows the bounds."""
-        if self.attention == VARLEN:
-            bounds = {"cu_seq_lens": batch.cu_seqlens, "max_length": batch.max_length}
-        else:
-            bounds = {"groups": batch.groups}
-        output = self.model(input_ids=batch.tokens[None], position_ids=batch.positions[None], **bounds)
-        return output.last_hidden_state[0]
+        """Final hidden states [T, width] in the compute dtype."""
+        return self._forward(batch)
 
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
         if self._rescue is None:
@@ -58,16 +50,38 @@ class Esm2Encoder:
         return self._rescue(batch)
 
 
-def swap_layers(model: torch.nn.Module, device: torch.device, precision: str, compile: str) -> tuple[Choice, ...]:
-    """The one place where faster layers replace `model.encoder.layer`, in place; returns what was chosen and why."""
-    return ()
+Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
+
+
+def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
+                   compile: str) -> tuple[Forward, tuple[Choice, ...]]:
+    """The way the network is run, and why: the one place where a faster one takes the stock model's."""
+    attention = choose_attention(device, compute_dtype(precision),
+                                 model.config.hidden_size // model.config.num_attention_heads)
+    return stock_forward(model, attention.value), (attention,)
+
+
+def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
+    """The stock EsmModel on the row [1, T] with our attention. No mask is passed: the back end knows the bounds."""
+    register_attention()
+    model.set_attn_implementation(REGISTERED[attention])
+
+    def forward(batch: PackedBatch) -> torch.Tensor:
+        flash = {"cu_seq_lens": batch.cu_seqlens, "max_length": batch.max_length}
+        bounds = flash if attention == VARLEN else {"groups": batch.groups}
+        output = model(input_ids=batch.tokens[None], position_ids=batch.positions[None], **bounds)
+        return output.last_hidden_state[0]
+
+    return forward
 
 
 def load_esm2(directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Esm2Encoder:
     """Load an EsmModel directory (config.json and weights, names with or without `esm.`)."""
     directory, device = Path(directory), torch.device(device)
     model = build_esm2(read_config(directory))
-    tensors = read_state_dict(directory, prefix="esm.")
+    # transformers 5 saves LayerNorm's weight and bias as gamma and beta
+    tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
+               for name, tensor in read_state_dict(directory, prefix="esm.").items()}
     assign_weights(model, tensors, device, compute_dtype(precision), directory)
     set_inv_freq(model, device, next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None))
     return Esm2Encoder(model, device, precision, compile, Fp32Rescue(load_esm2, directory, device))
