@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow.compute as pc
 import torch
 
+from virnucpro import __version__
 from virnucpro.calling.calibration import Calibration
 from virnucpro.clock import Clock
 from virnucpro.embedding.board import Board
@@ -34,6 +35,7 @@ from virnucpro.models.precision import resolve_precision
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
+from virnucpro.reporting.run_record import logging_to
 from virnucpro.results import call_identity, read_finished, write_results
 from virnucpro.run_state import Identity, RunLock, WorkPlace, difference
 from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open
@@ -79,10 +81,13 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
         settings = replace(settings, precision=precision.value)
         choices = [chosen, *choices, precision]
         board, place = Board(), WorkPlace(settings.output_dir, settings.checkpoint_dir)
+        log.debug("process %d of %d on %s", world.rank, world.size, accelerator.device)
     stores: list = []
     with ExitStack() as stack:
         if world.is_main:
             stack.enter_context(RunLock(place.hidden, str(settings.output_dir)))
+            stack.enter_context(logging_to(Outputs(settings.output_dir), logging.getLogger("virnucpro"), verbose=True))
+            log.info("virnucpro %s; %s", __version__, "; ".join(map(str, choices)))
         stack.enter_context(Stopping(lambda number: _stopped(number, stores, world), watch_parent=world.launched))
         if world.is_main:
             try:

@@ -16,13 +16,13 @@ COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from ha
 def make_accelerator(world: World, cpu: bool) -> Accelerator:
     """Join the process group, if there is one, and take this process's device.
 
-    More processes than GPUs share them over gloo, since NCCL refuses two ranks on one device. Threads are set here:
-    launchers export OMP_NUM_THREADS=1, which would leave a laptop on one core.
+    More processes than GPUs share them over gloo, since NCCL refuses two ranks on one device. Launchers export
+    OMP_NUM_THREADS=1, which would leave a laptop on one core: under them the cores are shared out here.
     """
     group = InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)
-    if cpu:
+    if cpu and world.launched and not world.self_launched:
         torch.set_num_threads(max(1, _cores() // world.local_size))
-    elif world.size > 1:
+    if not cpu and world.size > 1:
         if world.local_size > torch.cuda.device_count():
             group = InitProcessGroupKwargs(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
         if not check_cuda_p2p_ib_support():  # Accelerate refuses RTX 4000 cards without these

@@ -13,7 +13,7 @@ import torch
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
 from virnucpro.models.encoder import Fp32Rescue, assign_weights
-from virnucpro.models.packing import PackedBatch, pool
+from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
@@ -41,8 +41,8 @@ class Esm2Encoder:
         return pool(self.hidden(batch), batch, skip=1)
 
     def hidden(self, batch: PackedBatch) -> torch.Tensor:
-        """Final hidden states [T, width] in the compute dtype."""
-        return self._forward(batch)
+        """Final hidden states [T or more, width] in the compute dtype, in packed order."""
+        return self._forward(even_rows(batch, self.pad_id))
 
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
         if self._rescue is None:

@@ -32,15 +32,16 @@ class EsmLayerWeights:
     ffn_shift: torch.Tensor
 
 
-def esm_layers(layers) -> tuple[list[EsmLayerWeights], torch.Tensor]:
+def esm_layers(layers, heads: int) -> tuple[list[EsmLayerWeights], torch.Tensor]:
     """The weights of stock EsmLayers, rearranged, and the shift before the final LayerNorm. Copies q, k and v only."""
     first = layers[0].attention.self.query.weight
     shift = torch.zeros(first.shape[0], dtype=torch.float32, device=first.device)
     found = []
     for layer in layers:
         own, output = layer.attention.self, layer.attention.output.dense
-        qkv = torch.cat([own.query.weight, own.key.weight, own.value.weight])
-        qkv_bias = torch.cat([own.query.bias, own.key.bias, own.value.bias])
+        qkv, qkv_bias = (torch.cat([kernels.pairs_together(getattr(own.query, part), heads),
+                                    kernels.pairs_together(getattr(own.key, part), heads),
+                                    getattr(own.value, part)]) for part in ("weight", "bias"))
         middle = shift + output.bias.float()
         found.append(EsmLayerWeights(
             (layer.attention.LayerNorm.weight, layer.attention.LayerNorm.bias), qkv, qkv_bias, output.weight,
@@ -60,8 +61,9 @@ class FusedEsm2:
     """The stack of ESM-2 layers: residual stream in, final hidden states out."""
 
     def __init__(self, layers, heads: int, inv_freq: torch.Tensor, final_norm, eps: float, longest: int = 1024):
-        self.layers, self.final_shift = esm_layers(layers)
+        self.layers, self.final_shift = esm_layers(layers, heads)
         self.heads, self.eps, self.final_norm = heads, eps, final_norm
+        self.gelu_in_product = True
         self.rope = rope_tables(inv_freq, longest)
         self.hidden, self.wide = self.layers[0].out.shape[0], self.layers[0].up.shape[0]
         self._space: dict[int, tuple[torch.Tensor, ...]] = {}
@@ -75,23 +77,26 @@ class FusedEsm2:
 
     def __call__(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
         """x [T, H], overwritten; sequences of `lengths` lie in it from the start, rows behind them mean nothing."""
-        blocks = kernels.attention_blocks(lengths, kernels.BLOCK_M).to(x.device, non_blocking=True)
+        spans = kernels.spans(lengths).to(x.device, non_blocking=True)
         small, wide = self.workspace(x.shape[0], x)
         for layer in self.layers:
-            self.layer(layer, x, small, wide, blocks)
+            self.layer(layer, x, small, wide, spans)
         return kernels.layer_norm(x, *self.final_norm, self.eps, small, shift=self.final_shift)
 
-    def layer(self, w: EsmLayerWeights, x, small, wide, blocks) -> None:
+    def layer(self, w: EsmLayerWeights, x, small, wide, spans) -> None:
         rows = x.shape[0]
         qkv = wide[:rows * 3 * self.hidden].view(rows, -1)
         inner = wide[:rows * self.wide].view(rows, -1)
         kernels.layer_norm(x, *w.norm, self.eps, small, shift=w.shift)
         torch.mm(small, w.qkv.t(), out=qkv)
-        kernels.attention(qkv, small, blocks, self.heads, bias=w.qkv_bias, rope=self.rope)
+        kernels.attention(qkv, small, spans, self.heads, bias=w.qkv_bias, rope=self.rope)
         x.addmm_(small, w.out.t())
         kernels.layer_norm(x, *w.ffn_norm, self.eps, small, shift=w.ffn_shift)
-        torch.mm(small, w.up.t(), out=inner)
-        kernels.gelu_(inner, w.up_bias)
+        if self.gelu_in_product:
+            kernels.product(small, w.up, inner, bias=w.up_bias, gelu=True, block=(128, 256, 64))
+        else:
+            torch.mm(small, w.up.t(), out=inner)
+            kernels.gelu_(inner, w.up_bias)
         x.addmm_(inner, w.down.t())
 
 
@@ -110,13 +115,13 @@ class FusedDnabert:
         return self._space[tokens]
 
     def __call__(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-        blocks = kernels.attention_blocks(lengths, kernels.BLOCK_M).to(x.device, non_blocking=True)
+        spans = kernels.spans(lengths).to(x.device, non_blocking=True)
         wide = self.layers[0].mlp["wo"].weight.shape[1]
         qkv, mixed, branch, gated, inner = self.workspace(x.shape[0], x, x.shape[1], wide)
         for layer in self.layers:
             own, output, mlp = layer.attention["self"]["Wqkv"], layer.attention["output"], layer.mlp
             torch.mm(x, own.weight.t(), out=qkv)
-            kernels.attention(qkv, mixed, blocks, self.heads, bias=own.bias, slopes=self.slopes)
+            kernels.attention(qkv, mixed, spans, self.heads, bias=own.bias, slopes=self.slopes)
             torch.mm(mixed, output["dense"].weight.t(), out=branch)
             norm = output["LayerNorm"]
             kernels.layer_norm(x, norm.weight, norm.bias, self.eps, x, delta=branch, shift=output["dense"].bias)

@@ -8,8 +8,10 @@ from typing import Any
 from virnucpro.errors import Failure
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.fasta import write_fastas
+from virnucpro.reporting.multiqc import write_multiqc
 from virnucpro.reporting.original import write_original_tables
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.report import write_report
 from virnucpro.reporting.run_record import write_failures
 from virnucpro.reporting.tables import write_tables
 
@@ -32,3 +34,6 @@ def write_results(
     with stage("sequences"):
         write_fastas(outputs, answers)
     write_failures(outputs, failures)
+    with stage("report"):
+        write_report(outputs, answers, facts)
+        write_multiqc(outputs, answers, facts)

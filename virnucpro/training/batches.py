@@ -25,11 +25,11 @@ TOKEN_DROPOUT = 0.15 * 0.8  # ESM-2's constant: the share of masked tokens it wa
 class BatchShape:
     """How much a batch holds: frames, protein fragments, and rows of `row_length` tokens for each encoder."""
 
-    frames: int = 1024
-    fragments: int = 256
+    frames: int = 768
+    fragments: int = 160
     row_length: int = 384
-    esm2_rows: int = 320
-    dnabert_s_rows: int = 256
+    esm2_rows: int = 312
+    dnabert_s_rows: int = 200
 
 
 class Rows(NamedTuple):
