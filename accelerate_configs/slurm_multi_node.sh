@@ -32,6 +32,7 @@ export HF_HUB_OFFLINE=1
 export main_node port gpus_per_node input output checkout
 
 # One task a node; SLURM_NODEID is known only inside the task, so it is read there.
+# shellcheck disable=SC2016
 srun --kill-on-bad-exit=1 bash -c '
     exec "$checkout/.venv/bin/accelerate" launch \
         --config_file "$checkout/accelerate_configs/multi_node.yaml" \
