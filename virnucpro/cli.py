@@ -27,7 +27,7 @@ SECONDS_FOR_THE_MAIN_PROCESS = 3.0
 LIBRARY_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
-    name="virnucpro", no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
+    name="virnucpro", no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False,
     help="Which of these nucleotide sequences are viral? Answers for every one, from a laptop to many GPUs.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )  # fmt: skip
@@ -102,7 +102,8 @@ def predict(
     output_dir: Annotated[Path | None, typer.Option("-o", "--output-dir", help="Default: {first input}_virnucpro.",
                                                        rich_help_panel=INPUTS)] = None,
     table_format: Format = TableFormat.tsv,
-    features: Annotated[Features, typer.Option("--features", help="What merged_features.pt keeps.", rich_help_panel=INPUTS)] = Features.float32,
+    features: Annotated[Features, typer.Option("--features", rich_help_panel=INPUTS,
+                                                    help="What merged_features.pt keeps.")] = Features.float32,
     min_length: Annotated[int, typer.Option("--min-length", min=0, help="Skip shorter sequences (they are listed).",
                                             rich_help_panel=INPUTS)] = 0,
     model: Annotated[str | None, typer.Option("-m", "--model", help="500, 300, mini, or a bundle directory. Default: the best installed.",
@@ -148,22 +149,46 @@ def predict(
     v1_attention: Annotated[bool, typer.Option("--v1-attention", hidden=True)] = False,
 ) -> None:
     """Say for every sequence whether it is viral."""
-    from virnucpro.commands.predict import PredictOptions, run_predict
+    from virnucpro import api
+    from virnucpro.commands.predict import as_today, run_predict
 
     old = {
         "--esm-batch-size": esm_batch_size, "--dnabert-batch-size": dnabert_batch_size, "--threads": threads, "--parallel": parallel,
         "--persistent-models": persistent_models, "--v1-fallback": v1_fallback, "--v1-attention": v1_attention,
     }  # fmt: skip
-    options = PredictOptions(
-        inputs=[*(inputs or []), *(more_inputs or [])], output_dir=output_dir, table_format=table_format.value, features=features.value,
-        min_length=min_length, model=model, esm_model=esm_model, dna_model=dna_model, classifier=classifier, chunk_length=chunk_length,
-        gpus=gpus, num_processes=num_processes, precision=precision.value, batch_size=batch_size, compile=compile.value, resume=resume,
+    options = api.Options(
+        output_dir=output_dir, table_format=table_format.value, features=features.value, min_length=min_length, model=model,
+        esm_model=esm_model, dna_model=dna_model, classifier=classifier, chunk_length=chunk_length, gpus=gpus,
+        num_processes=num_processes, precision=precision.value, batch_size=batch_size, compile=compile.value, resume=resume,
         force=force, checkpoint_dir=checkpoint_dir, cache_dir=cache_dir, partial_ok=partial_ok, min_score=min_score,
         conservative=conservative, relaxed=relaxed, allow_short=allow_short, prevalence=prevalence, quiet=quiet or no_progress,
-        verbose=verbose, model_type=model_type.value if model_type else None, model_path=model_path, expected_length=expected_length,
-        device=device, obsolete=tuple(name for name, value in old.items() if value),
+        verbose=verbose,
     )  # fmt: skip
-    raise typer.Exit(run_predict(options))
+    options = as_today(options, model_type.value if model_type else None, model_path, expected_length, device)
+    raise typer.Exit(run_predict([*(inputs or []), *(more_inputs or [])], options, tuple(name for name, value in old.items() if value)))
+
+
+@app.command()
+def summarize(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a finished predict.", show_default=False)],
+    classifier: Annotated[Path | None, typer.Option("--classifier", help="Another classifier: .safetensors or .pth.")] = None,
+    min_score: MinScore = None,
+    conservative: Conservative = False,
+    relaxed: Relaxed = False,
+    allow_short: AllowShort = False,
+    prevalence: Prevalence = None,
+    table_format: Format = TableFormat.tsv,
+    cache_dir: CacheDir = None,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Call again from stored features: other thresholds, another classifier. Nothing is embedded again."""
+    from virnucpro.commands.predict import run_summarize
+
+    raise typer.Exit(run_summarize(
+        directory, classifier, quiet, verbose, min_score=min_score, conservative=conservative, relaxed=relaxed, allow_short=allow_short,
+        prevalence=prevalence, table_format=table_format.value, cache_dir=cache_dir,
+    ))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -179,7 +204,9 @@ def run(arguments: list[str]) -> int:
     world = None
     try:
         world = read_world()
-        code = app(arguments, standalone_mode=False)
+        command = typer.main.get_command(app)
+        command.rich_markup_mode = None  # the list of commands needs no panels, and answers in half the time without rich
+        code = command(arguments, standalone_mode=False)
         code = int(code) if isinstance(code, int) else 0
     except VirNucProError as error:
         code = error.exit_code
@@ -196,7 +223,8 @@ def run(arguments: list[str]) -> int:
         code = stop.code if isinstance(stop.code, int) else 1
     except Exception as error:
         code = UNEXPECTED
-        _complain(VirNucProError(f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"), verbose, world)
+        what = f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"
+        _complain(VirNucProError(what), verbose, world)
     if world is not None:
         leave_status(code, world)
     return code

@@ -279,7 +279,8 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     return {
         "name": bundle.name, "chunk_length": bundle.chunk_length, "frame_policy": bundle.frame_policy, "sources": bundle.sources,
         "sha256": bundle.identity(), "licence": bundle.licence, "accuracy": bundle.accuracy, "calibration": bundle.calibration,
-        "classifier": str(bundle.classifier),
+        "classifier": str(bundle.classifier.resolve()),
+        "directories": {name: str(getattr(bundle, name).resolve()) for name in ENCODERS},
     }  # fmt: skip
 
 
@@ -287,6 +288,14 @@ def _exit_code(table: FrameTable, failures: list[Failure], settings: PredictSett
     """0 all answered, 2 some failed; launchers other than ours would turn 2 into a traceback of theirs."""
     lenient = settings.partial_ok or (world.launched and not world.self_launched)
     return 2 if failures and not lenient else 0
+
+
+def device_memory() -> list[tuple[int, int]]:
+    """(used, total) bytes of each device this process sees; for the display."""
+    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
+        return []
+    both = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
+    return [(total - free, total) for free, total in both]
 
 
 def _device_name(device: torch.device) -> str:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 PRECISIONS: tuple[str, ...] = ("auto", "bf16", "fp16", "fp32", "int8")
 FEATURE_KINDS: tuple[str, ...] = ("float32", "float16", "none")
+TABLE_FORMATS: tuple[str, ...] = ("tsv", "parquet")
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 

@@ -131,9 +131,12 @@ class Outputs:
             path.with_suffix(f".{other}").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Unlink every file an earlier run may have left: both table formats, and the original's files of any stem."""
+        """Unlink every file an earlier run may have left, both table formats and the original's files of any stem.
+
+        The log stays: it is the directory's, and being written.
+        """
         tables = [path.with_suffix(f".{kind}") for path in (self.contigs, self.chunks, self.frames) for kind in ("tsv", "parquet")]
-        owned = [getattr(self, key) for key in PHRASES] + tables
+        owned = [getattr(self, key) for key in PHRASES if key != "run_log"] + tables
         for folder in self.directory.glob("*_merged"):
             stem = folder.name.removesuffix("_merged")
             owned += [self.prediction_results(stem), self.highest_scores(stem)]

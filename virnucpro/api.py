@@ -1,0 +1,272 @@
+"""The Python interface: `predict`, `summarize`, `embed`, and what they give back. The command line is a binding of it.
+
+Knows how options become settings and one process or several; everything heavy is imported when a call needs it.
+"""
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from virnucpro.errors import Failure, StoreError, UsageError
+from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
+from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
+from virnucpro.settings import (
+    CONSERVATIVE,
+    FEATURE_KINDS,
+    PRECISIONS,
+    RELAXED,
+    TABLE_FORMATS,
+    CallPoints,
+    CallSettings,
+    ModelSettings,
+    PredictSettings,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+    from virnucpro.reporting.answers import Answers
+    from virnucpro.reporting.outputs import Outputs
+
+STDIN_VARIABLE = "VIRNUCPRO_STDIN"  # where our own launch has put standard input for its processes
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `virnucpro predict`, by their names there."""
+
+    output_dir: Path | str | None = None
+    model: str | None = None
+    esm_model: str | None = None
+    dna_model: str | None = None
+    classifier: str | None = None
+    chunk_length: int | None = None
+    gpus: str | None = None
+    num_processes: int | None = None
+    precision: str = "auto"
+    batch_size: int | None = None
+    compile: str = "auto"
+    features: str = "float32"
+    min_length: int = 0
+    resume: bool = False
+    force: bool = False
+    checkpoint_dir: Path | str | None = None
+    cache_dir: Path | str | None = None
+    partial_ok: bool = False
+    min_score: float | None = None
+    conservative: bool = False
+    relaxed: bool = False
+    allow_short: bool = False
+    prevalence: float | None = None
+    table_format: str = "tsv"
+    quiet: bool = False
+    verbose: bool = False
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("precision", PRECISIONS), ("features", FEATURE_KINDS), ("table_format", TABLE_FORMATS)):
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
+        if self.resume and self.force:
+            raise UsageError("--resume continues and --force starts over; give one of them")
+
+    def arguments(self) -> list[str]:
+        """The command line that says the same, less what is as usual."""
+        words: list[str] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is True:
+                words.append(_flag(option.name))
+            elif value is not None and value is not False and value != option.default:
+                words.append(f"{_flag(option.name)}={value}")
+        return words
+
+    def call_settings(self) -> CallSettings:
+        points = call_points(self.min_score, self.conservative, self.relaxed)
+        return CallSettings(points, self.allow_short, self.prevalence, self.table_format)
+
+    def settings(self, inputs: tuple[InputFile, ...], output_dir: Path) -> PredictSettings:
+        return PredictSettings(
+            inputs=inputs, output_dir=output_dir,
+            model=ModelSettings(self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length),
+            precision=self.precision, batch_tokens=self.batch_size, compile=self.compile, features=self.features,
+            min_length=self.min_length, call=self.call_settings(), resume=self.resume, force=self.force,
+            checkpoint_dir=_path(self.checkpoint_dir), cache_dir=_path(self.cache_dir), partial_ok=self.partial_ok,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A finished run: its directory, its tables as Arrow (`.to_pandas()` makes a data frame), its features."""
+
+    directory: Path
+    failures: tuple[Failure, ...]
+    exit_code: int
+    outputs: Outputs
+    answers: Answers | None = None  # in memory where this process made them
+
+    @property
+    def contigs(self) -> pa.Table:
+        """Every input sequence, in input order: the columns of `contigs.tsv`."""
+        return _read_table(self.outputs.contigs)
+
+    @property
+    def chunks(self) -> pa.Table:
+        """Every chunk: the columns of `chunks.tsv`."""
+        return _read_table(self.outputs.chunks)
+
+    @property
+    def frames(self) -> pa.Table:
+        """Every open frame: the columns of `frames.tsv`."""
+        return _read_table(self.outputs.frames)
+
+    def features(self) -> tuple[list[str], np.ndarray]:
+        """Frame ids, and their features [frames, width], memory-mapped; nucleotides come first."""
+        from virnucpro.embedding.matrix import read_matrix
+
+        return read_matrix(self.outputs.features)
+
+
+def predict(paths: Path | str | Iterable[Path | str], output_dir: Path | str | None = None, model: str | None = None,
+            **options: Any) -> Result | None:
+    """Say for every sequence of `paths` whether it is viral, and write all results to `output_dir`.
+
+    paths: FASTA or FASTQ files, or directories of them. options: the other fields of `Options`, which are the options of
+    the command line. Raises VirNucProError, whose message is one line. With several GPUs a process each is started, and
+    inside a launcher's processes this one takes its share: there, only the main process gets a Result.
+    """
+    return run(_listed(paths), _options(output_dir=output_dir, model=model, **{"quiet": True, **options}))
+
+
+def embed(paths: Path | str | Iterable[Path | str], model: str | None = None, **options: Any) -> tuple[list[str], np.ndarray]:
+    """Frame ids and features float32 [frames, width] of `paths`; writes nothing but the cache of tokenized frames."""
+    import numpy as np
+
+    with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
+        result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
+        ids, matrix = result.features()
+        return ids, np.array(matrix)
+
+
+def summarize(directory: Path | str, classifier: Path | str | None = None, **options: Any) -> Result:
+    """New tables, FASTA and report in `directory` from its stored features; nothing is embedded again.
+
+    classifier: another one, `.safetensors` or the original's `.pth`. options: min_score, conservative, relaxed,
+    allow_short, prevalence, table_format, cache_dir as for `predict`.
+    """
+    from virnucpro.summarize import summarize as again
+
+    given = _options(**options)
+    outputs, answers, failures, code = again(Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir))
+    return Result(outputs.directory, failures, code, outputs, answers)
+
+
+def run(given: list[str], options: Options) -> Result | None:
+    """Check what can be checked without a model, then run here or in processes of our own."""
+    world = read_world()
+    output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
+    spool = output_dir / ".virnucpro-stdin"
+    inputs = _inputs(given, spool, world)
+    try:
+        processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
+        settings = options.settings(inputs, output_dir)
+        if not processes.spawn:
+            return _run_here(settings, options, world, processes)
+        code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
+        return _launched_result(settings, code)
+    finally:
+        if not world.launched:
+            os.environ.pop(STDIN_VARIABLE, None)
+            shutil.rmtree(spool, ignore_errors=True)
+
+
+def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
+    """The points of `--min-score`, `--conservative`, `--relaxed`, of which at most one may stand there."""
+    if sum((min_score is not None, conservative, relaxed)) > 1:
+        raise UsageError("--min-score, --conservative and --relaxed exclude each other; give one of them")
+    virus = min_score if min_score is not None else CONSERVATIVE if conservative else RELAXED if relaxed else None
+    return CallPoints() if virus is None else CallPoints(virus=virus, relaxed=min(virus, RELAXED))
+
+
+def default_output(given: list[str]) -> Path:
+    """`{stem of the first input}_virnucpro`."""
+    if not given:
+        raise UsageError("no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input")
+    return Path(f"{'stdin' if given[0] == '-' else stem_of(Path(given[0]).resolve().name)}_virnucpro")
+
+
+def _run_here(settings: PredictSettings, options: Options, world: World, processes: Processes) -> Result | None:
+    if processes.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
+    from virnucpro import pipeline
+    from virnucpro.reporting.progress import make_display
+
+    with make_display(options.quiet or not world.is_main, options.verbose, memory=pipeline.device_memory) as display:
+        outcome = pipeline.predict(settings, world, processes.cpu, [processes.choice], display)
+    if outcome is None:
+        return None
+    return Result(settings.output_dir, outcome.failures, outcome.exit_code, outcome.outputs, outcome.answers)
+
+
+def _launched_result(settings: PredictSettings, code: int) -> Result:
+    """What the processes of our own launch left; they have said themselves why, where they failed."""
+    from virnucpro.reporting.outputs import Outputs
+    from virnucpro.reporting.run_record import read_run_json
+
+    outputs = Outputs(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
+    facts = read_run_json(outputs.run_json) if code in (0, 2) else None
+    if facts is None:
+        raise SystemExit(code)
+    return Result(settings.output_dir, tuple(Failure(**failure) for failure in facts["failures"]), code, outputs)
+
+
+def _inputs(given: list[str], spool: Path, world: World) -> tuple[InputFile, ...]:
+    if "-" not in given:
+        return find_inputs(given)
+    if given != ["-"]:
+        raise UsageError("input -: standard input cannot be mixed with files; name files, or - alone")
+    if os.environ.get(STDIN_VARIABLE):
+        return (InputFile(Path(os.environ[STDIN_VARIABLE]), "stdin", "stdin"),)
+    if world.launched:
+        raise UsageError("input -: under a launcher one process would get it all; write it to a file, or use --gpus")
+    try:
+        file = spool_stdin(spool)
+    except OSError as error:
+        raise StoreError(f"{spool}: standard input cannot be kept here ({error.strerror}); choose another --output-dir") from error
+    os.environ[STDIN_VARIABLE] = str(file.path)
+    return (file,)
+
+
+def _options(**given: Any) -> Options:
+    known = {option.name for option in fields(Options)}
+    unknown = sorted(set(given) - known)
+    if unknown:
+        raise UsageError(f"{unknown[0]}: no such option; there are {', '.join(sorted(known))}")
+    return Options(**given)
+
+
+def _listed(paths: Path | str | Iterable[Path | str]) -> list[str]:
+    return [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+def _read_table(path: Path) -> pa.Table:
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path)
+    options = pyarrow.csv.ConvertOptions(null_values=["NA"], strings_can_be_null=False)
+    return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False), convert_options=options)

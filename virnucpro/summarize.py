@@ -1,0 +1,91 @@
+"""`summarize`: calls, tables and report once more from stored features, with other thresholds or another classifier."""
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from virnucpro.calling.calibration import Calibration
+from virnucpro.clock import Clock
+from virnucpro.embedding.matrix import read_matrix
+from virnucpro.errors import Failure, StoreError
+from virnucpro.models.classifier import Classifier
+from virnucpro.models.files import file_digest
+from virnucpro.reporting.answers import Answers
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.run_record import logging_to, read_run_json
+from virnucpro.results import write_results
+from virnucpro.run_state import HIDDEN, RunLock
+from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open
+from virnucpro.sequences.reader import InputFile
+from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.settings import CallSettings
+
+log = logging.getLogger(__name__)
+
+KEPT = ("identity", "exit_code", "retry", "choices", "device", "processes", "precision", "features", "batch_tokens", "embedding")
+
+
+def summarize(directory: Path, classifier: Path | None, call: CallSettings, cache_dir: Path | None = None,
+              ) -> tuple[Outputs, Answers, tuple[Failure, ...], int]:
+    """Write the results in `directory` again. Raises StoreError where its features or its inputs are not there any more."""
+    clock = Clock()
+    before = read_run_json(directory / "run.json")
+    if before is None or "identity" not in before:
+        raise StoreError(f"{directory}: no finished run of predict in here; run predict with --output-dir {directory}")
+    outputs = Outputs(directory, tuple(entry["stem"] for entry in before["inputs"]), call.table_format)
+    if not outputs.features.exists():
+        raise StoreError(f"{outputs.features}: not there, and without features nothing can be called again; run predict again")
+    with RunLock(directory / HIDDEN, str(directory)), logging_to(outputs, logging.getLogger("virnucpro")):
+        with clock.stage("read"):
+            table = _table(before, cache_dir)
+            lost, features = _features(table, outputs.features)
+        with clock.stage("classify"):
+            model, calibration = dict(before["model"]), before["model"]["calibration"]
+            if classifier is not None:
+                model |= {"name": f"{model['name'].removesuffix(' (modified)')} (modified)", "classifier": str(classifier),
+                          "sha256": model["sha256"] | {"classifier": file_digest(classifier)}, "calibration": None, "accuracy": None}
+                calibration = None
+            scores = np.full((len(table), 2), np.nan, dtype=np.float32)
+            scores[~lost] = Classifier.load(Path(model["classifier"])).scores(features)
+        failures = tuple(Failure(**failure) for failure in before["failures"])
+        facts = {name: before[name] for name in KEPT} | {"seconds_of_embedding": before.get("seconds_of_embedding") or before["seconds"]}
+        facts["identity"] = facts["identity"] | {"classifier": model["sha256"]["classifier"]}
+        calibrated = Calibration.from_json(calibration) if calibration else None
+        outputs.prepare()
+        answers = write_results(table, outputs, scores, lost, failures, model, calibrated, call, facts, clock)
+    return outputs, answers, failures, int(before["exit_code"])
+
+
+def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
+    """The run's table of frames, from the cache or built again from the same inputs."""
+    inputs = tuple(InputFile(Path(entry["path"]), entry["source"], entry["stem"]) for entry in before["inputs"])
+    gone = [str(file.path) for file in inputs if not file.path.exists()]
+    if gone:
+        raise StoreError(f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what there is")
+    model, identity = before["model"], before["identity"]
+    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]))
+    table = build_or_open(inputs, rules, Tokenizers(model["directories"]["esm2"], model["directories"]["dnabert_s"]), cache_dir, log.info)
+    if table.fingerprint != identity["frames"]:
+        raise StoreError("the inputs or the model's tokenizers have changed since the run; run predict again")
+    return table
+
+
+def _features(table: FrameTable, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """bool [frames] of those without a row, and the rows of the others, memory-mapped."""
+    ids, features = read_matrix(path)
+    if len(ids) == len(table):
+        if ids != table.frame_ids():
+            raise StoreError(f"{path}: its frames are not those of the run beside it; run predict again")
+        return np.zeros(len(table), dtype=bool), features
+    lost = np.ones(len(table), dtype=bool)
+    at = 0
+    for row, name in enumerate(table.frame_ids()):
+        if at < len(ids) and ids[at] == name:
+            lost[row] = False
+            at += 1
+    if at < len(ids):
+        raise StoreError(f"{path}: its frames are not those of the run beside it; run predict again")
+    return lost, features
