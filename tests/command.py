@@ -29,7 +29,8 @@ def virnucpro(home: Path, *arguments: str | Path, cwd: Path | None = None, extra
               launcher: Sequence[str] = (), stdin: bytes | None = None, timeout: float = 300) -> subprocess.CompletedProcess:
     """Run `virnucpro ARGUMENTS`; `launcher` goes between the interpreter's options and `-m virnucpro`."""
     command = [sys.executable, *launcher, "-m", "virnucpro", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd or home, env=environment(home, extra), input=stdin, capture_output=True, timeout=timeout, check=False)
+    child = environment(home, extra)
+    return subprocess.run(command, cwd=cwd or home, env=child, input=stdin, capture_output=True, timeout=timeout, check=False)
 
 
 def torchrun(processes: int) -> list[str]:

@@ -159,7 +159,7 @@ def summarize(directory: Path | str, classifier: Path | str | None = None, **opt
     classifier: another one, `.safetensors` or the original's `.pth`. options: min_score, conservative, relaxed,
     allow_short, prevalence, table_format, cache_dir as for `predict`.
     """
-    from virnucpro.summarize import summarize as again
+    from virnucpro.summary import summarize as again
 
     given = _options(**options)
     outputs, answers, failures, code = again(Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir))

@@ -125,9 +125,9 @@ def _prepare(settings: PredictSettings, bundle: Bundle, place: WorkPlace, device
     with clock.stage("plan"):
         display.stage("planning")
         identity = _identity(settings, bundle, table)
-        outputs.prepare()
         if _already_finished(settings, place, outputs, identity, world):
             return None
+        outputs.prepare()
         place.write_identity(identity)
         work, dtype = {}, "float16" if settings.features == "float16" else "float32"
         hashes = bundle.identity()

@@ -43,7 +43,7 @@ def test_batches_hold_every_row_once_and_no_more_tokens_than_allowed(seed):
     plan = make_plan(rows, lengths, tokens=512, max_rows=int(random.integers(1, 40)))
     length_of = dict(zip(rows.tolist(), lengths.tolist(), strict=True))
     seen = [plan.batch(number).tolist() for number in range(len(plan))]
-    assert sorted(sum(seen, [])) == rows.tolist()
+    assert sorted(row for batch in seen for row in batch) == rows.tolist()
     assert max(sum(length_of[row] for row in batch) for batch in seen) <= 512
     assert [length_of[row] for batch in seen for row in batch] == sorted(lengths.tolist(), reverse=True)
 

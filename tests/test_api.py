@@ -1,0 +1,121 @@
+"""The Python interface, and that `summarize` says what a fresh run would have said."""
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from command import GOLDEN, virnucpro
+
+import virnucpro as package
+from virnucpro.api import Options
+from virnucpro.errors import StoreError, UsageError
+
+PARTS = {"esm_model": str(GOLDEN / "esm2"), "dna_model": str(GOLDEN / "dnabert_s"), "classifier": str(GOLDEN / "500_model.pth")}
+FEW = "".join((GOLDEN / "input.fa").read_text().partition(">long3777")[:1])  # the first four records
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("api")
+
+
+@pytest.fixture(scope="module")
+def options(home) -> dict:
+    return {**PARTS, "precision": "fp32", "gpus": "none", "cache_dir": home / "cache", "batch_size": 512}
+
+
+@pytest.fixture(scope="module")
+def fasta(home) -> Path:
+    path = home / "few.fa"
+    path.write_text(FEW)
+    return path
+
+
+@pytest.fixture(scope="module")
+def result(home, options, fasta):
+    return package.predict(fasta, output_dir=home / "out", **options)
+
+
+def tables(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for kind in ("tsv", "bed", "fna", "txt", "csv") for p in directory.rglob(f"*.{kind}")}
+
+
+def test_tables_come_as_arrow(result):
+    assert result.exit_code == 0 and not result.failures
+    assert result.contigs["seq_name"].to_pylist() == ["exact500", "len499", "len501", "len1250"]
+    assert result.chunks["chunk"].to_pylist() == [1, 1, 1, 2, 1, 2, 3]
+    assert result.frames.num_rows == len(result.features()[0])
+
+
+def test_embed_gives_the_features_of_predict(home, options, fasta, result):
+    ids, matrix = package.embed(fasta, **options)
+    expected_ids, expected = result.features()
+    assert ids == expected_ids and (matrix == np.asarray(expected)).all()
+
+
+def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, result):
+    fresh = package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options)
+    again = package.predict(fasta, output_dir=home / "loose", **options)
+    package.summarize(again.directory, min_score=0.7, cache_dir=home / "cache")
+    assert tables(again.directory) == tables(fresh.directory)
+
+
+def test_summarize_with_another_classifier_equals_a_fresh_run_with_it(home, options, fasta):
+    from virnucpro.models.classifier import Classifier
+
+    other = Classifier.load(GOLDEN / "500_model.pth")
+    tensors = {name: tensor.detach().clone() for name, tensor in other.tensors.items()}
+    tensors["output_layer.bias"] += torch.tensor([0.0, 1.5])
+    Classifier(tensors).save(home / "other.safetensors")
+    fresh = package.predict(fasta, output_dir=home / "fresh_other", **{**options, "classifier": str(home / "other.safetensors")})
+    again = package.predict(fasta, output_dir=home / "to_other", **options)
+    package.summarize(again.directory, home / "other.safetensors", cache_dir=home / "cache")
+    mine, theirs = tables(again.directory), tables(fresh.directory)
+    assert mine.keys() == theirs.keys()
+    assert mine["few_merged/prediction_results.txt"] == theirs["few_merged/prediction_results.txt"]
+    assert mine["contigs.tsv"] == theirs["contigs.tsv"]
+
+
+def test_summarize_without_a_run_says_so(tmp_path):
+    with pytest.raises(StoreError, match="no finished run"):
+        package.summarize(tmp_path)
+
+
+def test_summarize_refuses_inputs_that_changed(home, options, tmp_path):
+    path = tmp_path / "changing.fa"
+    path.write_text(FEW)
+    package.predict(path, output_dir=tmp_path / "out", **options)
+    path.write_text(FEW.replace("A", "C", 1))
+    with pytest.raises(StoreError, match="changed"):
+        package.summarize(tmp_path / "out", cache_dir=home / "cache")
+
+
+def test_an_unknown_option_is_a_usage_error():
+    with pytest.raises(UsageError, match="no such option"):
+        package.predict("x.fa", thresholds=0.3)
+
+
+def test_options_say_themselves_as_a_command_line():
+    words = Options(output_dir="out dir", model="mini", force=True, min_score=0.4).arguments()
+    assert words == ["--output-dir=out dir", "--model=mini", "--force", "--min-score=0.4"]
+
+
+def test_drop_in_for_the_original_in_a_pipeline(home, options, fasta, tmp_path):
+    """What a workflow does today: fresh directory, old flags, the two old tables, and the word Traceback fails the step."""
+    run = virnucpro(
+        home, "predict", fasta, "--model-type", "custom", "--model-path", PARTS["classifier"], "--expected-length", "500",
+        "--esm-model", PARTS["esm_model"], "--dna-model", PARTS["dna_model"], "--output-dir", tmp_path / "step", "--force",
+        "--no-progress", "--batch-size", "256", "--esm-batch-size", "2048", "--dnabert-batch-size", "512", "--threads", "4", "--parallel",
+        "--device", "cpu", "--persistent-models", "--v1-fallback", "--v1-attention",
+    )  # fmt: skip
+    assert run.returncode == 0 and b"Traceback" not in run.stdout + run.stderr, run.stderr.decode()
+    assert run.stderr.decode().count("--esm-batch-size is no longer needed") == 1
+    with open(tmp_path / "step" / "few_merged" / "prediction_results_highestscore.csv", newline="") as file:
+        chunks = list(csv.DictReader(file, delimiter="\t"))
+    assert [row["Modified_ID"] for row in chunks] == sorted(row["Modified_ID"] for row in chunks)
+    assert all(0 <= float(row["max_score_0"]) <= 1 and 0 <= float(row["max_score_1"]) <= 1 for row in chunks)
+    frames = (tmp_path / "step" / "few_merged" / "prediction_results.txt").read_text().splitlines()
+    assert frames[0] == "Sequence_ID\tPrediction\tscore1\tscore2" and len(frames) > 1

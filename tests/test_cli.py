@@ -1,0 +1,60 @@
+"""The command line: quick, one line an error, exit codes, and no torch before it is wanted."""
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+
+import pytest
+from command import environment, error_line, virnucpro
+
+
+def test_help_is_quick_and_loads_no_torch(tmp_path):
+    code = (
+        "import sys, contextlib, io, virnucpro.cli as cli\n"
+        "with contextlib.redirect_stdout(io.StringIO()):\n"
+        "    assert cli.run(['--help']) == 0\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'pyarrow', 'pandas'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    result = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0  # 0.2 s on an idle machine
+
+
+def test_version_is_bare(tmp_path):
+    from virnucpro import __version__
+
+    result = virnucpro(tmp_path, "--version")
+    assert (result.returncode, result.stdout.decode().strip(), result.stderr) == (0, __version__, b"")
+
+
+@pytest.mark.parametrize("command", ["predict", "summarize"])
+def test_help_of_a_command_fits_80_columns(tmp_path, command):
+    result = virnucpro(tmp_path, command, "-h", extra={"COLUMNS": "80", "TERM": "dumb"})
+    assert result.returncode == 0
+    assert max(map(len, result.stdout.decode().splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["predict"], "no input"),
+        (["predict", "x.fa", "--nope"], "--nope"),
+        (["predict", "x.fa", "--precision", "int4"], "int4"),
+        (["predict", "x.fa", "--min-score", "2"], "between 0 and 1"),
+        (["predict", "x.fa", "--min-score", "0.4", "--relaxed"], "exclude each other"),
+        (["predict", "x.fa", "--resume", "--force"], "give one of them"),
+        (["predict", "-", "x.fa"], "cannot be mixed"),
+        (["predict", "x.fa", "--model-type", "custom"], "--model-path"),
+        (["predict", "x.fa", "--device", "tpu"], "--gpus"),
+        (["predict", "x.fa", "--prevalence", "0"], "between 0 and 1"),
+        (["unheard-of"], "unheard-of"),
+    ],
+)
+def test_usage_errors_are_one_line_and_exit_64(tmp_path, arguments, said):
+    result = virnucpro(tmp_path, *arguments)
+    assert result.returncode == 64
+    assert said in error_line(result)
+    assert result.stdout == b""
