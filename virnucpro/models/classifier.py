@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn.functional import batch_norm, linear, softmax
 
 from virnucpro.errors import ModelError
+from virnucpro.models.packing import ROW_BLOCK
 from virnucpro.models.weights import load_restricted, read_state_dict
 
-BLOCK = 256  # rows a product: constant, so that a row's bits do not depend on how many there are
 TENSORS = ("hidden_layer.weight", "hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var",
            "output_layer.weight", "output_layer.bias")
 
@@ -65,9 +65,10 @@ class Classifier:
         if rows.ndim != 2 or rows.shape[1] != self.width:
             raise ModelError(f"features of shape {tuple(rows.shape)} do not fit a classifier of width {self.width}")
         out = np.empty((len(rows), 2), np.float32)
-        block = torch.zeros(BLOCK, self.width)
-        for start in range(0, len(rows), BLOCK):
-            part = rows[start:start + BLOCK]
+        size = block_rows()
+        block = torch.zeros(size, self.width)
+        for start in range(0, len(rows), size):
+            part = rows[start:start + size]
             block[:len(part)] = part
             out[start:start + len(part)] = self._block(block)[:len(part)].numpy()
         return out
@@ -78,6 +79,12 @@ class Classifier:
         hidden = batch_norm(hidden, t["bn1.running_mean"], t["bn1.running_var"], t["bn1.weight"], t["bn1.bias"],
                             eps=self.eps)
         return softmax(linear(hidden.relu(), t["output_layer.weight"], t["output_layer.bias"]), dim=1)
+
+
+def block_rows() -> int:
+    """Rows a product, always the same and an even share for every thread: so a row's bits depend on the row alone."""
+    share = ROW_BLOCK * torch.get_num_threads()
+    return share * max(1, 768 // share)
 
 
 def checked(found: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
