@@ -1,0 +1,171 @@
+"""The report: its numbers are the tables' numbers, names are data, it is small, and it works in a real browser."""
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import browser
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from virnucpro.calling.calibration import Calibration
+from virnucpro.calling.consensus import CallRules, best_first
+from virnucpro.reporting.answers import assemble
+from virnucpro.reporting.multiqc import write_multiqc
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.report import render, write_report
+from virnucpro.reporting.tables import counts
+
+EVIL = [
+    "<script>document.title='broken'</script>", "</script><script>document.title='broken'</script>", "\"><img/src=x/onerror=alert(1)>",
+    "{{7*7}}{%raw%}", "a&lt;b", "'quoted'\"", "x" * 5000, "ünïcödé-名前",
+]  # fmt: skip
+RECORD = {
+    "version": "9.9", "command": ["virnucpro", "predict", "<b>in.fa</b>"], "model": {"name": "mini", "licence": "MIT"},
+    "failures": [{"path": "<i>bad.fa</i>", "stage": "read", "reason": "</style><script>document.title='broken'</script>"}],
+    "choices": [{"name": "precision", "value": "fp32", "reason": "CPU"}], "seconds": {"read": 1.5},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def evil(golden):
+    """The golden answers with names from the other side, the best hits first in line."""
+    order = best_first(golden.sequences, golden.records)
+    names = golden.names.to_pylist()
+    for row, name in zip(order.tolist(), EVIL, strict=False):
+        names[row] = name
+    return dataclasses.replace(golden, names=pa.array(names, pa.large_string()))
+
+
+class Elements(HTMLParser):
+    """Every start tag, and the text of the elements with an id."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict]] = []
+        self.by_id: dict[str, str] = {}
+        self._open: str | None = None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._open = dict(attrs).get("id")
+
+    def handle_data(self, data):
+        if self._open:
+            self.by_id.setdefault(self._open, data)
+            self._open = None
+
+
+def test_counts_are_those_of_the_tables(tmp_path, golden):
+    elements = Elements(render(Outputs(tmp_path), golden, RECORD))
+    number = counts(golden)
+    for key in ("virus", "ambiguous", "non_virus", "not_scored", "sequences"):
+        assert elements.by_id[f"n-{key}"] == f"{number[key]:,}"
+
+
+def test_names_and_reasons_are_data(tmp_path, evil):
+    text = render(Outputs(tmp_path), evil, RECORD)
+    elements = Elements(text)
+    assert [tag for tag, _ in elements.tags].count("script") == 1
+    assert not [tag for tag, _ in elements.tags if tag in ("img", "i") and "class" not in dict(_)]
+    assert "{{7*7}}{%raw%}" in text and "&lt;script&gt;" in text and "x" * 201 not in text
+
+
+def test_the_page_refers_to_nothing_but_citations(tmp_path, golden):
+    elements = Elements(render(Outputs(tmp_path), golden, RECORD))
+    for tag, attributes in elements.tags:
+        assert not attributes.keys() & {"src", "srcset", "data"}
+        if "href" in attributes:
+            assert tag == "a" and attributes["href"].startswith("https://")
+        if "xlink:href" in attributes:
+            assert attributes["xlink:href"].startswith("#")
+
+
+def test_the_same_answers_give_the_same_bytes(tmp_path, golden):
+    assert render(Outputs(tmp_path), golden, RECORD) == render(Outputs(tmp_path), golden, RECORD)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_nothing_to_show_is_a_page_too(tmp_path, rows):
+    records = pa.table({
+        "input": np.zeros(rows, np.int32), "name": pa.array(["a"] * rows, pa.string()), "length": np.full(rows, 800),
+        "gc": np.full(rows, np.nan), "n_chunks": np.full(rows, 2, np.int32), "n_ambiguous": np.zeros(rows, np.int64),
+        "notes": pa.array([""] * rows, pa.string()), "problem": pa.array([""] * rows, pa.string()), "skipped": np.zeros(rows, bool),
+    })  # fmt: skip
+    kinds = {"record": np.int64, "chunk": np.int32, "frame": np.int8, "start": np.int64, "end": np.int64, "aa_length": np.int32}
+    frames = pa.table({name: np.zeros(0, kind) for name, kind in kinds.items()})
+    inputs = [{"path": "a.fa", "source": "a.fa", "stem": "a"}]
+    answers = assemble(inputs, records, frames, np.zeros((0, 2), np.float32), np.zeros(0, bool), CallRules(500), "mini")
+    elements = Elements(render(Outputs(tmp_path), answers, {}))
+    assert elements.by_id["n-sequences"] == str(rows)
+
+
+def test_a_hundred_thousand_sequences_stay_under_3_mb(tmp_path):
+    path = Path(__file__).parents[2] / "benchmarks" / "tables.py"
+    spec = importlib.util.spec_from_file_location("benchmark_tables", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    fasta, records, frames, scores = module.made_up(100_000, tmp_path)
+    fasta.unlink()
+    calibration = Calibration(("intercept", "logit_score"), (0.0, 1.0))
+    inputs = [{"path": fasta, "source": "input.fna", "stem": "input"}]
+    answers = assemble(inputs, records, frames, scores, np.zeros(len(frames), bool), CallRules(500), "mini", calibration)
+    write_report(Outputs(tmp_path), answers, RECORD)
+    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+
+
+@pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)
+def test_in_a_real_browser(tmp_path, evil):
+    outputs = Outputs(tmp_path)
+    write_report(outputs, evil, RECORD)
+    with browser.browser(tmp_path / "profile") as page:
+        page.open(outputs.report)
+        assert page.run("return document.title") == "VirNucPro: input.fa"
+        assert page.run("return performance.getEntriesByType('resource').length") == 0
+        names = "return [...document.querySelectorAll('#hits tbody tr:not([hidden]) td:first-child')].map(c => c.textContent)"
+        before = page.run(names)
+        assert before[: len(EVIL)] == [name if len(name) <= 200 else name[:199] + "…" for name in EVIL]
+
+        click = "document.querySelectorAll('#hits thead button')[%d].click();"
+        number = "parseFloat(r.cells[%d].dataset.v ?? r.cells[%d].textContent)"
+        column = "return [...document.querySelectorAll('#hits tbody tr')].map(r => " + number + ")"
+        for index in (2, 4):  # length, score
+            page.run(click % index)
+            assert page.run(column % (index, index)) == sorted(page.run(column % (index, index)), reverse=True)
+            page.run(click % index)
+            assert page.run(column % (index, index)) == sorted(page.run(column % (index, index)))
+        page.run(click % 0)
+        assert [name.lower() for name in page.run(names)] == sorted(name.lower() for name in before)
+
+        page.run("const s = document.getElementById('search'); s.value = 'MIX3 virus'; s.dispatchEvent(new Event('input'))")
+        found = page.run(names)
+        assert found and all("mix3" in name for name in found)
+        assert page.run("return document.getElementById('shown').textContent") == f"{len(found)} shown"
+        assert page.run("return [...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)")
+        assert page.log() == []
+
+
+def test_multiqc_file_has_a_row_an_input(tmp_path, golden):
+    outputs = Outputs(tmp_path)
+    write_multiqc(outputs, golden, RECORD)
+    data = json.loads(outputs.multiqc.read_text())["data"]
+    number = counts(golden)
+    assert data == {"input": {"virus": number["virus"], "ambiguous": number["ambiguous"], "non-virus": number["non_virus"],
+                              "not_scored": number["not_scored"]}}  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("multiqc"), reason="MultiQC is not installed here")
+def test_multiqc_reads_it(tmp_path, golden):
+    write_multiqc(Outputs(tmp_path), golden, RECORD)
+    done = subprocess.run(["multiqc", "--no-version-check", "-o", "out", "."], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    found = [path.read_text() for path in (tmp_path / "out" / "multiqc_data").glob("*virnucpro_calls*.txt")]
+    assert found and re.search(rf"^input\t{counts(golden)['virus']}", found[0], re.M)

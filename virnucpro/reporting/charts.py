@@ -1,0 +1,176 @@
+"""Charts as inline SVG, drawn by matplotlib, coloured by the page.
+
+Matplotlib draws in marker colours that stand for roles (`#010101` is virus); they are exchanged for CSS variables, so that one
+picture serves the light and the dark page. Text stays text, in the page's font. Knows arrays; knows no tables and no HTML.
+"""
+from __future__ import annotations
+
+import io
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROLES = {
+    "virus": "#010101", "ambiguous": "#020202", "non-virus": "#030303", "not_scored": "#040404", "text": "#050505",
+    "grid": "#060606", "gap": "#070707", "region": "#080808", "line": "#090909",
+}  # fmt: skip
+LENGTH_EDGES = (0, 500, 1000, 3000, 10_000, 30_000, 100_000)
+LENGTH_NAMES = ("< 500", "500-1k", "1k-3k", "3k-10k", "10k-30k", "30k-100k", "≥ 100k")
+LENGTH_TICKS = tuple(n * 10**power for power in range(10) for n in (1, 3))
+MOST_BINS = 300  # steps of a track; more chunks are averaged
+CALLS = ("virus", "ambiguous", "non-virus")
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """Chunk scores along one sequence, NaN where a chunk has none. `edges` [n + 1] in bases, `regions` as (start, end)."""
+
+    edges: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    regions: Sequence[tuple[int, int]] = ()
+
+
+def score_histogram(score: NDArray[np.float64], call: NDArray[np.str_], points: Sequence[float], label: str) -> str:
+    """How many sequences have which score, stacked by call; `points` are drawn as lines."""
+    figure, axes = _figure(6.2, 2.9)
+    bins = np.linspace(0, 1, 41)
+    _stack(axes, bins[:-1], [np.histogram(score[call == word], bins)[0] for word in CALLS], 0.025 * 0.92, "edge")
+    for point in sorted(set(points)):
+        axes.axvline(point, color=ROLES["line"], lw=1, ls=(0, (4, 3)))
+    axes.set(xlim=(0, 1), xlabel=label, ylabel="sequences")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == int(value) else "")
+    return _svg(figure, f"Histogram of the {label} of {len(score)} sequences")
+
+
+def length_against_score(length: NDArray[np.int64], score: NDArray[np.float64], label: str) -> str:
+    """A map of how many sequences have which length and score; the darker, the more (on a logarithmic scale)."""
+    figure, axes = _figure(6.2, 2.9)
+    axes.set_xscale("log")
+    if len(length):
+        low, high = max(length.min(), 1) / 1.1, max(length.max(), 1) * 1.1
+        x, y = np.geomspace(low, high, 49), np.linspace(0, 1, 31)
+        counts = np.histogram2d(np.maximum(length, 1), score, (x, y))[0]
+        shade = np.log1p(counts) / np.log1p(counts.max())
+        for level in np.linspace(0.2, 1, 5):  # five shades, one path each
+            i, j = np.nonzero((shade > level - 0.2) & (shade <= level))
+            _boxes(axes, x[i], x[i + 1], y[j], y[j + 1], alpha=float(level))
+        ticks = [t for t in LENGTH_TICKS if low <= t <= high] or [round(low)]
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set(xlim=(low, high))
+    axes.set(ylim=(0, 1), xlabel="length (bases)", ylabel=label)
+    return _svg(figure, f"Length against {label}")
+
+
+def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
+    """The share of each call among the sequences of each range of lengths, with their number above."""
+    figure, axes = _figure(6.2, 2.9)
+    group = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
+    totals = np.bincount(group, minlength=len(LENGTH_NAMES))
+    x = np.arange(len(LENGTH_NAMES))
+    words = (*CALLS, "not_scored")
+    shares = [np.bincount(group[call == word], minlength=len(x)) / np.maximum(totals, 1) * 100 for word in words]
+    _stack(axes, x, shares, 0.72, "center", words)
+    for place, total in zip(x, totals, strict=True):
+        axes.text(place, 103, f"{total:,}", ha="center", va="bottom", fontsize=8, color=ROLES["text"])
+    axes.set(xlabel="length (bases)", ylabel="% of sequences", ylim=(0, 115), yticks=(0, 50, 100))
+    axes.set_xticks(x, LENGTH_NAMES)
+    return _svg(figure, "Calls by length")
+
+
+def track(data: Track) -> str:
+    """Chunk scores along a sequence: filled steps, grey where a chunk has no score, regions underlined."""
+    figure, axes = _figure(9.6, 0.95)
+    edges, scores = _binned(data)
+    gap = np.isnan(scores)
+    axes.stairs(np.where(gap, 1.0, 0.0), edges, fill=True, color=ROLES["gap"], lw=0)
+    for role, inside in (("virus", scores >= 0.5), ("non-virus", scores < 0.5)):
+        axes.stairs(np.where(inside, scores, 0.0), edges, fill=True, color=ROLES[role], lw=0)
+    axes.axhline(0.5, color=ROLES["line"], lw=0.8, ls=(0, (4, 3)))
+    for start, end in data.regions:
+        axes.plot([start, end], [1.1, 1.1], color=ROLES["region"], lw=3, solid_capstyle="butt", clip_on=False)
+    axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1), yticks=(0, 1))
+    axes.grid(False)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    return _svg(figure, "Chunk scores along the sequence")
+
+
+def _binned(data: Track) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Edges and scores of a track in at most `MOST_BINS` steps: means of the scored chunks, a gap where none is."""
+    n = len(data.scores)
+    if n <= MOST_BINS:
+        return data.edges, data.scores
+    first = np.linspace(0, n, MOST_BINS + 1).astype(int)[:-1]
+    scored = ~np.isnan(data.scores)
+    total = np.add.reduceat(np.where(scored, data.scores, 0.0), first)
+    count = np.add.reduceat(scored.astype(float), first)
+    means = np.divide(total, count, out=np.full(len(first), np.nan), where=count > 0)
+    return np.append(data.edges[first], data.edges[-1]), means
+
+
+def _stack(axes, x, heights, width: float, align: str, words: Sequence[str] = CALLS) -> None:
+    """Stacked bars, one path a colour."""
+    base = np.zeros(len(x))
+    for word, height in zip(words, heights, strict=True):
+        left = x if align == "edge" else x - width / 2
+        kept = height > 0
+        _boxes(axes, left[kept], left[kept] + width, base[kept], (base + height)[kept], ROLES[word])
+        base = base + height
+    axes.set_xlim(float(x[0]) - width, float(x[-1]) + width)
+    axes.set_ylim(0, max(float(base.max()), 1.0) * 1.05)
+
+
+def _boxes(axes, left, right, bottom, top, color: str = ROLES["virus"], alpha: float = 1.0) -> None:
+    """Any number of rectangles as one path."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    if not len(left):
+        return
+    corners = np.stack([left, bottom, right, bottom, right, top, left, top, left, bottom], axis=1).reshape(-1, 2)
+    codes = np.tile([Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY], len(left))
+    axes.add_patch(PathPatch(Path(corners, codes), facecolor=color, alpha=alpha, lw=0))
+
+
+def _figure(width: float, height: float):
+    """An empty, quiet pair of axes; `width` and `height` in inches of 72 points."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.add_subplot()
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(ROLES["grid"])
+    axes.tick_params(colors=ROLES["text"], labelsize=8.5, length=0)
+    axes.xaxis.label.set(color=ROLES["text"], fontsize=9)
+    axes.yaxis.label.set(color=ROLES["text"], fontsize=9)
+    axes.grid(axis="y", color=ROLES["grid"], lw=0.7)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _svg(figure, label: str) -> str:
+    """The figure as an `<svg>` element in the page's colours and font, the same bytes for the same data."""
+    import matplotlib
+
+    stream = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "virnucpro"}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)
+    text = re.sub(r'<g id="[^"]*">', "<g>", text)
+    text = re.sub(r"(\d+\.\d\d)\d+", r"\1", text)
+    text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
+    for role, colour in ROLES.items():
+        text = text.replace(colour, f"var(--{role})")
+    head = re.match(r"<svg[^>]*>", text)
+    box = re.search(r'viewBox="([^"]*)"', head[0])[1]
+    body = re.sub(r"\s*\n\s*", "\n", text[head.end() :])
+    return f'<svg viewBox="{box}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'.strip()

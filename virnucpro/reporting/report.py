@@ -1,0 +1,234 @@
+"""`report.html`: the result as one page that needs nothing else: no network, no other file.
+
+Collects what the page shows; how it looks is in `report.html`, `report.css` and `report.js` beside this module, the charts in
+`charts`. Names and reasons are data: the template escapes them all, and the page's own policy forbids any script but ours.
+"""
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.calling.columns import CALL_WORDS, Call, Note
+from virnucpro.calling.consensus import best_first, chunk_offsets
+from virnucpro.reporting import charts
+from virnucpro.reporting.answers import Answers
+from virnucpro.reporting.citation import CITATIONS
+from virnucpro.reporting.multiqc import ORDER, calls_by_input
+from virnucpro.reporting.outputs import Outputs, writing
+from virnucpro.reporting.tables import counts, notes
+
+MOST_HITS = 1000
+MOST_TRACKS = 12
+MOST_REGIONS = 100
+MOST_REGION_TRACKS = 8
+MOST_INPUTS = 100
+MOST_FAILURES = 50
+MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
+TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
+
+# Why a sequence has no call: the first of its notes that says so.
+REASONS = (
+    (Note.below_min_length, "shorter than --min-length"),
+    (Note.invalid_characters, "letters that are no nucleotide code"),
+    (Note.frame_too_long, "an open frame longer than ESM-2 reads (1,022 residues)"),
+    (Note.failed, "no embedding: it failed, see failed_files.txt"),
+    (Note.no_open_frame, "no open frame in any chunk"),
+    (Note.too_short, "shorter than half the model's chunk length"),
+)
+
+
+def write_report(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> None:
+    """Write the page. `record`: what `run.json` says of the run; what is missing there is left out."""
+    with writing(outputs.report) as stream:
+        stream.write(render(outputs, answers, record).encode("utf-8", "backslashreplace"))
+
+
+def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str:
+    """The page as text."""
+    import jinja2
+    from markupsafe import Markup
+
+    folder = files("virnucpro.reporting")
+    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["number"] = lambda value: f"{value:,}"
+    environment.filters["score"] = lambda value: "NA" if value != value else f"{value:.4f}"
+    environment.filters["short"] = shortened
+    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
+    return template.render(
+        **page(outputs, answers, record), style=Markup(style), script=Markup(script), script_hash=policy_hash(script), svg=Markup,
+    )  # fmt: skip
+
+
+def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything the template shows."""
+    sequences, records = answers.sequences, answers.records
+    scored = sequences.n_scored > 0
+    called = sequences.call != Call.not_scored
+    calibrated = bool(np.isfinite(sequences.virus_probability).any())
+    label = "virus probability" if calibrated else "virus score"
+    words = np.array(CALL_WORDS)[sequences.call]
+    deciding = sequences.deciding_score
+    hits = np.concatenate([best_first(sequences, records), best_first(sequences, records, Call.ambiguous)])
+    points = answers.rules.points
+    return {
+        "title": answers.inputs[0].source if len(answers.inputs) == 1 else f"{len(answers.inputs)} inputs",
+        "model": answers.model_label,
+        "number": counts(answers),
+        "scored": int(scored.sum()),
+        "calibrated": calibrated,
+        "label": label,
+        "points": points,
+        "chunk_length": answers.rules.chunk_length,
+        "reasons": reasons(sequences.call, sequences.notes),
+        "charts": [
+            (f"{label.capitalize()} of every called sequence", charts.score_histogram(deciding[called], words[called],
+                                                                       (points.virus, points.relaxed), label)),
+            (f"Length against {label}", charts.length_against_score(records.length[called], deciding[called], label)),
+            ("Calls by length", charts.calls_by_length(records.length, words)),
+        ],
+        "hits": [hit(answers, row) for row in _rows(answers, hits[:MOST_HITS])],
+        "n_hits": len(hits),
+        "tracks": tracks(answers, hits),
+        "track_chunks": TRACK_CHUNKS,
+        "regions": regions(answers),
+        "region_tracks": region_tracks(answers),
+        "inputs": inputs(answers),
+        "failures": list(record.get("failures", ()))[:MOST_FAILURES],
+        "n_failures": len(record.get("failures", ())),
+        "facts": facts(answers, record),
+        "files": [(name, phrase) for name, phrase in outputs.tree() if "/" not in name],
+        "citations": CITATIONS,
+        "version": record.get("version", ""),
+        "finished": record.get("finished", ""),
+    }  # fmt: skip
+
+
+def reasons(call: NDArray[np.uint8], note: NDArray[np.uint16]) -> list[tuple[str, int]]:
+    """How many sequences have no call for which reason, each counted once."""
+    left = note[call == Call.not_scored].astype(np.int64)
+    found = []
+    for flag, phrase in REASONS:
+        has = (left & flag.value) > 0
+        found.append((phrase, int(has.sum())))
+        left = left[~has]
+    return [(phrase, n) for phrase, n in [*found, ("no sequence", len(left))] if n]
+
+
+def _rows(answers: Answers, rows: NDArray[np.int64]) -> list[tuple[int, str]]:
+    """(row, notes) of the rows."""
+    texts = notes(answers, rows).to_pylist() if len(rows) else []
+    return list(zip(rows.tolist(), (text or "" for text in texts), strict=True))
+
+
+def hit(answers: Answers, row_and_notes: tuple[int, str]) -> dict[str, Any]:
+    """A line of the table of hits."""
+    row, note = row_and_notes
+    sequences, records = answers.sequences, answers.records
+    return {
+        "name": answers.names[row].as_py(),
+        "source": answers.inputs[int(records.input[row])].source,
+        "length": int(records.length[row]),
+        "gc": float(records.gc[row]),
+        "score": float(sequences.virus_score[row]),
+        "probability": float(sequences.virus_probability[row]),
+        "fdr": float(sequences.fdr[row]),
+        "n_scored": int(sequences.n_scored[row]),
+        "n_chunks": int(records.n_chunks[row]),
+        "call": CALL_WORDS[sequences.call[row]],
+        "note": note.replace(";", "; "),
+    }
+
+
+def tracks(answers: Answers, hits: NDArray[np.int64]) -> list[dict[str, Any]]:
+    """The course of the scores along the best hits that are long enough to have one."""
+    enough = answers.sequences.n_scored[hits] >= TRACK_CHUNKS
+    return [_track(answers, row) for row in hits[enough][:MOST_TRACKS].tolist()]
+
+
+def region_tracks(answers: Answers) -> list[dict[str, Any]]:
+    """The same for the sequences with the best virus-like regions, the regions marked."""
+    order = np.argsort(-answers.regions.mean_score, kind="stable")
+    best = list(dict.fromkeys(answers.regions.record[order].tolist()))[:MOST_REGION_TRACKS]
+    return [_track(answers, row) for row in best]
+
+
+def _track(answers: Answers, row: int) -> dict[str, Any]:
+    first, last = chunk_offsets(answers.records)[row : row + 2]
+    chunks, regions = answers.chunks, answers.regions
+    edges = np.append(chunks.start[first:last] - 1, chunks.end[last - 1]).astype(float)
+    mine = np.flatnonzero(regions.record == row)
+    spans = list(zip(regions.start[mine].tolist(), regions.end[mine].tolist(), strict=True))
+    picture = charts.track(charts.Track(edges, chunks.virus_score[first:last], spans))
+    return {**hit(answers, (row, "")), "picture": picture}
+
+
+def regions(answers: Answers) -> list[dict[str, Any]]:
+    """The best virus-like regions as lines of a table."""
+    found = answers.regions
+    order = np.argsort(-found.mean_score, kind="stable")[:MOST_REGIONS]
+    return [
+        {
+            "name": answers.names[int(found.record[i])].as_py(), "start": int(found.start[i]), "end": int(found.end[i]),
+            "n_chunks": int(found.n_chunks[i]), "n_scored": int(found.n_scored[i]), "mean": float(found.mean_score[i]),
+            "resolution": int(found.resolution[i]), "call": CALL_WORDS[answers.sequences.call[found.record[i]]],
+        }
+        for i in order
+    ]  # fmt: skip
+
+
+def inputs(answers: Answers) -> list[dict[str, Any]]:
+    """The calls of every input file."""
+    table = calls_by_input(answers)[:MOST_INPUTS].tolist()
+    return [
+        {"source": source.source, "total": sum(row), "calls": [row[call] for call in ORDER]}
+        for source, row in zip(answers.inputs, table, strict=False)
+    ]
+
+
+def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What ran on what, as name and value; only what is known."""
+    model, rules = record.get("model", {}), answers.rules
+    rows: list[tuple[str, Any]] = [
+        ("Version", record.get("version")),
+        ("Command", _words(record.get("command"))),
+        ("Finished", record.get("finished")),
+        ("Model", answers.model_label),
+        *((f"Model: {key.replace('_', ' ')}", _words(value)) for key, value in model.items() if key != "name"),
+        ("Chunk length", f"{rules.chunk_length} bases"),
+        ("Called virus from", rules.points.virus),
+        ("Ambiguous from", rules.points.relaxed),
+        ("Short sequences called", "yes" if rules.allow_short else "no"),
+        ("Device", record.get("device")),
+        ("Processes", record.get("processes")),
+        ("Precision", record.get("precision")),
+        *((f"Prevalence assumed for fdr: {source}", f"{share:.4f}") for source, share in list(answers.prevalence.items())[:MOST_INPUTS]),
+        *((str(choice["name"]), f"{choice['value']} ({choice['reason']})") for choice in record.get("choices", ())),
+        *((f"Seconds: {stage}", f"{seconds:.1f}") for stage, seconds in record.get("seconds", {}).items()),
+    ]  # fmt: skip
+    return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
+
+
+def _words(value: Any) -> str:
+    """A value of `run.json` as one line of words."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return " ".join(_words(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def shortened(text: str) -> str:
+    """A name that fits a page."""
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+
+
+def policy_hash(script: str) -> str:
+    """The hash by which a content security policy knows an inline script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
