@@ -89,7 +89,7 @@ def track(data: Track) -> str:
     gap = np.isnan(scores)
     axes.stairs(np.where(gap, 1.0, 0.0), edges, fill=True, color=ROLES["gap"], lw=0)
     for role, inside in (("virus", scores >= 0.5), ("non-virus", scores < 0.5)):
-        axes.stairs(np.where(inside, scores, 0.0), edges, fill=True, color=ROLES[role], lw=0)
+        axes.stairs(np.where(inside, np.maximum(scores, 0.02), 0.0), edges, fill=True, color=ROLES[role], lw=0)
     axes.axhline(0.5, color=ROLES["line"], lw=0.8, ls=(0, (4, 3)))
     for start, end in data.regions:
         axes.plot([start, end], [1.1, 1.1], color=ROLES["region"], lw=3, solid_capstyle="butt", clip_on=False)

@@ -32,6 +32,8 @@ MOST_FAILURES = 50
 MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
+NOT_SHOWN = ("name", "chunk", "classifier", "directories")  # facts on the model that stand elsewhere, or are paths of this machine
+
 # Why a sequence has no call: the first of its notes that says so.
 REASONS = (
     (Note.below_min_length, "shorter than --min-length"),
@@ -69,19 +71,17 @@ def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str
 def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template shows."""
     sequences, records = answers.sequences, answers.records
-    scored = sequences.n_scored > 0
     called = sequences.call != Call.not_scored
     calibrated = bool(np.isfinite(sequences.virus_probability).any())
     label = "virus probability" if calibrated else "virus score"
     words = np.array(CALL_WORDS)[sequences.call]
     deciding = sequences.deciding_score
     hits = np.concatenate([best_first(sequences, records), best_first(sequences, records, Call.ambiguous)])
-    points = answers.rules.points
+    points, failures = answers.rules.points, list(record.get("failures", ()))
     return {
         "title": answers.inputs[0].source if len(answers.inputs) == 1 else f"{len(answers.inputs)} inputs",
         "model": answers.model_label,
         "number": counts(answers),
-        "scored": int(scored.sum()),
         "calibrated": calibrated,
         "label": label,
         "points": points,
@@ -100,10 +100,10 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "regions": regions(answers),
         "region_tracks": region_tracks(answers),
         "inputs": inputs(answers),
-        "failures": list(record.get("failures", ()))[:MOST_FAILURES],
-        "n_failures": len(record.get("failures", ())),
+        "failures": failures[:MOST_FAILURES],
+        "n_failures": len(failures),
         "facts": facts(answers, record),
-        "files": [(name, phrase) for name, phrase in outputs.tree() if "/" not in name],
+        "files": [row for row in outputs.tree() if "/" not in row[0] and (row[0] != outputs.failed_files.name or failures)],
         "citations": CITATIONS,
         "version": record.get("version", ""),
         "finished": record.get("finished", ""),
@@ -197,28 +197,34 @@ def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     model, rules = record.get("model", {}), answers.rules
     rows: list[tuple[str, Any]] = [
         ("Version", record.get("version")),
-        ("Command", _words(record.get("command"))),
+        ("Command", _words(["virnucpro", *record.get("command", ())[1:]])),
         ("Finished", record.get("finished")),
         ("Model", answers.model_label),
-        *((f"Model: {key.replace('_', ' ')}", _words(value)) for key, value in model.items() if key != "name"),
+        *((f"Model: {name}", value) for name, value in _flat(model) if name.split()[0] not in NOT_SHOWN),
         ("Chunk length", f"{rules.chunk_length} bases"),
         ("Called virus from", rules.points.virus),
         ("Ambiguous from", rules.points.relaxed),
         ("Short sequences called", "yes" if rules.allow_short else "no"),
         ("Device", record.get("device")),
         ("Processes", record.get("processes")),
-        ("Precision", record.get("precision")),
         *((f"Prevalence assumed for fdr: {source}", f"{share:.4f}") for source, share in list(answers.prevalence.items())[:MOST_INPUTS]),
-        *((str(choice["name"]), f"{choice['value']} ({choice['reason']})") for choice in record.get("choices", ())),
+        *((choice["name"][:1].upper() + choice["name"][1:], f"{choice['value']} ({choice['reason']})") for choice in record.get("choices", ())),
         *((f"Seconds: {stage}", f"{seconds:.1f}") for stage, seconds in record.get("seconds", {}).items()),
     ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
 
 
+def _flat(model: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """The facts on a model, one a line, parts of parts as well."""
+    rows = []
+    for key, value in model.items():
+        name = f"{above} {key}".strip().replace("_", " ")
+        rows += _flat(value, name) if isinstance(value, Mapping) else [(name, _words(value))]
+    return rows
+
+
 def _words(value: Any) -> str:
     """A value of `run.json` as one line of words."""
-    if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " ".join(_words(item) for item in value)
     return "" if value is None else str(value)

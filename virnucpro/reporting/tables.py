@@ -207,6 +207,7 @@ def counts(answers: Answers) -> Mapping[str, int]:
     by_call = np.bincount(sequences.call, minlength=4)
     return {
         "sequences": len(records),
+        "scored": int((sequences.n_scored > 0).sum()),
         **{word.replace("-", "_"): int(n) for word, n in zip(CALL_WORDS, by_call, strict=True)},
         "bases": int(records.length.sum()),
         "chunks": len(answers.chunks),
