@@ -208,10 +208,16 @@ def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Device", record.get("device")),
         ("Processes", record.get("processes")),
         *((f"Prevalence assumed for fdr: {source}", f"{share:.4f}") for source, share in list(answers.prevalence.items())[:MOST_INPUTS]),
-        *((choice["name"][:1].upper() + choice["name"][1:], f"{choice['value']} ({choice['reason']})") for choice in record.get("choices", ())),
+        *(_choice(choice) for choice in record.get("choices", ())),
         *((f"Seconds: {stage}", f"{seconds:.1f}") for stage, seconds in record.get("seconds", {}).items()),
     ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
+
+
+def _choice(choice: Mapping[str, str]) -> tuple[str, str]:
+    """An automatic choice, with its reason."""
+    name = choice["name"]
+    return name[:1].upper() + name[1:], f"{choice['value']} ({choice['reason']})"
 
 
 def _flat(model: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
