@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.settings import Choice
@@ -22,8 +23,8 @@ UNSUITED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
 }  # fmt: skip
 STATUS_VARIABLE = "VIRNUCPRO_STATUS_DIR"  # set by our own launch only: where a worker leaves its exit code
+PARENT_VARIABLE = "VIRNUCPRO_LAUNCHER"  # set by our own launch only: its process id
 SECONDS_TO_END = 20
-STOPPED = "stopped by {name}; finished work is kept: run the same command again to go on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class World:
     local_size: int = 1
     restarts: int = 0
     self_launched: bool = False
+    parent: int | None = None  # the launcher's process id: when it is gone, this process is to end too
 
     @property
     def is_main(self) -> bool:
@@ -67,7 +69,8 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
                 "launch with --config_file accelerate_configs/multi_gpu.yaml instead"
             )
     number = {name: int(environment.get(name) or default) for name, default in
-              (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 0), ("TORCHELASTIC_RESTART_COUNT", 0))}
+              (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 0), ("TORCHELASTIC_RESTART_COUNT", 0),
+               (PARENT_VARIABLE, os.getppid()))}
     return World(
         launched=launched,
         rank=number["RANK"],
@@ -76,6 +79,7 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
         local_size=number["LOCAL_WORLD_SIZE"] or number["WORLD_SIZE"],
         restarts=number["TORCHELASTIC_RESTART_COUNT"],
         self_launched=bool(environment.get(STATUS_VARIABLE)),
+        parent=number[PARENT_VARIABLE] if launched else None,
     )
 
 
@@ -129,10 +133,11 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    forced = "--force" in arguments
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
-    threads = max(1, (os.cpu_count() or 1) // processes.count)
-    environment = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+    threads = max(1, cores() // processes.count)
+    environment = {PARENT_VARIABLE: str(os.getpid()), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
                    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_END), "PYTHONUNBUFFERED": "1"}
     if processes.visible is not None:
         environment["CUDA_VISIBLE_DEVICES"] = processes.visible
@@ -140,33 +145,61 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
         environment["ACCELERATE_USE_CPU"] = "true"
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as status:
         environment[STATUS_VARIABLE] = status
+        before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=processes.count, run_id=f"virnucpro-{os.getpid()}",
             rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", max_restarts=0,
-            logs_specs=DefaultLogsSpecs(),
+            logs_specs=DefaultLogsSpecs(log_dir=status),
         )
         try:
             elastic_launch(config, sys.executable)("-m", "virnucpro", *arguments)
             return _left_status(Path(status), 0) or 0
         except ChildFailedError as error:
             left = [_left_status(Path(status), rank) for rank in range(processes.count)]
-            rank, failure = error.get_first_failure()
+            rank, failure = _cause(error.failures, left)
             code = left[rank] if left[rank] is not None else left[0]
             if code is not None and code > 128:
-                raise Interrupted(f"process {rank} of {processes.count} was " + STOPPED.format(name=signal.Signals(code - 128).name),
-                                  code - 128) from None
+                raise Interrupted(f"process {rank} of {processes.count} was {stopped(code - 128, forced)}", code - 128) from None
             if code is not None:  # it ended by itself and has said why
                 return code
             killed = failure.exitcode < 0
-            how = f"killed by {signal.Signals(-failure.exitcode).name}" if killed else f"exit code {failure.exitcode}"
+            how = f"killed by {_signal_name(-failure.exitcode)}" if killed else f"exit code {failure.exitcode}"
             hint = " (out of host memory?)" if failure.exitcode == -signal.SIGKILL else ""
             raise VirNucProError(
-                f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped, finished work is kept: "
-                "run the same command again to go on"
+                f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped; {how_to_go_on(forced)}"
             ) from None
         except SignalException as stop:
-            raise Interrupted(STOPPED.format(name=signal.Signals(stop.sigval).name), int(stop.sigval)) from None
+            raise Interrupted(stopped(int(stop.sigval), forced), int(stop.sigval)) from None
+        finally:
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def stopped(number: int, forced: bool) -> str:
+    """What is said at the end of a run that a signal ended."""
+    return f"stopped by {_signal_name(number)}; {how_to_go_on(forced)}"
+
+
+def how_to_go_on(forced: bool) -> str:
+    return f"finished work is kept: run the same command again{' without --force' if forced else ''} to go on"
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _cause(failures: Mapping[int, Any], left: Sequence[int | None]) -> tuple[int, Any]:
+    """(rank, failure) that the others followed: one that could not leave a word first, then the earliest."""
+    return min(failures.items(), key=lambda item: (left[item[0]] is not None, item[1].timestamp))
 
 
 def leave_status(code: int, world: World) -> None:

@@ -5,18 +5,24 @@ Knows JSON and file locks; does not know how a run is carried out.
 """
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import StoreError
 
+log = logging.getLogger(__name__)
+
 HIDDEN = ".virnucpro"
+MOST_DIFFERENCES = 3  # named in one line
 
 Identity = Mapping[str, str]
 
@@ -36,12 +42,26 @@ class WorkPlace:
     def state_file(self) -> Path:
         return self.hidden / "run.json"
 
+    @property
+    def lock(self) -> RunLock:
+        return RunLock(self.hidden / "lock", self.output_dir)
+
+    def shards_lock(self, shards: Path) -> AbstractContextManager:
+        """Two runs with the same content, in two output directories, may meet in one `--checkpoint-dir`."""
+        if self.checkpoint_dir is None:
+            return nullcontext()
+        return RunLock(shards.with_suffix(".lock"), self.checkpoint_dir, "--checkpoint-dir")
+
     def shards(self, encoder: str, content: Mapping[str, str]) -> Path:
         """Directory of an encoder's finished rows, named by all that decides their values."""
         return (self.checkpoint_dir or self.hidden) / f"{encoder}-{digest(content)[:24]}"
 
-    def plans(self) -> Path:
-        return self.hidden / "plans"
+    def new_plans(self) -> Path:
+        """An empty directory for this start's plans."""
+        plans = self.hidden / "plans"
+        shutil.rmtree(plans, ignore_errors=True)
+        plans.mkdir(parents=True)
+        return plans
 
     def read_identity(self) -> Identity | None:
         """The identity of the unfinished run in here; None where there is none."""
@@ -50,38 +70,41 @@ class WorkPlace:
     def write_identity(self, identity: Identity) -> None:
         _write_json(self.state_file, dict(identity))
 
-    def clear(self, keep_lock: bool = True) -> None:
-        """Drop unfinished work, but not the lock that is being held."""
-        if self.hidden.is_dir():
-            for path in self.hidden.iterdir():
-                if keep_lock and path.name == "lock":
-                    continue
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def clear(self) -> None:
+        """Drop unfinished work, but not the lock that is being held. The identity goes last: what is left without it is nobody's."""
+        for path in sorted(self.hidden.iterdir(), key=lambda path: path == self.state_file):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name != "lock":
+                path.unlink(missing_ok=True)
 
 
 class RunLock:
-    """One run at a time in a directory, also across users; the kernel drops it when the process dies."""
+    """One run at a time, also across users; the kernel drops the lock when the process dies.
 
-    def __init__(self, directory: Path, what: str):
-        self._directory, self._what = directory, what
+    path: the lock's file; what: the directory it stands for, as the user knows it; option: which one names another.
+    """
+
+    def __init__(self, path: Path, what: Path, option: str = "--output-dir"):
+        self._path, self._what, self._option = path, what, option
         self._handle: int | None = None
 
     def __enter__(self) -> RunLock:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT, 0o666)
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
-            reason = error.strerror.lower()
-            raise StoreError(f"{self._what}: cannot be written ({reason}); choose another --output-dir") from error
+            reason = (error.strerror or str(error)).lower()
+            raise StoreError(f"{self._what}: cannot be written ({reason}); choose another {self._option}") from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):  # a file system without locks
+                log.warning("%s: cannot be locked (%s); see to it that no other run uses it", self._what, error.strerror)
+                return self
             owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip() or "another process"
-            os.close(self._handle)
-            self._handle = None
-            raise StoreError(
-                f"{self._what}: another run is writing here ({owner}); wait for it or choose another --output-dir"
-            ) from None
+            self.__exit__()
+            raise StoreError(f"{self._what}: another run is writing here ({owner}); wait for it or choose another {self._option}") from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         return self
@@ -92,6 +115,31 @@ class RunLock:
             self._handle = None
 
 
+def is_finished(directory: Path, now: Identity, call: Identity, unfinished: Identity | None, finished: Identity | None,
+                complete: bool) -> bool:
+    """Whether `directory` holds this very run, finished; else it may start there or go on.
+
+    now, call: this run's identity and its call settings; unfinished: what the state in the directory says; finished: what
+    the results there say, call settings included; complete: nothing failed that a new start could mend. Raises StoreError
+    where the directory holds another run, whose results are not to be mixed with these or lost.
+    """
+    if finished is not None and complete and dict(finished) == {**now, **call}:
+        return True
+    held = unfinished if unfinished is not None else finished
+    if held is None:
+        return False
+    changed = difference({key: value for key, value in held.items() if key not in call}, now)
+    if changed:
+        raise StoreError(f"{directory}: holds another run ({changed}); --force starts over, or choose another --output-dir")
+    changed = difference({key: value for key, value in held.items() if key in call}, call) if unfinished is None else ""
+    if changed:
+        raise StoreError(
+            f"{directory}: holds this run with other settings ({changed}); "
+            "`virnucpro summarize` calls again from its features, --force starts over"
+        )
+    return False
+
+
 def digest(content: Mapping[str, str]) -> str:
     return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
 
@@ -99,7 +147,10 @@ def digest(content: Mapping[str, str]) -> str:
 def difference(before: Identity, now: Identity) -> str:
     """What differs between two identities, in words, for one line."""
     changed = []
-    for key in [*now, *(key for key in before if key not in now)]:
+    keys = [*now, *(key for key in before if key not in now)]
+    if any(before.get(key) != now.get(key) for key in keys if key != "frames"):
+        keys.remove("frames")  # follows from the others
+    for key in keys:
         old, new = before.get(key), now.get(key)
         if old == new:
             continue
@@ -109,7 +160,8 @@ def difference(before: Identity, now: Identity) -> str:
             changed.append(f"{key} has other content")
         else:
             changed.append(f"{key} was {old}, now {new}")
-    return "; ".join(changed)
+    more = f" and {len(changed) - MOST_DIFFERENCES} more" if len(changed) > MOST_DIFFERENCES else ""
+    return "; ".join(changed[:MOST_DIFFERENCES]) + more
 
 
 def _read_json(path: Path) -> dict | None:
@@ -122,10 +174,13 @@ def _read_json(path: Path) -> dict | None:
 
 
 def _write_json(path: Path, content: Mapping) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.part")
-    with open(beside, "w") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(beside, "w") as file:
+            json.dump(content, file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise StoreError(f"{path.parent}: cannot be written ({(error.strerror or str(error)).lower()}); make room and try again") from error

@@ -1,4 +1,4 @@
-"""Ending in good order: SIGTERM, SIGINT and a vanished launcher flush finished work and end the process within seconds.
+"""Ending in good order: SIGTERM, SIGINT, a closed terminal and a vanished launcher flush finished work and end the process within seconds.
 
 A Python signal handler runs only between two byte codes of the main thread, which may sit in a collective or a GPU
 synchronization for minutes. So the signal wakes a thread of ours through a file descriptor.
@@ -14,24 +14,27 @@ from collections.abc import Callable
 from types import TracebackType
 
 POLL_SECONDS = 2.0
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Stopping:
-    """While entered, the first SIGTERM or SIGINT calls `finish(signal number)` in a thread of its own and ends the process.
+    """While entered, the first of SIGNALS calls `finish(signal number)` in a thread of its own and ends the process.
 
-    The exit code is 128 + the signal's number. With `watch_parent`, the launcher's death counts as SIGTERM.
+    The exit code is 128 + the signal's number. The end of the process `parent`, the launcher, counts as SIGTERM. To be
+    entered by the main thread, as Python wants it for signals.
     """
 
-    def __init__(self, finish: Callable[[int], None], watch_parent: bool):
+    def __init__(self, finish: Callable[[int], None], parent: int | None = None):
         self._finish = finish
-        self._watched = os.getppid() if watch_parent else None
+        self._parent = parent
         self._reader, self._writer = socket.socketpair()
         self._writer.setblocking(False)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._wait, name="stopping", daemon=True)
 
     def __enter__(self) -> Stopping:
-        self._before = {number: signal.signal(number, _noted) for number in (signal.SIGTERM, signal.SIGINT)}
+        taken = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup keeps its word
+        self._before = {number: signal.signal(number, _noted) for number in taken}
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread.start()
         return self
@@ -52,9 +55,9 @@ class Stopping:
                 return
             received = self._reader.recv(1) if ready else b""
             number = received[0] if received else 0
-            if not ready and self._watched is not None and os.getppid() != self._watched:
+            if not ready and self._parent is not None and os.getppid() != self._parent:
                 number = signal.SIGTERM
-            if number in (signal.SIGTERM, signal.SIGINT):
+            if number in self._before:
                 try:
                     self._finish(int(number))
                 finally:

@@ -17,7 +17,7 @@ from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.run_record import logging_to, read_run_json
 from virnucpro.results import write_results
-from virnucpro.run_state import HIDDEN, RunLock
+from virnucpro.run_state import WorkPlace
 from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open
 from virnucpro.sequences.reader import InputFile
 from virnucpro.sequences.tokens import Tokenizers
@@ -38,7 +38,7 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
     outputs = Outputs(directory, tuple(entry["stem"] for entry in before["inputs"]), call.table_format)
     if not outputs.features.exists():
         raise StoreError(f"{outputs.features}: not there, and without features nothing can be called again; run predict again")
-    with RunLock(directory / HIDDEN, str(directory)), logging_to(outputs, logging.getLogger("virnucpro")):
+    with WorkPlace(directory).lock, logging_to(outputs, logging.getLogger("virnucpro")):
         with clock.stage("read"):
             table = _table(before, cache_dir)
             lost, features = _features(table, outputs.features)

@@ -55,9 +55,15 @@ def test_a_sequence_longer_than_a_batch_is_refused():
 
 def test_a_saved_plan_is_the_plan(tmp_path):
     plan = make_plan(np.arange(50), np.arange(3, 53), tokens=100)
-    plan.save(tmp_path)
-    again = Plan.open(tmp_path)
+    again = Plan.open(plan.save(tmp_path, "esm2"))
     assert (again.rows == plan.rows).all() and (again.offsets == plan.offsets).all() and again.tokens == 100
+
+
+def test_a_plan_that_is_not_the_announced_one_is_refused(tmp_path):
+    folder = make_plan(np.arange(50), np.arange(3, 53), tokens=100).save(tmp_path, "esm2")
+    np.save(folder / "rows.npy", np.arange(50))
+    with pytest.raises(ValueError, match="not the one"):
+        Plan.open(folder)
 
 
 def test_room_in_a_gather_covers_the_batches_that_accelerate_repeats():

@@ -5,10 +5,11 @@ import os
 from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, check_cuda_p2p_ib_support
 
-from virnucpro.launch import World
+from virnucpro.launch import World, cores
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from hanging a run
 
@@ -21,7 +22,7 @@ def make_accelerator(world: World, cpu: bool) -> Accelerator:
     """
     group = InitProcessGroupKwargs(timeout=COLLECTIVE_TIMEOUT)
     if cpu and world.launched and not world.self_launched:
-        torch.set_num_threads(max(1, _cores() // world.local_size))
+        torch.set_num_threads(max(1, cores() // world.local_size))
     if not cpu and world.size > 1:
         if world.local_size > torch.cuda.device_count():
             group = InitProcessGroupKwargs(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
@@ -33,9 +34,5 @@ def make_accelerator(world: World, cpu: bool) -> Accelerator:
 
 def leave(accelerator: Accelerator) -> None:
     """Leave the process group: what follows is the main process's alone."""
-    if accelerator.num_processes > 1:
+    if dist.is_initialized():  # under a launcher a single process has a group too
         accelerator.state.destroy_process_group()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -17,6 +16,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader, Dataset
 
+from virnucpro.embedding.board import peers
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.plan import Plan, make_plan
 from virnucpro.models.packing import PackedBatch, pack
@@ -29,6 +29,10 @@ FAILURE_REASONS = {
     NOT_FINITE: "its embedding is not finite, in fp32 neither",
     NO_MEMORY: "does not fit the device's memory, alone neither; use a larger device or a shorter --chunk-length",
 }
+# Libraries below torch report a full memory as a plain RuntimeError.
+NO_MEMORY_WORDS = (
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDA out of memory", "DefaultCPUAllocator: can't allocate",
+)  # fmt: skip
 
 
 class Encoder(Protocol):
@@ -108,13 +112,14 @@ def extract(
     Rows that are not finite are computed a second time in fp32, after all others; what stays so fails alone.
     """
     first = _pass(accelerator, encoder.embed, encoder.width, batches, store, on_step)
-    again = broadcast_object_list([sorted(r for r, how in first.lost.items() if how == NOT_FINITE)])[0]
+    with peers():
+        again = broadcast_object_list([sorted(r for r, how in first.lost.items() if how == NOT_FINITE)])[0]
     second = Pass()
     if again:
         log.warning("%d embeddings are not finite: computing them again in fp32", len(again))
         rows = np.asarray(again, dtype=np.int64)
         lengths = np.array([len(ids) for ids in batches.token_ids(rows)])
-        plan = make_plan(rows, lengths, int(lengths.max()))
+        plan = make_plan(rows, lengths, batches.longest)  # one size for all runs, whichever rows are left in this one
         second = _pass(accelerator, encoder.recompute_fp32, encoder.width, replace(batches, plan=plan), store)
     lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
     failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
@@ -154,13 +159,14 @@ def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_ste
             mine = (_padded(batch.index, room, -1), _padded(how, room, PLAIN), _padded(rows, room, 0.0))
             # Gathered before the loader advances: what is trimmed depends on the loader's state. Only the copy to the
             # host lags one step, so that the device is not idle while the store writes.
-            gathered = accelerator.gather_for_metrics(mine)
+            with peers():
+                gathered = accelerator.gather_for_metrics(mine)
             if accelerator.is_main_process:
                 ready = _to_host(gathered)
                 if waiting is not None:
                     result.keep(store, _wait(waiting))
                 waiting = ready
-                sizes = np.diff(plan.offsets)[number * processes : (number + 1) * processes]
+                sizes = plan.sizes(number, processes)
                 on_step(Step(number + 1, steps, len(sizes), int(sizes.sum()), plan.tokens * len(sizes)))
     if waiting is not None:
         result.keep(store, _wait(waiting))
@@ -171,10 +177,7 @@ def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_ste
 
 def embed_or_split(embed, width: int, batch: PlannedBatch, batches: PlannedBatches) -> tuple[torch.Tensor, torch.Tensor]:
     """(rows [n, width], how [n]) of one batch, on the device; a batch too large for the memory is split."""
-    try:
-        rows, split = embed(batch.packed), None
-    except torch.OutOfMemoryError:
-        rows = None  # leave the handler first: the traceback holds the tensors that filled the memory
+    rows, split = _unless_no_memory(embed, batch.packed), None
     if rows is None:
         rows, split = _embed_halves(embed, width, batch.sequences, batches, batch.index.device)
     how = torch.where(torch.isfinite(rows).all(dim=1), PLAIN, NOT_FINITE)
@@ -192,9 +195,7 @@ def _embed_halves(embed, width: int, sequences, batches: PlannedBatches, device)
     middle = len(sequences) // 2
     done, how = [], []
     for half in (sequences[:middle], sequences[middle:]) if middle else (sequences,):
-        rows = None
-        with suppress(torch.OutOfMemoryError):
-            rows = embed(_pack_tight(half, batches).to(device))
+        rows = _unless_no_memory(embed, _pack_tight(half, batches).to(device))
         if rows is not None:
             kinds = [SPLIT] * len(half)
         elif len(half) > 1:
@@ -204,6 +205,16 @@ def _embed_halves(embed, width: int, sequences, batches: PlannedBatches, device)
         done.append(rows)
         how += kinds
     return torch.cat(done), how
+
+
+def _unless_no_memory(embed, packed: PackedBatch) -> torch.Tensor | None:
+    """The rows, or None where memory does not suffice. The traceback, which holds the tensors that filled it, is let go."""
+    try:
+        return embed(packed)
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in NO_MEMORY_WORDS):
+            raise
+    return None
 
 
 def _pack_tight(sequences, batches: PlannedBatches) -> PackedBatch:

@@ -10,6 +10,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +34,10 @@ class StoreState:
 
 
 class FeatureStore:
-    """Rows of one encoder. One process (the main one) writes; the run's lock sees to that."""
+    """Rows of one encoder. One process (the main one) writes; the run's lock sees to that.
+
+    A thread writes the shards, one at a time, so that devices need not wait for the disk.
+    """
 
     def __init__(self, directory: Path, width: int, dtype: str = "float32"):
         self.directory = directory
@@ -44,13 +48,15 @@ class FeatureStore:
         self._rows: list[np.ndarray] = []
         self._bytes = 0
         self._flushed_at = time.monotonic()
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{directory}: cannot keep work here ({error.strerror}); choose another directory") from error
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="shards")
+        self._writing: Future[None] | None = None
 
     def load(self) -> StoreState:
         """Verify every shard. A damaged one is renamed to `*.damaged`: its rows are embedded again."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"{self.directory}: cannot keep work here ({error.strerror}); choose another directory") from error
         for leftover in self.directory.glob(".*.part"):
             leftover.unlink()
         done, damaged = [], []
@@ -65,38 +71,51 @@ class FeatureStore:
         return StoreState(rows, tuple(damaged))
 
     def add(self, index: np.ndarray, rows: np.ndarray) -> None:
-        """Take `rows` [n, width] of representatives `index` [n]; written within FLUSH_SECONDS."""
+        """Take over `rows` [n, width] of representatives `index` [n]; written within FLUSH_SECONDS. Errors: as `flush`."""
         if rows.shape != (len(index), self.width):
             raise ValueError(f"rows of shape {rows.shape} for {len(index)} representatives of width {self.width}")
         with self._lock:
-            self._index.append(np.array(index, dtype=np.int64))
-            self._rows.append(rows.astype(self.dtype))
+            self._index.append(np.asarray(index, dtype=np.int64))
+            self._rows.append(rows.astype(self.dtype, copy=False))
             self._bytes += self._rows[-1].nbytes
             if self._bytes >= FLUSH_BYTES or time.monotonic() - self._flushed_at >= FLUSH_SECONDS:
-                self.flush()
+                self._start_writing()
 
     def flush(self) -> None:
-        """Write what is held as one shard: beside, synced, renamed."""
+        """Write what is held, and return when it is on the disk. Raises StoreError where it cannot be written."""
         with self._lock:
-            self._flushed_at = time.monotonic()
-            if not self._index:
-                return
-            index, rows = np.concatenate(self._index), np.concatenate(self._rows)
-            name = f"{time.time_ns():020d}-{_checksum(index, rows)}.safetensors"
-            part = self.directory / f".{name}.part"
-            try:
-                with open(part, "wb") as file:
-                    file.write(save({"index": index, "rows": rows}))
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(part, self.directory / name)
-                _sync_directory(self.directory)
-            except OSError as error:
-                part.unlink(missing_ok=True)
-                raise StoreError(
-                    f"{self.directory}: cannot write embeddings ({error.strerror}); make room and run the same command again"
-                ) from error
-            self._index, self._rows, self._bytes = [], [], 0
+            self._start_writing()
+            self._end_writing()
+
+    def _start_writing(self) -> None:
+        self._end_writing()
+        self._flushed_at = time.monotonic()
+        if self._index:
+            index, rows, self._index, self._rows, self._bytes = self._index, self._rows, [], [], 0
+            self._writing = self._writer.submit(self._write, index, rows)
+
+    def _end_writing(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def _write(self, indices: list[np.ndarray], all_rows: list[np.ndarray]) -> None:
+        """One shard: written beside, synced, renamed."""
+        index, rows = np.concatenate(indices), np.concatenate(all_rows)
+        name = f"{time.time_ns():020d}-{_checksum(index, rows)}.safetensors"
+        part = self.directory / f".{name}.part"
+        try:
+            with open(part, "wb") as file:
+                file.write(save({"index": index, "rows": rows}))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self.directory / name)
+            _sync_directory(self.directory)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise StoreError(
+                f"{self.directory}: cannot write embeddings ({error.strerror}); make room and run the same command again"
+            ) from error
 
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(index, rows) of each shard on disk, verified again; raises StoreError on damage since `load`."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -58,16 +57,15 @@ def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: in
     return asked if asked is not None else max(default, longest)
 
 
-def make_work(table: FrameTable, encoder: str, directory: Path, width: int, dtype: str, tokens: int) -> Work:
-    """Verify what is stored for `encoder` in `directory` and plan the rest."""
+def make_work(table: FrameTable, encoder: str, store: FeatureStore, tokens: int) -> Work:
+    """Verify what `store` holds of `encoder` and plan the rest."""
     key = KEYS[encoder]
     sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
-    store = FeatureStore(directory, width, dtype)
     state = store.load()
     for line in state.damaged:
         log.warning("a stored part of %s is damaged and set aside (%s); its rows are embedded again", encoder, line)
     if len(np.setdiff1d(state.done, sharing.unique, assume_unique=True)):
-        raise StoreError(f"{directory}: holds rows of other frames; start over with --force")
+        raise StoreError(f"{store.directory}: holds rows of other frames; start over with --force")
     todo = np.setdiff1d(sharing.unique, state.done, assume_unique=True)
     if len(state.done):
         log.info("%s: %d of %d embeddings are there already", encoder, len(state.done), len(sharing.unique))

@@ -31,18 +31,13 @@ class Part:
     representative: np.ndarray
 
 
-def bytes_needed(frames: int, width: int, itemsize: int) -> int:
-    """Disk the shards and the final matrix take together, before the shards are dropped."""
-    return 2 * frames * width * itemsize
-
-
-def check_room(directory: Path, needed: int) -> None:
-    """Refuse to start a run that the disk cannot hold."""
+def check_room(directory: Path, needed: int, option: str = "--output-dir") -> None:
+    """Refuse to start a run that the disk cannot hold; `option` names another place."""
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise StoreError(
             f"{directory}: {needed / 1e9:.1f} GB wanted for features, {free / 1e9:.1f} GB free; "
-            "make room, choose another --output-dir, or keep less with --features float16"
+            f"make room, choose another {option}, or keep less with --features float16"
         )
 
 

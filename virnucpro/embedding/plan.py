@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import xxhash
 
 MAX_ROWS = 1024  # sequences in one batch: bounds the rows that travel in one gather
 
@@ -40,25 +41,41 @@ class Plan:
     def batch(self, number: int) -> np.ndarray:
         return np.asarray(self.rows[self.offsets[number] : self.offsets[number + 1]])
 
+    def sizes(self, step: int, processes: int) -> np.ndarray:
+        """Rows of the batches that `processes` processes have at `step`, int64 [processes or, in the last step, fewer]."""
+        bounds = self.offsets[step * processes : (step + 1) * processes + 1]
+        return bounds[1:] - bounds[:-1]
+
     def width_at(self, step: int, processes: int) -> int:
         """Rows to make room for when `processes` neighbouring batches are gathered at `step`.
 
         Accelerate repeats batches from the start where the last step has too few; those count too.
         """
-        sizes = np.diff(self.offsets)
-        wanted = np.arange(step * processes, (step + 1) * processes) % len(sizes)
-        return int(sizes[wanted].max())
+        wanted = np.arange(step * processes, (step + 1) * processes) % len(self)
+        return int((self.offsets[wanted + 1] - self.offsets[wanted]).max())
 
-    def save(self, directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        np.save(directory / "rows.npy", self.rows)
-        np.save(directory / "offsets.npy", np.append(self.offsets, self.tokens))
+    def save(self, directory: Path, name: str) -> Path:
+        """Write the plan below `directory`, in a folder that is named by the plan's content."""
+        folder = directory / f"{name}-{self._digest()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        np.save(folder / "rows.npy", self.rows)
+        np.save(folder / "offsets.npy", np.append(self.offsets, self.tokens))
+        return folder
 
     @classmethod
-    def open(cls, directory: Path) -> Plan:
-        rows = np.load(directory / "rows.npy", mmap_mode="r")
-        offsets = np.load(directory / "offsets.npy")
-        return cls(rows, offsets[:-1], int(offsets[-1]))
+    def open(cls, folder: Path) -> Plan:
+        """The plan in `folder`. Raises OSError or ValueError while it is not, or not yet, whole."""
+        offsets = np.load(folder / "offsets.npy")
+        plan = cls(np.load(folder / "rows.npy", mmap_mode="r"), offsets[:-1], int(offsets[-1]))
+        if not folder.name.endswith(plan._digest()):
+            raise ValueError("the plan is not the one its name stands for")
+        return plan
+
+    def _digest(self) -> str:
+        digest = xxhash.xxh3_128(np.ascontiguousarray(self.rows))
+        digest.update(np.ascontiguousarray(self.offsets))
+        digest.update(str(self.tokens).encode())
+        return digest.hexdigest()
 
 
 def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Sharing:
