@@ -7,8 +7,8 @@ torch. `bundle.json`:
      "esm2": "esm2", "dnabert_s": "dnabert_s", "classifier": "classifier.safetensors",
      "licence": "...", "accuracy": {...}, "calibration": {...}}
 
-An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit}. frame_policy, accuracy, licence
-and calibration may be absent.
+An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit, "path": where it lies}.
+frame_policy, accuracy, licence and calibration may be absent.
 """
 from __future__ import annotations
 

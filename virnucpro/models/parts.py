@@ -20,7 +20,7 @@ WEIGHTS = (["*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.b
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`kind` is esm2, dnabert_s or classifier; either `path`, or `hub` with an optional `revision`."""
+    """`kind` is esm2, dnabert_s or classifier; `path`, or `hub` with an optional `revision`, or both: it came from there."""
 
     kind: str
     path: Path | None = None
@@ -28,7 +28,9 @@ class Part:
     revision: str | None = None
 
     def __str__(self) -> str:
-        return str(self.path) if self.path else f"{self.hub}@{self.revision}" if self.revision else str(self.hub)
+        if not self.hub:
+            return str(self.path)
+        return f"{self.hub}@{self.revision}" if self.revision else self.hub
 
     def local(self) -> Path | None:
         """Where the part lies, complete, on this machine; None if nowhere."""
@@ -103,7 +105,8 @@ def parse_part(kind: str, value: object, base: Path) -> Part:
     if isinstance(value, dict) and isinstance(value.get("hub"), str) and kind != "classifier":
         if not HUB_ID.fullmatch(value["hub"]):
             raise ValueError(f"{kind}: {value['hub']!r} is not a hub id (owner/name)")
-        return Part(kind, hub=value["hub"], revision=value.get("revision"))
+        path = base / value["path"] if isinstance(value.get("path"), str) else None
+        return Part(kind, path=path if path and path.is_dir() else None, hub=value["hub"], revision=value.get("revision"))
     if not isinstance(value, str) or not value:
         raise ValueError(f"{kind}: {value!r} is neither a path nor a hub id")
     path = base / Path(value).expanduser()
