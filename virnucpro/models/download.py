@@ -122,11 +122,15 @@ def _continue(url: str, part: Path) -> None:
         if error.code == 416 and have:  # nothing is missing, or `part` is of something else: its id will tell
             return
         raise
+    missing = int(answer.headers.get("Content-Length", 0))
     with answer, part.open("ab" if answer.status == 206 else "wb") as out:
         while block := answer.read(BLOCK):
+            missing -= len(block)
             out.write(block)
         out.flush()
         os.fsync(out.fileno())
+    if missing > 0:  # read() does not say that a connection was cut
+        raise ConnectionError(f"the connection ended {missing:,} bytes early")
 
 
 @contextlib.contextmanager
