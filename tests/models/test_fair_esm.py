@@ -27,8 +27,8 @@ def authors_name(name: str) -> str:
     return name.replace("embeddings.word_embeddings", "embed_tokens").replace("encoder.emb_layer_norm", "emb_layer_norm")
 
 
-@pytest.fixture(scope="module")
-def both():
+@pytest.fixture(scope="module", params=["off", "auto"])
+def both(request):
     model = random_esm2("tiny", "cpu", torch.float32)
     values = torch.Generator().manual_seed(3)
     for parameter in model.parameters():  # larger than at initialization, so that attention is far from uniform
@@ -37,7 +37,7 @@ def both():
     authors_state = authors.state_dict()
     authors_state |= {authors_name(name): tensor for name, tensor in model.named_parameters()}
     authors.load_state_dict({name: tensor for name, tensor in authors_state.items() if name in authors.state_dict()})
-    return Esm2Encoder(model, torch.device("cpu"), "fp32"), authors
+    return Esm2Encoder(model, torch.device("cpu"), "fp32", request.param), authors
 
 
 @torch.inference_mode()

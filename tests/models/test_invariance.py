@@ -13,6 +13,7 @@ from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
 CPU = torch.device("cpu")
 ENCODERS = {
     "esm2 of 32": lambda: Esm2Encoder(random_esm2("tiny", CPU, torch.float32), CPU, "fp32"),
+    "stock esm2 of 32": lambda: Esm2Encoder(random_esm2("tiny", CPU, torch.float32), CPU, "fp32", compile="off"),
     "esm2 of 320": lambda: Esm2Encoder(shallow(random_esm2("mini", CPU, torch.float32)), CPU, "fp32"),
     "dnabert_s of 48": lambda: DnabertEncoder(random_dnabert_s("tiny", CPU, torch.float32), CPU, "fp32"),
     "dnabert_s of 256": lambda: DnabertEncoder(shallow(random_dnabert_s("mini", CPU, torch.float32)), CPU, "fp32"),

@@ -11,6 +11,7 @@ and `groups`.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -18,7 +19,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
-from virnucpro.models.packing import LengthGroup, PackedBatch
+from virnucpro.models.packing import LengthGroup
 from virnucpro.settings import Choice
 
 VARLEN, GROUPED = "varlen", "grouped"
@@ -57,37 +58,31 @@ def varlen_attention(query, key, value, cu_seqlens: torch.Tensor, max_length: in
 
 
 def grouped_attention(query, key, value, groups: tuple[LengthGroup, ...], scale: float,
-                      slopes: torch.Tensor | None = None) -> torch.Tensor:
-    """Softmax attention within each sequence of `groups`, with ALiBi where `slopes` [H] are given; the tail is zero.
+                      biases: Sequence[torch.Tensor | None] | None = None) -> torch.Tensor:
+    """Softmax attention within each sequence of `groups`, with a bias [1, H, L, L] a group if given; the tail is zero.
 
     Sequences of a group are neighbours, so a group is a view, and the loop costs one kernel a distinct length.
     """
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     out[groups[-1].start + groups[-1].count * groups[-1].length:] = 0
     with _kernels(query.device), _Threads(query.device) as threads:
-        for start, count, length in groups:
+        for (start, count, length), bias in zip(groups, biases or [None] * len(groups), strict=True):
             threads.limit(length)
             rows = slice(start, start + count * length)
             q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
-            bias = None if slopes is None else alibi_bias(slopes, length, query.dtype)
             mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
             out[rows].unflatten(0, (count, length)).copy_(mixed.transpose(1, 2))
     return out
 
 
-def alibi_attention(query, key, value, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
-    """DNABERT-S attention: scale 1/sqrt(D) and bias -slope * |i - j|, within each sequence of `batch`.
-
-    The back end in use; a faster one takes its place by having this signature.
-    """
-    return grouped_attention(query, key, value, batch.groups, query.shape[-1] ** -0.5, slopes)
-
-
-def alibi_bias(slopes: torch.Tensor, length: int, dtype: torch.dtype) -> torch.Tensor:
-    """[1, H, L, L] of -slope * |i - j|, rounded once, from fp32."""
-    positions = torch.arange(length, device=slopes.device)
-    distance = (positions[None] - positions[:, None]).abs()
-    return (-slopes[:, None, None].float() * distance).to(dtype)[None]
+def alibi_biases(slopes: torch.Tensor, groups: tuple[LengthGroup, ...], dtype: torch.dtype) -> list[torch.Tensor]:
+    """ALiBi for each group, once a batch: [1, H, L, L] of -slope * |i - j| for slopes fp32 [H], rounded once to `dtype`."""
+    if not groups:
+        return []
+    positions = torch.arange(groups[-1].length, device=slopes.device)  # groups ascend by length
+    longest = (-slopes[:, None, None] * (positions[None] - positions[:, None]).abs()).to(dtype)
+    # contiguous: the fused kernel wants aligned rows, and its result may not depend on the batch's longest sequence
+    return [longest[None, :, :length, :length].contiguous() for _, _, length in groups]
 
 
 def register_attention() -> None:

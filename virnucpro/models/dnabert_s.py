@@ -16,9 +16,10 @@ from torch import nn
 from torch.nn.functional import gelu
 
 from virnucpro.errors import ModelError
-from virnucpro.models.attention import alibi_attention
+from virnucpro.models.attention import alibi_biases, grouped_attention
 from virnucpro.models.encoder import Fp32Rescue, assign_weights
-from virnucpro.models.packing import PackedBatch, even_rows, pool
+from virnucpro.models.fast_path import PLAIN, choose_fast_path
+from virnucpro.models.packing import LengthGroup, PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
@@ -73,8 +74,9 @@ class DnabertModel(nn.Module):
 
     def forward(self, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
         hidden = self.embeddings(batch.tokens)
+        biases = alibi_biases(slopes, batch.groups, hidden.dtype)
         for layer in self.encoder.layer:
-            hidden = layer(hidden, batch, slopes)
+            hidden = layer(hidden, batch.groups, biases)
         return hidden
 
 
@@ -105,10 +107,10 @@ class DnabertLayer(nn.Module):
             "layernorm": _norm(config),
         })
 
-    def forward(self, hidden: torch.Tensor, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: torch.Tensor, groups: tuple[LengthGroup, ...], biases: list[torch.Tensor]) -> torch.Tensor:
         packed = self.attention["self"]["Wqkv"](hidden)  # [T, q | k | v]
         query, key, value = packed.unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D] each
-        mixed = alibi_attention(query, key, value, batch, slopes).flatten(1)
+        mixed = grouped_attention(query, key, value, groups, query.shape[-1] ** -0.5, biases).flatten(1)
         output = self.attention["output"]
         hidden = output["LayerNorm"](output["dense"](mixed) + hidden)
         gate, up = self.mlp["gated_layers"](hidden).chunk(2, dim=-1)
@@ -154,8 +156,14 @@ def choose_forward(model: DnabertModel, device: torch.device, precision: str,
                    compile: str) -> tuple[Forward, tuple[Choice, ...]]:
     """The way the network is run, and why: the one place where a faster one takes the plain model's."""
     slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
+    width = model.config.hidden_size // model.config.num_attention_heads
+    layers = choose_fast_path("DNABERT-S layers", device, "bf16" if precision == "int8" else precision, width, compile)
+    if layers.value != PLAIN:
+        from virnucpro.models.fused import FusedDnabert
+
+        return FusedDnabert(model, slopes), (layers,)
     return (lambda batch: model(batch, slopes)), (
-        Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"),)
+        layers, Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"))
 
 
 def load_dnabert_s(directory: Path | str, device: torch.device | str, precision: str,

@@ -49,7 +49,7 @@ class Fp32Rescue:
 
     def _on(self, device: torch.device, batch: PackedBatch) -> torch.Tensor:
         if self._twin is None:
-            self._twin = self._load(self._directory, device, "fp32", compile="off")
+            self._twin = self._load(self._directory, device, "fp32")
         return self._twin.embed(batch.to(self._twin.device)).to(self._device)
 
 

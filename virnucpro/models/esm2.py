@@ -13,6 +13,8 @@ import torch
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
 from virnucpro.models.encoder import Fp32Rescue, assign_weights
+from virnucpro.models.esm2_cpu import CpuEsm2
+from virnucpro.models.fast_path import INT8, PLAIN, choose_fast_path
 from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
 from virnucpro.models.weights import read_state_dict
@@ -56,9 +58,22 @@ Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, wi
 def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
                    compile: str) -> tuple[Forward, tuple[Choice, ...]]:
     """The way the network is run, and why: the one place where a faster one takes the stock model's."""
-    attention = choose_attention(device, compute_dtype(precision),
-                                 model.config.hidden_size // model.config.num_attention_heads)
-    return stock_forward(model, attention.value), (attention,)
+    if device.type == "cpu" and precision == "fp32" and compile != "off":
+        return CpuEsm2(model), (Choice("ESM-2 layers", "rearranged", "fewer passes over memory on the CPU"),)
+    width = model.config.hidden_size // model.config.num_attention_heads
+    layers = choose_fast_path("ESM-2 layers", device, precision, width, compile)
+    if layers.value != PLAIN:
+        return fast_forward(model, layers.value), (layers,)
+    attention = choose_attention(device, compute_dtype(precision), width)
+    return stock_forward(model, attention.value), (layers, attention)
+
+
+def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
+    """Our own kernels; they take the model's layers over."""
+    from virnucpro.models.fused import FusedEsm2
+    from virnucpro.models.int8 import Int8Esm2
+
+    return (Int8Esm2 if kind == INT8 else FusedEsm2)(model, LONGEST)
 
 
 def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
