@@ -306,13 +306,19 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
     }  # fmt: skip
     calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
     answers = write_results(
-        table, job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration, settings.call, facts, run.clock
+        _with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration, settings.call, facts, run.clock
     )  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
         for work in job.work.values():
             work.store.remove()
         run.place.clear()
     return Outcome(job.outputs, answers, tuple(failures), _for_the_launcher(code, run.world))
+
+
+def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:
+    """With the paths at which the inputs can be read once more: standard input has been kept in a file."""
+    paths = [str(file.path) for file in settings.inputs]
+    return replace(table, inputs=tuple({**entry, "path": path} for entry, path in zip(table.inputs, paths, strict=True)))
 
 
 def _exit_code(table: FrameTable, covered: Coverage, failures: list[Failure], settings: PredictSettings) -> int:
