@@ -51,8 +51,8 @@ def batch_maker(data: Path, shape: BatchShape, tokenizers: Tokenizers, **changes
         if (data / f"{name}.npz").exists():
             rules = WindowRules(length=CHUNK_LENGTH, category_share=categories, kind_share=KIND_SHARE)
             samplers.append((share, WindowSampler(Store.load(data / f"{name}.npz"), rules)))
-    proteins = data / "proteins.npz"
-    fragments = FragmentSampler(Store.load(proteins)) if proteins.exists() else None
+    proteins = [Store.load(p) for p in sorted(data.glob("proteins*.npz"))]
+    fragments = FragmentSampler(Store.concatenate(proteins)) if proteins else None
     return BatchMaker(samplers, fragments, tokenizers, shape, 1024, **changes)
 
 
@@ -62,7 +62,7 @@ def train(options: argparse.Namespace) -> None:
 
     from virnucpro.training.metrics import auroc, recall_at
     from virnucpro.training.network import Network, NetworkShape
-    from virnucpro.training.saving import save_parts
+    from virnucpro.training.saving import load_parts, save_parts
     from virnucpro.training.scoring import ContigFrames, FrameScores, score_batches, score_contigs
     from virnucpro.training.trainer import Batches, TrainRules, loader, settle_batch_norm
     from virnucpro.training.trainer import train as run
@@ -80,7 +80,8 @@ def train(options: argparse.Namespace) -> None:
             handle.write(line + "\n")
 
     tokenizers = Tokenizers(data / "esm2", data / "dnabert_s")
-    batch = BatchShape() if not options.tiny else BatchShape(64, 16, 384, 32, 24)
+    batch = BatchShape(640, 320, 384, 312, 168) if options.warm else BatchShape()
+    batch = batch if not options.tiny else BatchShape(64, 16, 384, 32, 24)
     shape = NetworkShape() if not options.tiny else NetworkShape(2, 64, 4, 128, 2, 64, 4, 128, 1024, 64)
     maker = batch_maker(data, batch, tokenizers)
     contigs = Store.load(data / "contigs.npz")
@@ -97,6 +98,9 @@ def train(options: argparse.Namespace) -> None:
     validation = list(loader(frames, min(workers, len(frames.blocks))))
     y, category = lab.virus[watched].astype(bool), lab.category[watched]
     network = Network(shape)
+    if options.warm:  # ESM-2 goes on, DNABERT-S and the classifier start again
+        load_parts(network, options.warm, ("esm2", "heads"))
+        torch.nn.init.normal_(network.dnabert_s_only.weight, std=0.02)
     say(event="ready", parameters=sum(v.numel() for p in network.parts().values() for v in p.values()),
         validation_windows=len(watched), sources=[len(s.store) for _, s in maker.samplers],
         fragments=maker.fragments is not None)  # fmt: skip
@@ -128,8 +132,11 @@ def train(options: argparse.Namespace) -> None:
             mean.swap()
         say(event="train", step=p.step, seconds=round(p.seconds, 1), frames=p.frames, rate=round(p.rate), **facts)
 
-    rules = TrainRules(seconds=options.seconds, steps=options.steps, workers=workers, report_every=options.report,
-                       compile=options.compile and on_gpu, learning_rate=options.rate)  # fmt: skip
+    seconds = options.seconds or options.until - (time.time() - began)
+    rules = TrainRules(seconds=seconds, steps=options.steps, workers=workers, report_every=options.report,
+                       compile=options.compile and on_gpu, learning_rate=options.rate,
+                       esm2_rate=0.6 if options.warm else 1.0,
+                       dnabert_s_share=options.dna_share)  # fmt: skip
     mean = run(network, maker, rules, accelerator=accelerator, report=report)
     mean.swap()
     say(event="trained", steps=mean.steps)
@@ -139,11 +146,12 @@ def train(options: argparse.Namespace) -> None:
     del settling
     save_parts(network, out)
     say(event="saved")
+    network = accelerator.unwrap_model(network, keep_fp32_wrapper=False)  # the shipped weights, in fp32
     network.round_to_half()
     torch.backends.cuda.matmul.allow_tf32 = False
     everything = {}
     for policy in ("longest", "open"):
-        rows = np.arange(len(contigs))
+        rows = np.flatnonzero((lab.split == "validation") | (policy == "longest"))
         if options.few:
             rows = rows[:: len(rows) // options.few + 1]
         scores = score_contigs(network, contigs, rows, tokenizers, scoring, CHUNK_LENGTH, policy, device, workers)
@@ -159,9 +167,12 @@ def main() -> None:
     parser.add_argument("stage", choices=("vocabulary", "train"))
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--seconds", type=float, default=450.0, help="of training, compiling apart")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of training, compiling apart (default: --until)")
+    parser.add_argument("--until", type=float, default=460.0, help="train until this many seconds after the start")
     parser.add_argument("--steps", type=int, default=10**9)
     parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--warm", type=Path, help="an earlier run whose ESM-2 goes on learning")
+    parser.add_argument("--dna-share", type=float, default=0.3, help="of the time in which DNABERT-S learns")
     parser.add_argument("--workers", type=int, default=14)
     parser.add_argument("--report", type=float, default=40.0)
     parser.add_argument("--settle", type=int, default=48, help="batches for the batch-norm statistics")

@@ -190,6 +190,7 @@ class Network(nn.Module):
         self.esm2_only, self.dnabert_s_only = nn.Linear(shape.esm2_width, 2), nn.Linear(shape.dnabert_s_width, 2)
         self.esm2_tokens = TokenHead(shape.esm2_width, len(ESM2_VOCABULARY))
         self.dnabert_s_tokens = TokenHead(shape.dnabert_s_width, shape.dna_vocabulary)
+        self.dnabert_s_fixed = False
 
     def features(self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int,
                  encoders: tuple | None = None):  # fmt: skip
@@ -198,7 +199,8 @@ class Network(nn.Module):
         esm2_hidden = run_esm2(esm2.tokens, esm2.scale, same_segment(esm2.segment))
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
         bias = self.dnabert_s.bias(same_segment(dnabert_s.segment), dtype)
-        dna_hidden = run_dnabert_s(dnabert_s.tokens, bias)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.dnabert_s_fixed):
+            dna_hidden = run_dnabert_s(dnabert_s.tokens, bias)
         return (segment_means(dna_hidden, dnabert_s, n), segment_means(esm2_hidden, esm2, n_all), dna_hidden,
                 esm2_hidden)  # fmt: skip
 
@@ -209,15 +211,23 @@ class Network(nn.Module):
             self.esm2_only(protein),
             self.dnabert_s_only(dna),
             token_loss(self.esm2_tokens, esm2_hidden, esm2, self.esm2.model.embeddings.word_embeddings.weight),
+            dna_hidden.new_zeros(()) if self.dnabert_s_fixed else
             token_loss(self.dnabert_s_tokens, dna_hidden, dnabert_s,
                        self.dnabert_s.model.embeddings.word_embeddings.weight),
         )  # fmt: skip
+
+    def fix_dnabert_s(self) -> None:
+        """From now on DNABERT-S and its own heads learn nothing."""
+        self.dnabert_s_fixed = True
+        for module in (self.dnabert_s, self.dnabert_s_only, self.dnabert_s_tokens):
+            module.requires_grad_(False)
 
     def parts(self) -> dict[str, dict[str, torch.Tensor]]:
         """The shipped tensors, by part, with the published names."""
         esm2 = {k: v for k, v in self.esm2.model.state_dict().items() if "position_embeddings" not in k}
         classifier = {k: v for k, v in self.classifier.state_dict().items() if "num_batches" not in k}
-        return {"esm2": esm2, "dnabert_s": self.dnabert_s.model.state_dict(), "classifier": classifier}
+        heads = {f"{n}.{k}": v for n in ("esm2_only", "dnabert_s_only") for k, v in getattr(self, n).state_dict().items()}
+        return {"esm2": esm2, "dnabert_s": self.dnabert_s.model.state_dict(), "classifier": classifier, "heads": heads}
 
 
     @torch.no_grad()

@@ -1,26 +1,26 @@
 """A trained network -> the parts of a bundle, in the published formats, at half precision."""
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
+from virnucpro.errors import ModelError
 from virnucpro.training.network import Network
 
 
 def half_parts(network: Network) -> dict[str, dict[str, torch.Tensor]]:
-    """The shipped tensors: encoders in fp16, the classifier in fp32."""
+    """The trained tensors: encoders in fp16, the classifier and the heads of single encoders in fp32."""
     parts = network.parts()
     return {
-        part: {k: v.detach().cpu().to(torch.float32 if part == "classifier" else torch.float16).contiguous()
+        part: {k: v.detach().cpu().to(torch.float16 if part in ("esm2", "dnabert_s") else torch.float32).contiguous()
                for k, v in tensors.items()}
         for part, tensors in parts.items()
     }  # fmt: skip
 
 
 def save_parts(network: Network, directory: Path) -> None:
-    """`esm2.safetensors`, `dnabert_s.safetensors`, `classifier.safetensors`, each whole or not at all."""
+    """`esm2`, `dnabert_s`, `classifier` and `heads` `.safetensors`, each whole or not at all."""
     from safetensors.torch import save_file
 
     for part, tensors in half_parts(network).items():
@@ -29,8 +29,14 @@ def save_parts(network: Network, directory: Path) -> None:
         beside.replace(directory / f"{part}.safetensors")
 
 
-def write_configs(network_shape, bundle: Path) -> None:
-    """`config.json` of both encoders."""
-    for part, config in (("esm2", network_shape.esm2_config()), ("dnabert_s", network_shape.dnabert_s_config())):
-        (bundle / part).mkdir(parents=True, exist_ok=True)
-        (bundle / part / "config.json").write_text(json.dumps({**config, "torch_dtype": "float16"}, indent=2) + "\n")
+def load_parts(network: Network, directory: Path, names: tuple[str, ...]) -> None:
+    """Put saved parts (of `esm2`, `dnabert_s`, `classifier`, `heads`) into `network`; the rest stays as it is."""
+    from safetensors.torch import load_file
+
+    modules = {"esm2": network.esm2.model, "dnabert_s": network.dnabert_s.model, "classifier": network.classifier,
+               "heads": network}  # fmt: skip
+    for name in names:
+        tensors = {k: v.float() for k, v in load_file(directory / f"{name}.safetensors").items()}
+        odd = modules[name].load_state_dict(tensors, strict=False).unexpected_keys
+        if odd:
+            raise ModelError(f"{directory / name}.safetensors: {odd[0]} fits no tensor of this network")

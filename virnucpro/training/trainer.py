@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,8 @@ class TrainRules:
     seconds: float = 480.0
     steps: int = 10**9
     learning_rate: float = 7e-4
+    esm2_rate: float = 1.0  # factor of the learning rate for ESM-2 (lower when it starts from trained weights)
+    dnabert_s_share: float = 1.0  # of the budget in which DNABERT-S learns; then its mean is kept fixed
     warmup: float = 0.03  # share of the budget
     weight_decay: float = 0.05
     clip: float = 1.0
@@ -38,7 +40,6 @@ class TrainRules:
     report_every: float = 45.0  # seconds
     save_every: float = 120.0
     compile: bool = False
-    stop_early: bool = field(default=False)
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -101,6 +102,7 @@ class RunningMean:
 
     def __init__(self, network: Network, decay: float):
         self.decay, self.steps = decay, 0
+        self.names = [name for name, _ in network.named_parameters()]
         self.live = [p for p in network.parameters()]
         self.mean = [p.detach().clone() for p in self.live]
 
@@ -109,6 +111,13 @@ class RunningMean:
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+
+    @torch.no_grad()
+    def settle(self, part: str) -> None:
+        """Make the mean the live value of the parameters whose names start with `part`."""
+        for name, live, mean in zip(self.names, self.live, self.mean, strict=True):
+            if name.startswith(part):
+                live.copy_(mean)
 
     @torch.no_grad()
     def swap(self) -> None:
@@ -120,10 +129,22 @@ class RunningMean:
 
 
 def optimizer_for(network: Network, rules: TrainRules, fused: bool) -> torch.optim.AdamW:
-    decayed = [p for p in network.parameters() if p.ndim >= 2]
-    plain = [p for p in network.parameters() if p.ndim < 2]
-    groups = [{"params": decayed, "weight_decay": rules.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused)
+    """Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors."""
+    groups: dict[tuple[str, bool], list] = {}
+    for name, p in network.named_parameters():
+        part = next((k for k in ("esm2", "dnabert_s") if name.startswith(k)), "rest")
+        groups.setdefault((part, p.ndim >= 2), []).append(p)
+    return torch.optim.AdamW(
+        [{"params": params, "part": part, "weight_decay": rules.weight_decay if decayed else 0.0}
+         for (part, decayed), params in groups.items()],
+        lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused,
+    )  # fmt: skip
+
+
+def part_rate(part: str, progress: float, rules: TrainRules) -> float:
+    if part == "dnabert_s":
+        return learning_rate(min(progress / rules.dnabert_s_share, 1.0), rules)
+    return learning_rate(progress, rules) * (rules.esm2_rate if part == "esm2" else 1.0)
 
 
 @dataclass
@@ -157,6 +178,8 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
         mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
+        if saved["dnabert_s_fixed"]:
+            network.fix_dnabert_s()
     encoders = None
     if rules.compile:
         encoders = (torch.compile(network.esm2, dynamic=False), torch.compile(network.dnabert_s, dynamic=False))
@@ -173,9 +196,11 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
         progress = max((now - began) / rules.seconds if timed else 0.0, step / rules.steps)
         if progress >= 1:
             break
-        rate = learning_rate(progress, rules)
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = part_rate(group["part"], progress, rules)
+        if progress >= rules.dnabert_s_share and not network.dnabert_s_fixed:
+            mean.settle("dnabert_s")
+            network.fix_dnabert_s()
         batch = next(source)
         answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
                           len(batch.virus), encoders)  # fmt: skip
@@ -211,8 +236,11 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
 
 def save_state(path: Path, network: Network, optimizer, mean: RunningMean, step: int, seconds: float, frames: int) -> None:
     beside = path.with_suffix(".part")
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "mean": mean.mean,
-                "mean_steps": mean.steps, "step": step, "seconds": seconds, "frames": frames}, beside)  # fmt: skip
+    torch.save(
+        {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "mean": mean.mean,
+         "mean_steps": mean.steps, "dnabert_s_fixed": network.dnabert_s_fixed, "step": step, "seconds": seconds,
+         "frames": frames}, beside,
+    )  # fmt: skip
     beside.replace(path)
 
 
