@@ -33,7 +33,7 @@ def test_bits_do_not_depend_on_neighbours_batch_size_or_threads(make, threads):
     sequences = [np.r_[0, numbers.integers(4, 24, length - 2), 2] for length in lengths]
     threads(1)
     first = embed(encoder, sequences, 1100)
-    for tokens, count in ((1100, 2), (2048, 1), (2048, 3)):
+    for tokens, count in ((1100, 2), (2048, 1), (2047, 3), (4096, 5)):
         threads(count)
         shuffled = numbers.permutation(len(sequences))
         again = torch.empty_like(first)
