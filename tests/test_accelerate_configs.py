@@ -12,7 +12,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate.commands.config.config_args import load_config_from_file
+from command import GOLDEN, GOLDEN_MODEL, virnucpro
 
 CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
 
@@ -94,6 +96,19 @@ def test_cpu_file_starts_one_process_in_spite_of_a_global_config(probe: Path):
 def test_multi_gpu_file_starts_a_process_each(probe: Path):
     reports = seen_by(start(["--config_file", str(CONFIGS / "multi_gpu.yaml"), "--num_processes", "2"], probe, probe))
     assert [(report["rank"], report["processes"], report["sum"]) for report in reports] == [(0, 2, 3), (1, 2, 3)]
+
+
+def test_multi_gpu_file_runs_predict(tmp_path: Path):
+    launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(CONFIGS / "multi_gpu.yaml")]
+    run = virnucpro(tmp_path, "predict", GOLDEN / "input.fa", "-o", "out", *GOLDEN_MODEL, launcher=launcher,
+                    extra={"ACCELERATE_USE_CPU": "true"})
+    assert run.returncode == 0, run.stderr.decode()
+    found = torch.load(tmp_path / "out" / "merged_features.pt", weights_only=True)
+    expected = torch.load(GOLDEN / "expected" / "output_1_merged.pt", weights_only=True)
+    rows = dict(zip(found["ids"], found["data"], strict=True))
+    assert rows.keys() == set(expected["ids"])
+    assert torch.allclose(torch.stack([rows[name] for name in expected["ids"]]), expected["data"], rtol=0, atol=2e-5)
+    assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
 
 
 def test_multi_node_file_joins_two_machines(probe: Path):
