@@ -1,27 +1,33 @@
 """The fast path of both encoders on NVIDIA GPUs: library products, and one Triton kernel for all that lies between two.
 
 ESM-2, a layer: LayerNorm | q, k, v in one product | attention with bias, RoPE and scale | product onto the residual |
-LayerNorm | product | bias and GELU | product onto the residual. Knows weights and order; the kernels are in kernels.py,
-the plain path it is tested against in esm2.py and dnabert_s.py.
+LayerNorm | product with bias and GELU | product onto the residual. Knows weights and order; the kernels are in
+kernels.py, the plain path that it is tested against in esm2.py and dnabert_s.py.
 
-A product adds to the residual inside the library (beta = 1), which leaves no room for its bias. The biases of all
-residual branches so far are therefore kept apart, as one fp32 row (`shift`) that the next LayerNorm adds: the same sum.
+A product onto the residual leaves no room for its bias. The biases of all residual branches so far are therefore kept
+apart, as one fp32 row (`shift`) which the next LayerNorm adds: the same sum, and no pass over the residual.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from virnucpro.models import kernels
+from virnucpro.models.packing import PackedBatch
+
+TOKEN_DROPOUT = 1.0 - 0.15 * 0.8  # ESM-2 scales its token embeddings by the share that training did not mask
+UP_TILE = {"block": (128, 256, 64), "num_stages": 4}
+DOWN_TILE = {"block": (128, 256, 64), "num_stages": 3}
 
 
 @dataclass(frozen=True, slots=True)
 class EsmLayerWeights:
-    """One layer's weights in the compute dtype; `shift_*` fp32 [H]: residual biases that came before each LayerNorm."""
+    """One layer in the compute dtype. The shifts are fp32 [H]: residual biases before each LayerNorm, and after all."""
 
     norm: tuple[torch.Tensor, torch.Tensor]
-    qkv: torch.Tensor  # [3H, H], q | k | v
+    qkv: torch.Tensor  # [3H, H], q | k | v, RoPE's pairs side by side
     qkv_bias: torch.Tensor
     out: torch.Tensor
     ffn_norm: tuple[torch.Tensor, torch.Tensor]
@@ -30,25 +36,132 @@ class EsmLayerWeights:
     down: torch.Tensor
     shift: torch.Tensor
     ffn_shift: torch.Tensor
+    end_shift: torch.Tensor
 
 
-def esm_layers(layers, heads: int) -> tuple[list[EsmLayerWeights], torch.Tensor]:
-    """The weights of stock EsmLayers, rearranged, and the shift before the final LayerNorm. Copies q, k and v only."""
-    first = layers[0].attention.self.query.weight
-    shift = torch.zeros(first.shape[0], dtype=torch.float32, device=first.device)
-    found = []
-    for layer in layers:
-        own, output = layer.attention.self, layer.attention.output.dense
-        qkv, qkv_bias = (torch.cat([kernels.pairs_together(getattr(own.query, part), heads),
-                                    kernels.pairs_together(getattr(own.key, part), heads),
-                                    getattr(own.value, part)]) for part in ("weight", "bias"))
-        middle = shift + output.bias.float()
-        found.append(EsmLayerWeights(
-            (layer.attention.LayerNorm.weight, layer.attention.LayerNorm.bias), qkv, qkv_bias, output.weight,
-            (layer.LayerNorm.weight, layer.LayerNorm.bias), layer.intermediate.dense.weight,
-            layer.intermediate.dense.bias, layer.output.dense.weight, shift, middle))
-        shift = middle + layer.output.dense.bias.float()
-    return found, shift
+def esm_layer_weights(layer: torch.nn.Module, heads: int, shift: torch.Tensor) -> EsmLayerWeights:
+    """The weights of a stock EsmLayer, rearranged; q, k and v are copied, the others shared."""
+    own, output = layer.attention.self, layer.attention.output.dense
+    qkv, qkv_bias = (torch.cat([kernels.pairs_together(getattr(own.query, part), heads),
+                                kernels.pairs_together(getattr(own.key, part), heads),
+                                getattr(own.value, part)]) for part in ("weight", "bias"))
+    ffn_shift = shift + output.bias.float()
+    return EsmLayerWeights(
+        _pair(layer.attention.LayerNorm), qkv, qkv_bias, output.weight, _pair(layer.LayerNorm),
+        layer.intermediate.dense.weight, layer.intermediate.dense.bias, layer.output.dense.weight,
+        shift, ffn_shift, ffn_shift + layer.output.dense.bias.float())
+
+
+def take_layers(holder: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """The layers of `holder.layer`, which gives them up one by one: no weight stays on the device twice."""
+    layers = list(holder.layer)
+    holder.layer = torch.nn.ModuleList()
+    while layers:
+        yield layers.pop(0)
+
+
+class FusedEsm2:
+    """A forward for Esm2Encoder: a packed batch to final hidden states [T, H]. Takes the model's layers over."""
+
+    def __init__(self, model: torch.nn.Module, longest: int):
+        config, norm = model.config, model.encoder.emb_layer_norm_after
+        self.heads, self.hidden, self.wide = config.num_attention_heads, config.hidden_size, config.intermediate_size
+        self.eps, self.final_norm = config.layer_norm_eps, _pair(norm)
+        self.tokens = model.embeddings.word_embeddings.weight * (TOKEN_DROPOUT if config.token_dropout else 1.0)
+        self.rope = rope_tables(model.rotary_embeddings.inv_freq, longest)
+        self.hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(norm.weight.device) == (9, 0)
+        self._space: tuple[torch.Tensor, ...] = ()
+        self.layers = []
+        shift = torch.zeros(self.hidden, dtype=torch.float32, device=norm.weight.device)
+        for layer in take_layers(model.encoder):
+            weights = esm_layer_weights(layer, self.heads, shift)
+            shift = weights.end_shift
+            self.layers.append(self.prepare(weights))
+        self.final_shift = self.layers[-1].end_shift
+        self._space = ()
+
+    def prepare(self, weights: EsmLayerWeights):
+        """A layer as it is kept."""
+        return weights
+
+    def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        x, *_ = space = self.space(len(batch.tokens))
+        torch.index_select(self.tokens, 0, batch.tokens, out=x)
+        spans = kernels.spans(batch.lengths, x.device)
+        for weights in self.layers:
+            self.layer(weights, *space, spans)
+        return kernels.layer_norm(x, *self.final_norm, self.eps, torch.empty_like(x), shift=self.final_shift)
+
+    def space(self, rows: int) -> tuple[torch.Tensor, ...]:
+        """Buffers x, small [T, H], qkv [T, 3H] and inner [T, FFN] (these two share memory), kept from batch to batch.
+
+        Zero at first: attention leaves the rows behind the last sequence as they are, and they should stay finite.
+        """
+        if not self._space or len(self._space[0]) != rows:
+            self._space = ()
+            wide = self.tokens.new_zeros(rows * max(3 * self.hidden, self.wide))
+            self._space = (self.tokens.new_zeros(rows, self.hidden), self.tokens.new_zeros(rows, self.hidden),
+                           wide[:rows * 3 * self.hidden].view(rows, -1), wide[:rows * self.wide].view(rows, -1))
+        return self._space
+
+    def layer(self, w: EsmLayerWeights, x, small, qkv, inner, spans, watch=None) -> None:
+        """x <- layer(x); the others are scratch. `watch(name, input)` sees what goes into each product."""
+        watch = watch or _unwatched
+        kernels.layer_norm(x, *w.norm, self.eps, small, shift=w.shift)
+        watch("qkv", small)
+        torch.mm(small, w.qkv.t(), out=qkv)
+        kernels.attention(qkv, small, spans, self.heads, bias=w.qkv_bias, rope=self.rope)
+        watch("out", small)
+        x.addmm_(small, w.out.t())
+        kernels.layer_norm(x, *w.ffn_norm, self.eps, small, shift=w.ffn_shift)
+        watch("up", small)
+        if self.hopper:
+            kernels.product(small, w.up, inner, bias=w.up_bias, gelu=True, **UP_TILE)
+        else:
+            torch.mm(small, w.up.t(), out=inner)
+            kernels.gelu_(inner, w.up_bias)
+        watch("down", inner)
+        if self.hopper:
+            kernels.product(inner, w.down, x, residual=x, **DOWN_TILE)
+        else:
+            x.addmm_(inner, w.down.t())
+
+
+class FusedDnabert:
+    """A forward for DnabertEncoder: a packed batch to final hidden states [T, H]."""
+
+    def __init__(self, model: torch.nn.Module, slopes: torch.Tensor):
+        self.embeddings, self.slopes = model.embeddings, slopes.float()
+        self.heads, self.eps = model.config.num_attention_heads, model.config.layer_norm_eps
+        self.width, self.wide = model.config.hidden_size, model.config.intermediate_size
+        self.layers = [(layer.attention["self"]["Wqkv"], layer.attention["output"]["dense"],
+                        layer.attention["output"]["LayerNorm"], layer.mlp["gated_layers"], layer.mlp["wo"],
+                        layer.mlp["layernorm"]) for layer in take_layers(model.encoder)]
+        self._space: tuple[torch.Tensor, ...] = ()
+
+    def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        x = self.embeddings(batch.tokens)
+        qkv, mixed, branch, gated, inner = self.space(x)
+        spans = kernels.spans(batch.lengths, x.device)
+        for first, dense, norm, gate, last, last_norm in self.layers:
+            torch.mm(x, first.weight.t(), out=qkv)
+            kernels.attention(qkv, mixed, spans, self.heads, bias=first.bias, slopes=self.slopes)
+            torch.mm(mixed, dense.weight.t(), out=branch)
+            kernels.layer_norm(x, *_pair(norm), self.eps, x, delta=branch, shift=dense.bias)
+            torch.mm(x, gate.weight.t(), out=gated)
+            kernels.gated_gelu(gated, inner)
+            torch.mm(inner, last.weight.t(), out=branch)
+            kernels.layer_norm(x, *_pair(last_norm), self.eps, x, delta=branch, shift=last.bias)
+        return x
+
+    def space(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Buffers qkv, mixed, branch, gated, inner, kept from batch to batch; zero as in FusedEsm2."""
+        rows = len(x)
+        if not self._space or len(self._space[0]) != rows:
+            self._space = ()
+            self._space = tuple(x.new_zeros(rows, width) for width in (
+                3 * self.width, self.width, self.width, 2 * self.wide, self.wide))
+        return self._space
 
 
 def rope_tables(inv_freq: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -57,77 +170,9 @@ def rope_tables(inv_freq: torch.Tensor, longest: int) -> tuple[torch.Tensor, tor
     return angles.cos(), angles.sin()
 
 
-class FusedEsm2:
-    """The stack of ESM-2 layers: residual stream in, final hidden states out."""
-
-    def __init__(self, layers, heads: int, inv_freq: torch.Tensor, final_norm, eps: float, longest: int = 1024):
-        self.layers, self.final_shift = esm_layers(layers, heads)
-        self.heads, self.eps, self.final_norm = heads, eps, final_norm
-        self.gelu_in_product = True
-        self.rope = rope_tables(inv_freq, longest)
-        self.hidden, self.wide = self.layers[0].out.shape[0], self.layers[0].up.shape[0]
-        self._space: dict[int, tuple[torch.Tensor, ...]] = {}
-
-    def workspace(self, tokens: int, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """(small [T, H], wide [T, max(3H, FFN)]) buffers, made once a size; zero so that unused rows stay finite."""
-        if tokens not in self._space:
-            self._space = {tokens: (like.new_zeros(tokens, self.hidden),
-                                    like.new_zeros(tokens * max(3 * self.hidden, self.wide)))}
-        return self._space[tokens]
-
-    def __call__(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-        """x [T, H], overwritten; sequences of `lengths` lie in it from the start, rows behind them mean nothing."""
-        spans = kernels.spans(lengths).to(x.device, non_blocking=True)
-        small, wide = self.workspace(x.shape[0], x)
-        for layer in self.layers:
-            self.layer(layer, x, small, wide, spans)
-        return kernels.layer_norm(x, *self.final_norm, self.eps, small, shift=self.final_shift)
-
-    def layer(self, w: EsmLayerWeights, x, small, wide, spans) -> None:
-        rows = x.shape[0]
-        qkv = wide[:rows * 3 * self.hidden].view(rows, -1)
-        inner = wide[:rows * self.wide].view(rows, -1)
-        kernels.layer_norm(x, *w.norm, self.eps, small, shift=w.shift)
-        torch.mm(small, w.qkv.t(), out=qkv)
-        kernels.attention(qkv, small, spans, self.heads, bias=w.qkv_bias, rope=self.rope)
-        x.addmm_(small, w.out.t())
-        kernels.layer_norm(x, *w.ffn_norm, self.eps, small, shift=w.ffn_shift)
-        if self.gelu_in_product:
-            kernels.product(small, w.up, inner, bias=w.up_bias, gelu=True, block=(128, 256, 64))
-        else:
-            torch.mm(small, w.up.t(), out=inner)
-            kernels.gelu_(inner, w.up_bias)
-        x.addmm_(inner, w.down.t())
+def _pair(norm: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+    return norm.weight, norm.bias
 
 
-class FusedDnabert:
-    """The stack of DNABERT-S layers."""
-
-    def __init__(self, layers, heads: int, slopes: torch.Tensor, eps: float):
-        self.layers, self.heads, self.slopes, self.eps = layers, heads, slopes.float(), eps
-        self._space: dict[int, tuple[torch.Tensor, ...]] = {}
-
-    def workspace(self, tokens: int, like: torch.Tensor, width: int, wide: int) -> tuple[torch.Tensor, ...]:
-        if tokens not in self._space:
-            self._space = {tokens: (like.new_zeros(tokens, 3 * width), like.new_zeros(tokens, width),
-                                    like.new_zeros(tokens, width), like.new_zeros(tokens, 2 * wide),
-                                    like.new_zeros(tokens, wide))}
-        return self._space[tokens]
-
-    def __call__(self, x: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
-        spans = kernels.spans(lengths).to(x.device, non_blocking=True)
-        wide = self.layers[0].mlp["wo"].weight.shape[1]
-        qkv, mixed, branch, gated, inner = self.workspace(x.shape[0], x, x.shape[1], wide)
-        for layer in self.layers:
-            own, output, mlp = layer.attention["self"]["Wqkv"], layer.attention["output"], layer.mlp
-            torch.mm(x, own.weight.t(), out=qkv)
-            kernels.attention(qkv, mixed, spans, self.heads, bias=own.bias, slopes=self.slopes)
-            torch.mm(mixed, output["dense"].weight.t(), out=branch)
-            norm = output["LayerNorm"]
-            kernels.layer_norm(x, norm.weight, norm.bias, self.eps, x, delta=branch, shift=output["dense"].bias)
-            torch.mm(x, mlp["gated_layers"].weight.t(), out=gated)
-            kernels.gated_gelu(gated, inner)
-            torch.mm(inner, mlp["wo"].weight.t(), out=branch)
-            norm = mlp["layernorm"]
-            kernels.layer_norm(x, norm.weight, norm.bias, self.eps, x, delta=branch, shift=mlp["wo"].bias)
-        return x
+def _unwatched(name: str, values: torch.Tensor) -> None:
+    pass

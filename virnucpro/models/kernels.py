@@ -6,6 +6,8 @@ Shapes: T tokens of a packed batch, H hidden width, D width of a head, S sequenc
 """
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -40,48 +42,96 @@ def _round_int8(x):
 
 
 # --------------------------------------------------------------------------------------------------- LayerNorm
+def _parts(width: int) -> tuple[int, int]:
+    """A row as a power of two plus a masked rest (0: none): 2560 = 2048 + 512 wastes no lane, 4096 would waste a third."""
+    most = 1 << (width.bit_length() - 1)
+    return most, triton.next_power_of_2(width - most) if width > most else 0
+
+
 @triton.jit
-def _layer_norm_kernel(x, delta, shift, weight, bias, out, scale, rows, width, eps, ROWS: tl.constexpr,
-                       ADD: tl.constexpr, SHIFT: tl.constexpr, QUANTIZE: tl.constexpr, BLOCK: tl.constexpr):
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)
+def _layer_norm_kernel(x, delta, shift, weight, bias, out, scale, width, eps,
+                       ADD: tl.constexpr, SHIFT: tl.constexpr, QUANTIZE: tl.constexpr,
+                       MOST: tl.constexpr, REST: tl.constexpr):
+    row = tl.program_id(0)
+    begin = row.to(tl.int64) * width
+    column = tl.arange(0, MOST)
+    value = tl.load(x + begin + column).to(tl.float32)
+    if ADD:
+        value += tl.load(delta + begin + column).to(tl.float32)
     if SHIFT:
-        moved = tl.load(shift + column, mask=inside, other=0.0).to(tl.float32)
-    first = tl.program_id(0) * ROWS
-    begin = first.to(tl.int64) * width + column
-    for i in range(0, tl.minimum(ROWS, rows - first)):
-        at = begin + i * width
-        value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+        value += tl.load(shift + column).to(tl.float32)
+    total = tl.sum(value, axis=0)
+    if REST > 0:
+        column2 = MOST + tl.arange(0, REST)
+        inside = column2 < width
+        value2 = tl.load(x + begin + column2, mask=inside, other=0.0).to(tl.float32)
         if ADD:
-            value += tl.load(delta + at, mask=inside, other=0.0).to(tl.float32)
+            value2 += tl.load(delta + begin + column2, mask=inside, other=0.0).to(tl.float32)
         if SHIFT:
-            value += moved
-        mean = tl.sum(value, axis=0) / width
-        centred = tl.where(inside, value - mean, 0.0)
-        spread = tl.rsqrt(tl.sum(centred * centred, axis=0) / width + eps)
-        y = centred * spread * w + b
-        if QUANTIZE:
-            top = tl.maximum(tl.max(tl.abs(y), axis=0), 1e-10)
-            tl.store(scale + first + i, top / 127.0)
-            tl.store(out + at, _round_int8(y * (127.0 / top)), mask=inside)
-        else:
-            tl.store(out + at, y.to(out.dtype.element_ty), mask=inside)
+            value2 += tl.load(shift + column2, mask=inside, other=0.0).to(tl.float32)
+        total += tl.sum(value2, axis=0)
+    mean = total / width
+    value -= mean
+    square = tl.sum(value * value, axis=0)
+    if REST > 0:
+        value2 = tl.where(inside, value2 - mean, 0.0)
+        square += tl.sum(value2 * value2, axis=0)
+    spread = tl.rsqrt(square / width + eps)
+    y = value * spread * tl.load(weight + column).to(tl.float32) + tl.load(bias + column).to(tl.float32)
+    if REST > 0:
+        y2 = value2 * spread * tl.load(weight + column2, mask=inside, other=0.0).to(tl.float32)
+        y2 += tl.load(bias + column2, mask=inside, other=0.0).to(tl.float32)
+    if QUANTIZE:
+        top = tl.max(tl.abs(y), axis=0)
+        if REST > 0:
+            top = tl.maximum(top, tl.max(tl.abs(y2), axis=0))
+        top = tl.maximum(top, 1e-10)
+        tl.store(scale + row, top / 127.0)
+        tl.store(out + begin + column, _round_int8(y * (127.0 / top)))
+        if REST > 0:
+            tl.store(out + begin + column2, _round_int8(y2 * (127.0 / top)), mask=inside)
+    else:
+        tl.store(out + begin + column, y.to(out.dtype.element_ty))
+        if REST > 0:
+            tl.store(out + begin + column2, y2.to(out.dtype.element_ty), mask=inside)
 
 
-def layer_norm(x, weight, bias, eps: float, out, *, delta=None, shift=None, scale=None, rows_each: int = 4,
-               num_warps: int | None = None, num_stages: int = 2):
+def layer_norm(x, weight, bias, eps: float, out, *, delta=None, shift=None, scale=None, num_warps: int = 4):
     """LayerNorm of `x + delta + shift` over the last axis, in fp32; x, delta [T, H], shift [H]; into `out` [T, H].
 
     With `scale` [T] fp32 the rows are written as int8 with their own step (row-wise symmetric).
     """
     rows, width = x.shape
-    block = triton.next_power_of_2(width)
-    _layer_norm_kernel[(triton.cdiv(rows, rows_each),)](
-        x, delta, shift, weight, bias, out, scale, rows, width, eps, rows_each, delta is not None, shift is not None,
-        scale is not None, block, num_warps=num_warps or (8 if block > 1024 else 4), num_stages=num_stages)
+    _layer_norm_kernel[(rows,)](x, delta, shift, weight, bias, out, scale, width, eps, delta is not None,
+                                shift is not None, scale is not None, *_parts(width), num_warps=num_warps)
     return out
+
+
+@triton.jit
+def _quantize_kernel(x, out, scale, width, MOST: tl.constexpr, REST: tl.constexpr):
+    row = tl.program_id(0)
+    begin = row.to(tl.int64) * width
+    column = tl.arange(0, MOST)
+    value = tl.load(x + begin + column).to(tl.float32)
+    top = tl.max(tl.abs(value), axis=0)
+    if REST > 0:
+        column2 = MOST + tl.arange(0, REST)
+        inside = column2 < width
+        value2 = tl.load(x + begin + column2, mask=inside, other=0.0).to(tl.float32)
+        top = tl.maximum(top, tl.max(tl.abs(value2), axis=0))
+    top = tl.maximum(top, 1e-10)
+    tl.store(scale + row, top / 127.0)
+    tl.store(out + begin + column, _round_int8(value * (127.0 / top)))
+    if REST > 0:
+        tl.store(out + begin + column2, _round_int8(value2 * (127.0 / top)), mask=inside)
+
+
+def quantize_rows(x, out, scale, num_warps: int | None = None):
+    """Row-wise symmetric int8: x [T, W] ~ out [T, W] int8 * scale [T] fp32."""
+    rows, width = x.shape
+    most, rest = _parts(width)
+    _quantize_kernel[(rows,)](x, out, scale, width, most, rest, num_warps=num_warps or (4 if most <= 2048 else 8))
+    return out, scale
 
 
 # --------------------------------------------------------------------------------------------------- attention
@@ -97,104 +147,168 @@ def _turn(x, cos, sin, position, inside, N: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def _attend(q, k_base, v_base, key, row, length, scale, slope, top, total, acc, STRIDE: tl.constexpr, D: tl.constexpr,
-            ALIBI: tl.constexpr, MASK: tl.constexpr):
-    """One block of keys in the running softmax (base 2)."""
-    at = key[:, None] * STRIDE + tl.arange(0, D)[None, :]
-    inside = (key < length)[:, None]
-    k = tl.load(k_base + at, mask=inside, other=0.0) if MASK else tl.load(k_base + at)
-    v = tl.load(v_base + at, mask=inside, other=0.0) if MASK else tl.load(v_base + at)
+def _queries(base, bias, cos, sin, row, length, HEADS: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr,
+             BIAS: tl.constexpr, N: tl.constexpr, TYPE: tl.constexpr):
+    """Rows of q (or of k, with base and bias moved there): loaded, biased, turned; zero behind the sequence."""
+    column = tl.arange(0, D)
+    inside = (row < length)[:, None]
+    x = tl.load(base + row[:, None] * (3 * HEADS * D) + column[None, :], mask=inside, other=0.0)
+    if BIAS or ROPE:
+        x = x.to(tl.float32)
+        if BIAS:
+            x += tl.load(bias + column)[None, :].to(tl.float32)
+        if ROPE:
+            x = _turn(x, cos, sin, row, inside, N, D)
+    return x.to(TYPE)
+
+
+@triton.jit
+def _scores(q, k, row, key, length, scale, slope, ALIBI: tl.constexpr, MASK: tl.constexpr):
+    """q k^T, in base-2 units where ALIBI (else `scale` is still to come); keys behind the sequence far below all."""
     score = tl.dot(q, tl.trans(k))
     if ALIBI:
         score = score * scale - slope * tl.abs(row.to(tl.float32)[:, None] - key.to(tl.float32)[None, :])
     if MASK:
         score = tl.where((key < length)[None, :], score, -1e30)
-    if ALIBI:
-        new_top = tl.maximum(top, tl.max(score, axis=1))
-        p = tl.exp2(score - new_top[:, None])
-    else:
-        new_top = tl.maximum(top, tl.max(score, axis=1) * scale)
-        p = tl.exp2(score * scale - new_top[:, None])
-    fade = tl.exp2(top - new_top)
-    total = total * fade + tl.sum(p, axis=1)
-    acc = tl.dot(p.to(v.dtype), v, acc * fade[:, None])
-    return new_top, total, acc
+    return score
 
 
 @triton.jit
-def _attention_kernel(qkv, bias, cos, sin, slopes, out, spans, scale,
-                      HEADS: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr, ALIBI: tl.constexpr,
-                      BIAS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def _resident_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.constexpr, D: tl.constexpr,
+                     ROPE: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, BLOCKS: tl.constexpr, N: tl.constexpr):
+    """A head of a sequence of at most BLOCKS (up to 3) times N tokens: all its keys and values stay on the chip."""
+    TYPE: tl.constexpr = out.dtype.element_ty
+    WIDTH: tl.constexpr = HEADS * D
     head = tl.program_id(0)
-    sequence = tl.num_programs(1) - 1 - tl.program_id(1)  # the longest lie last and begin first
+    sequence = tl.num_programs(1) - 1 - tl.program_id(1)
     start = tl.load(spans + 2 * sequence).to(tl.int64)
     length = tl.load(spans + 2 * sequence + 1)
-    WIDTH: tl.constexpr = HEADS * D
-    STRIDE: tl.constexpr = 3 * WIDTH
     column = tl.arange(0, D)
-    q_base = qkv + start * STRIDE + head * D
-    k_base = q_base + WIDTH
-    v_base = q_base + 2 * WIDTH
-    if ROPE:  # turn the keys where they lie; no other program reads them
-        for begin in range(0, length, BLOCK_N):
-            key = begin + tl.arange(0, BLOCK_N)
-            inside = (key < length)[:, None]
-            at = key[:, None] * STRIDE + column[None, :]
-            k = tl.load(k_base + at, mask=inside, other=0.0).to(tl.float32)
-            if BIAS:
-                k += tl.load(bias + WIDTH + head * D + column)[None, :].to(tl.float32)
-            k = _turn(k, cos, sin, key, inside, BLOCK_N, D)
-            tl.store(k_base + at, k.to(out.dtype.element_ty), mask=inside)
-        tl.debug_barrier()
+    base = qkv + start * (3 * WIDTH) + head * D
+    bias += head * D
     slope = tl.load(slopes + head) if ALIBI else 0.0
-    whole = length // BLOCK_N * BLOCK_N
-    for first in range(0, length, BLOCK_M):
-        row = first + tl.arange(0, BLOCK_M)
-        row_inside = (row < length)[:, None]
-        q = tl.load(q_base + row[:, None] * STRIDE + column[None, :], mask=row_inside, other=0.0).to(tl.float32)
-        if BIAS:
-            q += tl.load(bias + head * D + column)[None, :].to(tl.float32)
-        if ROPE:
-            q = _turn(q, cos, sin, row, row_inside, BLOCK_M, D)
-        q = q.to(out.dtype.element_ty)
-        top = tl.full([BLOCK_M], -1e30, tl.float32)
-        total = tl.zeros([BLOCK_M], tl.float32)
-        acc = tl.zeros([BLOCK_M, D], tl.float32)
-        for begin in range(0, whole, BLOCK_N):
-            top, total, acc = _attend(q, k_base, v_base, begin + tl.arange(0, BLOCK_N), row, length, scale, slope, top,
-                                      total, acc, STRIDE, D, ALIBI, False)
-        if whole < length:
-            top, total, acc = _attend(q, k_base, v_base, whole + tl.arange(0, BLOCK_N), row, length, scale, slope, top,
-                                      total, acc, STRIDE, D, ALIBI, True)
+    factor = 1.0 if ALIBI else scale
+
+    key = tl.arange(0, N)
+    k0 = _queries(base + WIDTH, bias + WIDTH, cos, sin, key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE)
+    v0 = _queries(base + 2 * WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE)
+    if BLOCKS > 1:
+        k1 = _queries(base + WIDTH, bias + WIDTH, cos, sin, N + key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE)
+        v1 = _queries(base + 2 * WIDTH, bias, cos, sin, N + key, length, HEADS, D, False, False, N, TYPE)
+    if BLOCKS > 2:
+        k2 = _queries(base + WIDTH, bias + WIDTH, cos, sin, 2 * N + key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE)
+        v2 = _queries(base + 2 * WIDTH, bias, cos, sin, 2 * N + key, length, HEADS, D, False, False, N, TYPE)
+    for first in range(0, length, N):
+        row = first + tl.arange(0, N)
+        q = _queries(base, bias, cos, sin, row, length, HEADS, D, ROPE, BIAS, N, TYPE)
+        s0 = _scores(q, k0, row, key, length, scale, slope, ALIBI, BLOCKS == 1)
+        top = tl.max(s0, axis=1)
+        if BLOCKS > 1:
+            s1 = _scores(q, k1, row, N + key, length, scale, slope, ALIBI, BLOCKS == 2)
+            top = tl.maximum(top, tl.max(s1, axis=1))
+        if BLOCKS > 2:
+            s2 = _scores(q, k2, row, 2 * N + key, length, scale, slope, ALIBI, True)
+            top = tl.maximum(top, tl.max(s2, axis=1))
+        top = (top * factor)[:, None]
+        p = tl.exp2(s0 * factor - top)
+        total = tl.sum(p, axis=1)
+        acc = tl.dot(p.to(TYPE), v0)
+        if BLOCKS > 1:
+            p = tl.exp2(s1 * factor - top)
+            total += tl.sum(p, axis=1)
+            acc = tl.dot(p.to(TYPE), v1, acc)
+        if BLOCKS > 2:
+            p = tl.exp2(s2 * factor - top)
+            total += tl.sum(p, axis=1)
+            acc = tl.dot(p.to(TYPE), v2, acc)
         acc = acc * (1.0 / total)[:, None]
         if BIAS:
-            acc += tl.load(bias + 2 * WIDTH + head * D + column)[None, :].to(tl.float32)
+            acc += tl.load(bias + 2 * WIDTH + column)[None, :].to(tl.float32)
         at = row[:, None] * WIDTH + column[None, :]
-        tl.store(out + start * WIDTH + head * D + at, acc.to(out.dtype.element_ty), mask=row_inside)
+        tl.store(out + start * WIDTH + head * D + at, acc.to(TYPE), mask=(row < length)[:, None])
 
 
-def spans(lengths) -> torch.Tensor:
-    """int32 [S, 2] of (first token, length) of the sequences of a packed batch."""
+@triton.jit
+def _streaming_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.constexpr, D: tl.constexpr,
+                      ROPE: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, N: tl.constexpr):
+    """A head of a sequence of any length: a running softmax over blocks of keys, which are turned first, in place."""
+    TYPE: tl.constexpr = out.dtype.element_ty
+    WIDTH: tl.constexpr = HEADS * D
+    head = tl.program_id(0)
+    sequence = tl.num_programs(1) - 1 - tl.program_id(1)
+    start = tl.load(spans + 2 * sequence).to(tl.int64)
+    length = tl.load(spans + 2 * sequence + 1)
+    column = tl.arange(0, D)
+    base = qkv + start * (3 * WIDTH) + head * D
+    bias += head * D
+    slope = tl.load(slopes + head) if ALIBI else 0.0
+    factor = 1.0 if ALIBI else scale
+    if ROPE:  # no other program reads these keys
+        for begin in range(0, length, N):
+            key = begin + tl.arange(0, N)
+            k = _queries(base + WIDTH, bias + WIDTH, cos, sin, key, length, HEADS, D, ROPE, BIAS, N, TYPE)
+            at = key[:, None] * (3 * WIDTH) + column[None, :]
+            tl.store(base + WIDTH + at, k, mask=(key < length)[:, None])
+        tl.debug_barrier()
+    for first in range(0, length, N):
+        row = first + tl.arange(0, N)
+        q = _queries(base, bias, cos, sin, row, length, HEADS, D, ROPE, BIAS, N, TYPE)
+        top = tl.full([N], -1e30, tl.float32)
+        total = tl.zeros([N], tl.float32)
+        acc = tl.zeros([N, D], tl.float32)
+        for begin in range(0, length, N):
+            key = begin + tl.arange(0, N)
+            k = _queries(base + WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE)
+            v = _queries(base + 2 * WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE)
+            score = _scores(q, k, row, key, length, scale, slope, ALIBI, True)
+            new_top = tl.maximum(top, tl.max(score, axis=1) * factor)
+            fade = tl.exp2(top - new_top)
+            p = tl.exp2(score * factor - new_top[:, None])
+            total = total * fade + tl.sum(p, axis=1)
+            acc = tl.dot(p.to(TYPE), v, acc * fade[:, None])
+            top = new_top
+        acc = acc * (1.0 / total)[:, None]
+        if BIAS:
+            acc += tl.load(bias + 2 * WIDTH + column)[None, :].to(tl.float32)
+        at = row[:, None] * WIDTH + column[None, :]
+        tl.store(out + start * WIDTH + head * D + at, acc.to(TYPE), mask=(row < length)[:, None])
+
+
+BLOCK = 64  # queries and keys at a time
+REGISTERS = {1: 128, 2: 128, 3: 168, 0: 128}  # a thread; one warp more or less on a multiprocessor decides
+
+
+def spans(lengths, device: torch.device | str) -> tuple[tuple[int, torch.Tensor], ...]:
+    """The sequences of a packed batch by kernel: (blocks of keys, or 0 for more than 3; int32 [S, 2] of first token, length).
+
+    Which kernel serves a sequence depends on its own length alone.
+    """
     table = torch.tensor(lengths, dtype=torch.int32)
-    return torch.stack((table.cumsum(0, dtype=torch.int32) - table, table), dim=1)
+    table = torch.stack((table.cumsum(0, dtype=torch.int32) - table, table), dim=1)
+    blocks = (table[:, 1] + (BLOCK - 1)) // BLOCK
+    kinds = torch.where(blocks > 3, 0, blocks)
+    order = kinds.argsort(stable=True)
+    counts = torch.bincount(kinds, minlength=4).tolist()
+    parts = table[order].to(device, non_blocking=True).split(counts)
+    return tuple((kind, part) for kind, part in enumerate(parts) if len(part))
 
 
-def attention(qkv, out, spans, heads: int, *, bias=None, rope=None, slopes=None,
-              block_m: int = 64, block_n: int = 64, num_warps: int = 4, num_stages: int = 1, maxnreg: int | None = None):
+def attention(qkv, out, spans, heads: int, *, bias=None, rope=None, slopes=None):
     """Softmax attention within each sequence; qkv [T, 3H] as q | k | v, out [T, H], spans from `spans`.
 
     rope: (cos, sin) fp32 [longest, D/2]; q and k hold the columns of a pair side by side (see `pairs_together`), and k
-    is turned where it lies. slopes: fp32 [heads], symmetric ALiBi: minus slope times distance. bias: [3H], added to
+    may be overwritten. slopes: fp32 [heads], symmetric ALiBi: minus slope times distance. bias: [3H], added to
     q | k | v first (without RoPE the keys' bias changes no result and is left out).
     Rows outside the sequences are left as they are.
     """
     d = out.shape[1] // heads
-    cos, sin = rope if rope is not None else (None, None)
-    slopes = None if slopes is None else slopes * LOG2E
-    limit = {} if maxnreg is None else {"maxnreg": maxnreg}
-    _attention_kernel[(heads, spans.shape[0])](
-        qkv, bias, cos, sin, slopes, out, spans, d**-0.5 * LOG2E, heads, d, rope is not None, slopes is not None,
-        bias is not None, block_m, block_n, num_warps=num_warps, num_stages=num_stages, **limit)
+    cos, sin = rope if rope is not None else (out, out)
+    slopes, alibi = (out, False) if slopes is None else (slopes * LOG2E, True)
+    for blocks, table in spans:
+        kernel, own = (_resident_kernel, (blocks, BLOCK)) if blocks else (_streaming_kernel, (BLOCK,))
+        kernel[(heads, table.shape[0])](
+            qkv, qkv if bias is None else bias, cos, sin, slopes, out, table, d**-0.5 * LOG2E, heads, d,
+            rope is not None, alibi, bias is not None, *own, num_warps=4, num_stages=1, maxnreg=REGISTERS[blocks])
     return out
 
 
@@ -246,63 +360,30 @@ def gated_gelu(x, out):
     return out
 
 
-@triton.jit
-def _quantize_kernel(x, out, scale, centre, width, CENTRE: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0)
-    column = tl.arange(0, BLOCK)
-    inside = column < width
-    at = row.to(tl.int64) * width + column
-    value = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
-    if CENTRE:
-        high = tl.max(value, axis=0)
-        low = tl.min(value, axis=0)
-        middle = (high + low) * 0.5
-        tl.store(centre + row, middle)
-        value -= middle
-        top = tl.maximum(high - middle, 1e-10)
-    else:
-        top = tl.maximum(tl.max(tl.abs(value), axis=0), 1e-10)
-    tl.store(scale + row, top / 127.0)
-    tl.store(out + at, _round_int8(value * (127.0 / top)), mask=inside)
-
-
-def quantize_rows(x, out, scale, centre=None):
-    """Row-wise int8: x [T, W] ~ out [T, W] * scale [T] + centre [T]; without `centre` symmetric about zero.
-
-    (With a centre the largest padded zero counts as a value of the row: meant for rows that reach both sides of zero.)
-    """
-    rows, width = x.shape
-    block = triton.next_power_of_2(width)
-    _quantize_kernel[(rows,)](x, out, scale, centre, width, centre is not None, block,
-                              num_warps=4 if block <= 4096 else 8)
-    return out, scale
-
-
 # --------------------------------------------------------------------------------------------------- products
 @triton.jit
-def _epilogue(acc, row, column, row_scale, column_scale, centre, column_sum, bias, residual, m, n,
-              BIAS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, INT8: tl.constexpr, CENTRE: tl.constexpr):
+def _epilogue(acc, row, column, row_scale, column_scale, bias, residual, m, n,
+              BIAS: tl.constexpr, GELU: tl.constexpr, RESIDUAL: tl.constexpr, INT8: tl.constexpr):
     y = acc.to(tl.float32)
+    inside = column < n
     if INT8:
         y *= tl.load(row_scale + row, mask=row < m, other=0.0)[:, None]
-        y *= tl.load(column_scale + column)[None, :]
-    if CENTRE:
-        y += tl.load(centre + row, mask=row < m, other=0.0)[:, None] * tl.load(column_sum + column)[None, :]
+        y *= tl.load(column_scale + column, mask=inside, other=0.0)[None, :]
     if BIAS:
-        y += tl.load(bias + column)[None, :].to(tl.float32)
+        y += tl.load(bias + column, mask=inside, other=0.0)[None, :].to(tl.float32)
     if GELU:
         y = _gelu(y)
     if RESIDUAL:
         at = row.to(tl.int64)[:, None] * n + column[None, :]
-        y += tl.load(residual + at, mask=(row < m)[:, None], other=0.0).to(tl.float32)
+        y += tl.load(residual + at, mask=(row < m)[:, None] & inside[None, :], other=0.0).to(tl.float32)
     return y
 
 
 @triton.jit
-def _product_kernel(a_desc, b_desc, out_desc, row_scale, column_scale, centre, column_sum, bias, residual, m, n,
+def _product_kernel(a_desc, b_desc, out_desc, row_scale, column_scale, bias, residual, m, n,
                     K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
                     GROUP: tl.constexpr, SUBTILE: tl.constexpr, BIAS: tl.constexpr, GELU: tl.constexpr,
-                    RESIDUAL: tl.constexpr, INT8: tl.constexpr, CENTRE: tl.constexpr, FLATTEN: tl.constexpr):
+                    RESIDUAL: tl.constexpr, INT8: tl.constexpr, FLATTEN: tl.constexpr):
     tiles_m = tl.cdiv(m, BLOCK_M)
     tiles_n = tl.cdiv(n, BLOCK_N)
     in_group = GROUP * tiles_n
@@ -322,34 +403,36 @@ def _product_kernel(a_desc, b_desc, out_desc, row_scale, column_scale, centre, c
             left, right = acc.reshape(BLOCK_M, 2, NARROW).permute(0, 2, 1).split()
             for part in tl.static_range(2):
                 y = _epilogue(left if part == 0 else right, row, begin_n + part * NARROW + tl.arange(0, NARROW),
-                              row_scale, column_scale, centre, column_sum, bias, residual, m, n,
-                              BIAS, GELU, RESIDUAL, INT8, CENTRE)
+                              row_scale, column_scale, bias, residual, m, n, BIAS, GELU, RESIDUAL, INT8)
                 out_desc.store([begin_m, begin_n + part * NARROW], y.to(out_desc.dtype))
         else:
-            y = _epilogue(acc, row, begin_n + tl.arange(0, BLOCK_N), row_scale, column_scale, centre, column_sum,
-                          bias, residual, m, n, BIAS, GELU, RESIDUAL, INT8, CENTRE)
+            y = _epilogue(acc, row, begin_n + tl.arange(0, BLOCK_N), row_scale, column_scale, bias, residual, m, n,
+                          BIAS, GELU, RESIDUAL, INT8)
             out_desc.store([begin_m, begin_n], y.to(out_desc.dtype))
 
 
-def product(a, b, out, *, bias=None, scales=None, centre=None, gelu: bool = False, residual=None, block=(128, 256, 128), group: int = 8,
+@lru_cache
+def multiprocessors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def product(a, b, out, *, bias=None, scales=None, gelu: bool = False, residual=None, block=(128, 256, 128), group: int = 8,
             subtile: bool = True, flatten: bool = True, persistent: int = 1, num_warps: int = 8, num_stages: int = 4):
     """out <- epilogue(a @ b.T): + bias, then gelu, then + residual, in fp32; a [M, K], b [N, K], out [M, N].
 
-    int8 operands are scaled first: scales = (fp32 [M], fp32 [N]); centre = (fp32 [M], fp32 [N]): what the rows of `a`
-    were centred on, and the row sums of `b` as scaled. `persistent` programs a multiprocessor walk the tiles;
-    0 starts one program a tile. N and K are multiples of the block; needs a GPU with tensor memory access (sm90).
+    int8 operands are scaled first: scales = (fp32 [M], fp32 [N]). `persistent` programs a multiprocessor walk the tiles;
+    0 starts one program a tile. Rows of a, b and out are multiples of 16 bytes; needs a GPU with tensor memory access (sm90).
     """
     from triton.tools.tensor_descriptor import TensorDescriptor
 
     (m, k), n = a.shape, b.shape[0]
     block_m, block_n, block_k = block
     tiles = triton.cdiv(m, block_m) * triton.cdiv(n, block_n)
-    grid = min(tiles, persistent * torch.cuda.get_device_properties(a.device).multi_processor_count) if persistent else tiles
+    grid = min(tiles, persistent * multiprocessors(a.device)) if persistent else tiles
     row_scale, column_scale = scales if scales is not None else (None, None)
-    middle, column_sum = centre if centre is not None else (None, None)
     _product_kernel[(grid,)](
         TensorDescriptor.from_tensor(a, [block_m, block_k]), TensorDescriptor.from_tensor(b, [block_n, block_k]),
         TensorDescriptor.from_tensor(out, [block_m, block_n // 2 if subtile else block_n]),
-        row_scale, column_scale, middle, column_sum, bias, residual, m, n, k, block_m, block_n, block_k, group, subtile,
-        bias is not None, gelu, residual is not None, scales is not None, centre is not None, flatten, num_warps=num_warps, num_stages=num_stages)
+        row_scale, column_scale, bias, residual, m, n, k, block_m, block_n, block_k, group, subtile,
+        bias is not None, gelu, residual is not None, scales is not None, flatten, num_warps=num_warps, num_stages=num_stages)
     return out
