@@ -118,8 +118,10 @@ case ${1:-} in
         install test
         keep_caches_writable
         cd "$repo"
-        "$python" -m ruff check .
-        exec "$python" -m pytest "$@"
+        failed=0
+        "$python" -m ruff check . || failed=1
+        "$python" -m pytest "$@" || failed=$?
+        exit "$failed"
         ;;
     *)
         install run
