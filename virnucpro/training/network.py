@@ -224,7 +224,8 @@ class Network(nn.Module):
 
     def parts(self) -> dict[str, dict[str, torch.Tensor]]:
         """The shipped tensors, by part, with the published names."""
-        esm2 = {k: v for k, v in self.esm2.model.state_dict().items() if "position_embeddings" not in k}
+        # not the rotary frequencies: rounded to half they turn by 0.1 rad at a protein's end, and every loader knows them
+        esm2 = {k: v for k, v in self.esm2.model.state_dict().items() if "inv_freq" not in k}
         classifier = {k: v for k, v in self.classifier.state_dict().items() if "num_batches" not in k}
         heads = {f"{n}.{k}": v for n in ("esm2_only", "dnabert_s_only") for k, v in getattr(self, n).state_dict().items()}
         return {"esm2": esm2, "dnabert_s": self.dnabert_s.model.state_dict(), "classifier": classifier, "heads": heads}

@@ -11,11 +11,10 @@ from virnucpro.training.network import Network
 
 def half_parts(network: Network) -> dict[str, dict[str, torch.Tensor]]:
     """The trained tensors: encoders in fp16, the classifier and the heads of single encoders in fp32."""
-    parts = network.parts()
     return {
-        part: {k: v.detach().cpu().to(torch.float16 if part in ("esm2", "dnabert_s") else torch.float32).contiguous()
-               for k, v in tensors.items()}
-        for part, tensors in parts.items()
+        part: {name: t.detach().cpu().to(torch.float16 if part in ("esm2", "dnabert_s") else torch.float32).contiguous()
+               for name, t in tensors.items()}
+        for part, tensors in network.parts().items()
     }  # fmt: skip
 
 
