@@ -140,7 +140,7 @@ def predict(paths: Path | str | Iterable[Path | str], output_dir: Path | str | N
     the command line. Raises VirNucProError, whose message is one line. With several GPUs a process each is started, and
     inside a launcher's processes this one takes its share: there, only the main process gets a Result.
     """
-    return run(_listed(paths), _options(output_dir=output_dir, model=model, **{"quiet": True, **options}))
+    return run(_listed(paths), _options(output_dir=output_dir, model=model, **{"quiet": True, **options}), own_process=False)
 
 
 def embed(paths: Path | str | Iterable[Path | str], model: str | None = None, **options: Any) -> tuple[list[str], np.ndarray]:
@@ -166,8 +166,11 @@ def summarize(directory: Path | str, classifier: Path | str | None = None, **opt
     return Result(outputs.directory, failures, code, outputs, answers)
 
 
-def run(given: list[str], options: Options) -> Result | None:
-    """Check what can be checked without a model, then run here or in processes of our own."""
+def run(given: list[str], options: Options, own_process: bool) -> Result | None:
+    """Check what can be checked without a model, then run here or in processes of our own.
+
+    own_process: signals may flush finished work and end this process; in somebody else's they go their usual way.
+    """
     world = read_world()
     output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
     spool = output_dir / ".virnucpro-stdin"
@@ -176,7 +179,7 @@ def run(given: list[str], options: Options) -> Result | None:
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         settings = options.settings(inputs, output_dir)
         if not processes.spawn:
-            return _run_here(settings, options, world, processes)
+            return _run_here(settings, options, world, processes, own_process)
         code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
         return _launched_result(settings, code)
     finally:
@@ -200,14 +203,14 @@ def default_output(given: list[str]) -> Path:
     return Path(f"{'stdin' if given[0] == '-' else stem_of(Path(given[0]).resolve().name)}_virnucpro")
 
 
-def _run_here(settings: PredictSettings, options: Options, world: World, processes: Processes) -> Result | None:
+def _run_here(settings: PredictSettings, options: Options, world: World, processes: Processes, own_process: bool) -> Result | None:
     if processes.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
     from virnucpro import pipeline
     from virnucpro.reporting.progress import make_display
 
     with make_display(options.quiet or not world.is_main, options.verbose, memory=pipeline.device_memory) as display:
-        outcome = pipeline.predict(settings, world, processes.cpu, [processes.choice], display)
+        outcome = pipeline.predict(settings, world, processes.cpu, [processes.choice], display, own_process)
     if outcome is None:
         return None
     return Result(settings.output_dir, outcome.failures, outcome.exit_code, outcome.outputs, outcome.answers)

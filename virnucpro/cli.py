@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -22,7 +23,7 @@ from virnucpro.errors import UsageError, VirNucProError, one_line
 log = logging.getLogger("virnucpro")
 
 UNEXPECTED = 1
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
 SECONDS_FOR_THE_MAIN_PROCESS = 3.0
 LIBRARY_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -191,17 +192,82 @@ def summarize(
     ))  # fmt: skip
 
 
+models = typer.Typer(no_args_is_help=True, help="List, download, import and verify models.")
+app.add_typer(models, name="models")
+
+
+@models.command("list")
+def models_list() -> None:
+    """What is installed, and where."""
+    from virnucpro.commands.models import run_list
+
+    raise typer.Exit(run_list())
+
+
+@models.command("download")
+def models_download(
+    name: Annotated[str, typer.Argument(help="500 or 300.", show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro.")] = None,
+) -> None:
+    """Fetch a published model (13 GB), checked and converted once; goes on where it was interrupted."""
+    from virnucpro.commands.models import run_download
+
+    raise typer.Exit(run_download(name, to))
+
+
+@models.command("import")
+def models_import(
+    path: Annotated[Path, typer.Argument(help="The original's .pth, a .safetensors, or an encoder's directory.", show_default=False)],
+    name: Annotated[str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")] = None,
+) -> None:
+    """Take a model that was brought by other means; nothing in it is executed."""
+    from virnucpro.commands.models import run_import
+
+    raise typer.Exit(run_import(path, name))
+
+
+@models.command("verify")
+def models_verify(name: Annotated[str, typer.Argument(help="500, 300, or any installed bundle.", show_default=False)]) -> None:
+    """Compare an installed model with the published figures on this machine, in every precision it has."""
+    from virnucpro.commands.models import run_verify
+
+    raise typer.Exit(run_verify(name))
+
+
+@app.command()
+def doctor(
+    directory: Annotated[Path | None, typer.Argument(metavar="[DIR]", help="Where results would go.", show_default=False)] = None,
+) -> None:
+    """Look this machine over: a verdict a line, and a fix where one is needed."""
+    from virnucpro.commands.models import run_doctor
+
+    raise typer.Exit(run_doctor(directory))
+
+
+@app.command()
+def citation(bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX.")] = False) -> None:
+    """What to cite."""
+    from virnucpro.commands.models import run_citation
+
+    raise typer.Exit(run_citation(bibtex))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
+    signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
     sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _terminated(number: int, frame: Any) -> None:
+    raise SystemExit(128 + number)
 
 
 def run(arguments: list[str]) -> int:
     """Run a command; the exit code. Every error a user can cause is one line on standard error."""
-    from virnucpro.launch import leave_status, read_world
+    from virnucpro.launch import leave_status, read_world, stopped
 
     verbose = "-v" in arguments or "--verbose" in arguments
-    world = None
+    world, said = None, False
     try:
         world = read_world()
         command = typer.main.get_command(app)
@@ -209,7 +275,7 @@ def run(arguments: list[str]) -> int:
         code = command(arguments, standalone_mode=False)
         code = int(code) if isinstance(code, int) else 0
     except VirNucProError as error:
-        code = error.exit_code
+        code, said = error.exit_code, True
         _complain(error, verbose, world)
     except LIBRARY_USAGE_ERROR as error:
         code = UsageError.exit_code
@@ -226,6 +292,8 @@ def run(arguments: list[str]) -> int:
         what = f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"
         _complain(VirNucProError(what), verbose, world)
     if world is not None:
+        if code in (INTERRUPTED, TERMINATED) and world.is_main and not world.self_launched and not said:
+            print(f"virnucpro: error: {stopped(code - 128, '--force' in arguments)}", file=sys.stderr, flush=True)
         leave_status(code, world)
     return code
 

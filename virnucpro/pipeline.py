@@ -20,7 +20,7 @@ from virnucpro.calling.calibration import Calibration
 from virnucpro.clock import Clock
 from virnucpro.embedding.board import Board, PeerLost
 from virnucpro.embedding.coverage import Coverage, any_answered, coverage
-from virnucpro.embedding.devices import leave, make_accelerator
+from virnucpro.embedding.devices import drop_out, leave, make_accelerator
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.job import ENCODERS, Work, batch_tokens, longest_tokens, make_work
@@ -34,6 +34,7 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.precision import resolve_precision
+from virnucpro.models.verify import read_verification
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -110,6 +111,7 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
         with _finished_work_kept(run):
             job = _prepare(run, stack) if world.is_main else _join(run)
             if job is None:
+                leave(accelerator)
                 return Outcome(Outputs(settings.output_dir), None, (), 0) if world.is_main else None
             done = {name: _embed(name, job, run, accelerator) for name in ENCODERS}
             leave(accelerator)
@@ -305,9 +307,8 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
                              "recomputed": e.recomputed, "failed": len(e.failed)} for name, e in done.items()},
     }  # fmt: skip
     calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
-    answers = write_results(
-        _with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration, settings.call, facts, run.clock
-    )  # fmt: skip
+    answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration,
+                            settings.call, facts, run.clock)  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
         for work in job.work.values():
             work.store.remove()
@@ -337,9 +338,11 @@ def _for_the_launcher(code: int, world: World) -> int:
 
 def model_facts(bundle: Bundle) -> dict[str, Any]:
     """What is said of the model in `run.json` and the report."""
+    identity = bundle.identity()
     return {
         "name": bundle.name, "chunk_length": bundle.chunk_length, "frame_policy": bundle.frame_policy, "sources": bundle.sources,
-        "sha256": bundle.identity(), "licence": bundle.licence, "accuracy": bundle.accuracy, "calibration": bundle.calibration,
+        "sha256": identity, "licence": bundle.licence, "accuracy": bundle.accuracy, "calibration": bundle.calibration,
+        "verified": read_verification(identity),
         "classifier": str(bundle.classifier.resolve()),
         "directories": {name: str(getattr(bundle, name).resolve()) for name in ENCODERS},
     }  # fmt: skip
@@ -370,6 +373,8 @@ def _finished_work_kept(run: Run) -> Iterator[None]:
             time.sleep(SECONDS_FOR_THE_LAUNCHER)
             raise PeerLost(f"{error}; {how_to_go_on(run.settings.force)}") from error
         raise
+    finally:
+        drop_out()
 
 
 def _stopped(number: int, stores: list[FeatureStore], settings: PredictSettings, world: World, display: Display) -> None:

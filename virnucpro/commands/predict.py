@@ -19,7 +19,7 @@ def run_predict(inputs: list[str], options: api.Options, obsolete: tuple[str, ..
     console_logging(options.verbose, options.quiet, world.is_main)
     for name in obsolete if world.is_main and not world.self_launched else ():
         log.warning("%s is no longer needed and does nothing", name)
-    result = api.run(inputs, options)
+    result = api.run(inputs, options, own_process=True)
     if result is None:
         return 0
     if result.answers is not None:

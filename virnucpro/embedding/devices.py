@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import timedelta
 
 import torch
@@ -36,3 +37,13 @@ def leave(accelerator: Accelerator) -> None:
     """Leave the process group: what follows is the main process's alone."""
     if dist.is_initialized():  # under a launcher a single process has a group too
         accelerator.state.destroy_process_group()
+
+
+def drop_out() -> None:
+    """Leave the process group without the others, on the way out of a failed run.
+
+    A process that ends inside a gloo group aborts. NCCL may wait for the others in leaving: there, the end does it.
+    """
+    if dist.is_initialized() and dist.get_backend() == "gloo":
+        with suppress(RuntimeError):
+            dist.destroy_process_group()
