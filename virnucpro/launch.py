@@ -158,7 +158,7 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
         except ChildFailedError as error:
             left = [_left_status(Path(status), rank) for rank in range(processes.count)]
             rank, failure = _cause(error.failures, left)
-            code = left[rank] if left[rank] is not None else left[0]
+            code = left[rank]
             if code is not None and code > 128:
                 raise Interrupted(f"process {rank} of {processes.count} was {stopped(code - 128, forced)}", code - 128) from None
             if code is not None:  # it ended by itself and has said why
@@ -198,8 +198,8 @@ def _signal_name(number: int) -> str:
 
 
 def _cause(failures: Mapping[int, Any], left: Sequence[int | None]) -> tuple[int, Any]:
-    """(rank, failure) that the others followed: one that could not leave a word first, then the earliest."""
-    return min(failures.items(), key=lambda item: (left[item[0]] is not None, item[1].timestamp))
+    """(rank, failure) that the others followed: one that has said why, else the earliest."""
+    return min(failures.items(), key=lambda item: (left[item[0]] is None, item[1].timestamp))
 
 
 def leave_status(code: int, world: World) -> None:

@@ -1,0 +1,266 @@
+"""Kill runs of `predict` at random moments, resume them, and compare every final result with an undisturbed one, bit for bit.
+
+    python benchmarks/faults.py --kills 100 --seed 1          # about 20 s of one core a kill
+
+Each trial starts in a new output directory, is killed several times, each time resumed by another number of CPU processes,
+and ends with a start that is left alone. The model is the tiny one of the tests. Finished rows are flushed after every
+step instead of every 30 s (a constant, changed from outside), so that the tiny runs have something to lose. Two moments in
+three are chosen by progress (after some shards have appeared), one by the clock.
+
+Prints a line a kill and a table; exit code 1 when anything was lost, repeated, mislabelled, hung or said wrongly.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "data" / "golden"
+MODEL = ["--esm-model", str(GOLDEN / "esm2"), "--dna-model", str(GOLDEN / "dnabert_s"), "--classifier", str(GOLDEN / "500_model.pth")]
+OPTIONS = [*MODEL, "--batch-size", "512", "--gpus", "none"]
+KINDS = ("kill worker", "kill main process", "kill launcher", "kill all", "terminate", "terminate worker")
+SECONDS_TO_END = 30.0
+EVERY_STEP = "import virnucpro.embedding.feature_store as store\nstore.FLUSH_SECONDS = 0.0\n"
+
+
+@dataclass
+class Running:
+    """A started run and everything it may leave behind."""
+
+    popen: subprocess.Popen
+    log: Path
+    processes: int
+    began: float = field(default_factory=time.monotonic)
+
+    def members(self) -> list[psutil.Process]:
+        """The started process and its descendants, less what has ended."""
+        try:
+            root = psutil.Process(self.popen.pid)
+            return [p for p in [root, *root.children(recursive=True)] if p.status() != psutil.STATUS_ZOMBIE]
+        except psutil.NoSuchProcess:
+            return []
+
+    def rank(self, number: int) -> psutil.Process | None:
+        """The process of a rank; a run of one process is its own rank 0."""
+        if self.processes == 1:
+            return psutil.Process(self.popen.pid)
+        for process in self.members():
+            try:
+                if process.environ().get("RANK") == str(number) and process.pid != self.popen.pid:
+                    return process
+            except psutil.Error:
+                continue
+        return None
+
+    def text(self) -> str:
+        return self.log.read_text(errors="replace")
+
+
+class Faults:
+    """Starts runs in `directory` on one input, and breaks them."""
+
+    def __init__(self, directory: Path, records: int):
+        self.directory = directory
+        self.input = directory / "input.fa"
+        parts = (GOLDEN / "input.fa").read_text().split(">")[1 : records + 1]
+        self.input.write_text("".join(">" + part for part in parts))
+        site = directory / "site"
+        site.mkdir()
+        (site / "sitecustomize.py").write_text(EVERY_STEP)
+        # Nothing of a launcher around this one, and no other caches than our own.
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "HF_"))}
+        self.environment = kept | {
+            "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(directory / "cache"), "TOKENIZERS_PARALLELISM": "false",
+        }  # fmt: skip
+
+    def start(self, out: Path, processes: int, *more: str) -> Running:
+        """Begin a run, in a session of its own."""
+        log = self.directory / f"{out.name}.{time.time_ns()}.log"
+        command = [sys.executable, "-m", "virnucpro", "predict", str(self.input), "-o", str(out), *OPTIONS, *more]
+        if processes > 1:
+            command += ["--num-processes", str(processes)]
+        with open(log, "wb") as file:
+            popen = subprocess.Popen(command, env=self.environment, cwd=self.directory, stdout=file, stderr=file, start_new_session=True)
+        return Running(popen, log, processes)
+
+    def finish(self, out: Path, processes: int, *more: str) -> Running:
+        """A run that is left alone until it ends."""
+        running = self.start(out, processes, *more)
+        running.popen.wait(timeout=600)
+        return running
+
+
+def shards(out: Path) -> int:
+    return sum(1 for _ in out.glob(".virnucpro/*/*.safetensors"))
+
+
+def wait_for_shards(running: Running, out: Path, count: int) -> bool:
+    """Until `count` shards are there; False when the run ended before."""
+    while running.popen.poll() is None:
+        if shards(out) >= count:
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def strike(running: Running, kind: str, chance: random.Random) -> bool:
+    """Deliver the blow; False when the run, or the process that it was for, is not there any more."""
+    if running.popen.poll() is not None:
+        return False
+    try:
+        if kind == "kill all":
+            os.killpg(running.popen.pid, signal.SIGKILL)
+        elif kind == "kill launcher":
+            running.popen.kill()
+        elif kind == "terminate":
+            running.popen.terminate()
+        else:
+            rank = 0 if kind == "kill main process" or running.processes == 1 else chance.randrange(1, running.processes)
+            victim = running.rank(rank)
+            if victim is None:
+                return False
+            victim.send_signal(signal.SIGTERM if kind == "terminate worker" else signal.SIGKILL)
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
+    return True
+
+
+def survivors(running: Running, members: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Who of the run is still there after SECONDS_TO_END: a run that hangs, or a process that was left behind."""
+    try:
+        running.popen.wait(timeout=SECONDS_TO_END)
+    except subprocess.TimeoutExpired:
+        return list(members)
+    _, alive = psutil.wait_procs(list(members), timeout=SECONDS_TO_END)
+    return alive
+
+
+def wrong_ending(running: Running, kind: str) -> str:
+    """What is wrong with the way a struck run ended; nothing, mostly."""
+    code, text, several = running.popen.returncode, running.text(), running.processes > 1
+    if "Traceback" in text:
+        return "a traceback"
+    if kind in ("kill all", "kill launcher") or (kind.startswith("kill") and not several):
+        return "" if code == -signal.SIGKILL else f"exit code {code}"
+    if kind == "terminate" or (kind == "terminate worker" and not several):
+        said = "stopped by SIGTERM" in text and "run the same command again" in text
+        return "" if code == 143 and said else f"exit code {code}, how to go on {'was' if said else 'not'} said"
+    if kind == "terminate worker":
+        said = "stopped by SIGTERM" in text or "SIGTERM" in text
+        return "" if code in (1, 143) and said else f"exit code {code}, signal {'was' if said else 'not'} named"
+    said = "died: killed by SIGKILL" in text and "run the same command again" in text
+    return "" if code == 1 and said else f"exit code {code}, the dead process {'was' if said else 'not'} named"
+
+
+def differences(out: Path, reference: Path) -> list[str]:
+    """Result files that are not the reference's, byte for byte; leftovers of unfinished work."""
+    kinds = ("pt", "tsv", "txt", "csv", "fna", "bed")
+    names = [path.relative_to(reference) for kind in kinds for path in sorted(reference.rglob(f"*.{kind}"))]
+    wrong = [str(name) for name in names if not (out / name).is_file() or (out / name).read_bytes() != (reference / name).read_bytes()]
+    hidden = out / ".virnucpro"
+    return wrong + [str(path) for path in hidden.iterdir() if path.name != "lock"]
+
+
+@dataclass
+class Tally:
+    """What came of a campaign."""
+
+    kills: Counter = field(default_factory=Counter)
+    missed: int = 0
+    trials: int = 0
+    resumed_rows: int = 0
+    slowest_end: float = 0.0
+    wrong: list[str] = field(default_factory=list)
+
+
+def trial(faults: Faults, reference: Path, number: int, kills: int, typical: float, chance: random.Random, tally: Tally,
+          kinds: Iterable[str] = KINDS, most_processes: int = 4) -> None:
+    """One output directory, struck `kills` times, then left to end, then compared."""
+    out, kinds = faults.directory / f"trial{number}", list(kinds)
+    for _ in range(kills):
+        processes = chance.choices(range(1, most_processes + 1), weights=[5, 4, 1, 1][:most_processes])[0]
+        kind = chance.choice([k for k in kinds if processes > 1 or k not in ("kill worker", "kill launcher", "terminate worker")])
+        running = faults.start(out, processes)
+        by_progress = chance.random() < 2 / 3
+        if by_progress:
+            wait_for_shards(running, out, shards(out) + chance.randint(1, 6))
+            time.sleep(chance.random() * 0.2)
+        else:
+            time.sleep(chance.random() * typical)
+        members = running.members()
+        if not strike(running, kind, chance):
+            running.popen.wait(timeout=600)
+            tally.missed += 1
+            continue
+        struck = time.monotonic()
+        alive = survivors(running, members)
+        took = time.monotonic() - struck
+        tally.kills[kind] += 1
+        tally.slowest_end = max(tally.slowest_end, took)
+        problem = f"{len(alive)} processes still there" if alive else wrong_ending(running, kind)
+        for process in alive:
+            process.kill()
+        print(f"trial {number}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, "
+              f"{struck - running.began:.1f} s after the start: ended in {took:.1f} s, {shards(out)} shards kept"
+              f"{'; WRONG: ' + problem if problem else ''}", flush=True)  # fmt: skip
+        if problem:
+            tally.wrong.append(f"trial {number}, {kind} of {processes}: {problem}\n{running.text()}")
+    running = faults.finish(out, chance.randint(1, min(2, most_processes)))
+    tally.trials += 1
+    tally.resumed_rows += sum(int(line.split()[1]) for line in running.text().splitlines() if "embeddings are there already" in line)
+    if running.popen.returncode != 0:
+        tally.wrong.append(f"trial {number}: the last start ended with {running.popen.returncode}\n{running.text()}")
+    elif wrong := differences(out, reference):
+        tally.wrong.append(f"trial {number}: not as undisturbed: {', '.join(wrong)}")
+
+
+def campaign(directory: Path, kills: int, seed: int, records: int, a_trial: int) -> Tally:
+    faults, chance, tally = Faults(directory, records), random.Random(seed), Tally()
+    reference = faults.finish(directory / "reference", 1)
+    if reference.popen.returncode != 0:
+        raise SystemExit(reference.text())
+    typical = time.monotonic() - reference.began
+    print(f"undisturbed: {typical:.1f} s", flush=True)
+    number = 0
+    while sum(tally.kills.values()) < kills:
+        trial(faults, directory / "reference", number, min(a_trial, kills - sum(tally.kills.values())), typical, chance, tally)
+        number += 1
+    return tally
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--a-trial", type=int, default=10, help="kills before a trial is left to end")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--records", type=int, default=30, help="of the tests' input")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="virnucpro-faults-") as directory:
+        tally = campaign(Path(directory), options.kills, options.seed, options.records, options.a_trial)
+    print(f"\n{sum(tally.kills.values())} kills in {tally.trials} trials, {time.monotonic() - began:.0f} s; "
+          f"{tally.missed} came after the end of their run")  # fmt: skip
+    for kind in KINDS:
+        print(f"  {kind:20s} {tally.kills[kind]:4d}")
+    print(f"  slowest end after a kill {tally.slowest_end:.1f} s; rows found by the last starts {tally.resumed_rows}")
+    print(f"  wrong: {len(tally.wrong)}")
+    for problem in tally.wrong:
+        print(problem)
+    return 1 if tally.wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
