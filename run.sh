@@ -76,6 +76,8 @@ keep_caches_writable() {
     fi
 }
 
+cores() { "$python" -c 'import os; print(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())'; }
+
 # Sets launch=(...): an explicit configuration, so that nobody's ~/.cache/huggingface/accelerate changes the run.
 choose_launch() {
     local gpus=0
@@ -85,7 +87,10 @@ choose_launch() {
     local config=$repo/accelerate_configs/cpu.yaml count=1
     if [ "$gpus" -eq 1 ]; then config=$repo/accelerate_configs/single_gpu.yaml; fi
     if [ "$gpus" -gt 1 ]; then config=$repo/accelerate_configs/multi_gpu.yaml count=$gpus; fi
-    launch=("$venv/bin/accelerate" launch --config_file "$config" --num_processes "$count" -m virnucpro)
+    # Left unset, accelerate would choose the number of threads and say so in four lines.
+    local threads=$(($(cores) / count))
+    launch=("$venv/bin/accelerate" launch --config_file "$config" --num_processes "$count"
+        --num_cpu_threads_per_process "$((threads > 0 ? threads : 1))" -m virnucpro)
 }
 
 example() {
@@ -93,18 +98,17 @@ example() {
     choose_launch
     "${launch[@]}" predict "$repo"/examples/*.fna.gz --model mini --output-dir "$out" --force
     print_calls "$out/contigs.tsv"
-    printf '\nResults in %s:\n' "$out"
-    (cd "$out" && find . -type f ! -name '.*' ! -path './.*/*' | sort | sed "s|^\./|  $out/|")
+    printf '\nAll results: %s\n' "$(cd "$out" && pwd)"
 }
 
-# The columns a reader looks at first, found by name in the table's header.
+# Every sequence with its call; columns are found by their names in the table's header.
 print_calls() {
     awk -F '\t' '
-        NR == 1 { for (i = 1; i <= NF; i++) column[$i] = i
-                  printf "\n%-34s %8s %7s %6s %6s  %-10s %s\n", "sequence", "length", "chunks", "scored", "score", "call", "note"
+        NR == 1 { for (i = 1; i <= NF; i++) at[$i] = i
+                  printf "\n%-32s %7s %7s %12s  %-11s %s\n", "every sequence", "length", "chunks", "probability", "call", "note"
                   next }
-        { printf "%-34s %8s %7s %6s %6s  %-10s %s\n", substr($column["seq_name"], 1, 34), $column["length"],
-              $column["n_chunks"], $column["n_scored"], $column["virus_score"], $column["call"], $column["note"] }' "$1"
+        { printf "%-32s %7s %7s %12s  %-11s %s\n", substr($at["seq_name"], 1, 32), $at["length"], $at["n_chunks"],
+              $at["virus_probability"], $at["call"], $at["note"] == "NA" ? "" : $at["note"] }' "$1"
 }
 
 case ${1:-} in
