@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden"
 MODEL = ["--esm-model", str(GOLDEN / "esm2"), "--dna-model", str(GOLDEN / "dnabert_s"), "--classifier", str(GOLDEN / "500_model.pth")]
 OPTIONS = [*MODEL, "--batch-size", "512", "--gpus", "none"]
-KINDS = ("kill worker", "kill main process", "kill launcher", "kill all", "terminate", "terminate worker")
+KINDS_OF_ONE = ("kill main process", "kill all", "terminate", "interrupt")
+KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
 SECONDS_TO_END = 30.0
 EVERY_STEP = "import virnucpro.embedding.feature_store as store\nstore.FLUSH_SECONDS = 0.0\n"
 
@@ -96,6 +97,10 @@ class Faults:
             popen = subprocess.Popen(command, env=self.environment, cwd=self.directory, stdout=file, stderr=file, start_new_session=True)
         return Running(popen, log, processes)
 
+    def watch(self, popen: subprocess.Popen, log: Path, processes: int) -> Running:
+        """A run that somebody else has started."""
+        return Running(popen, log, processes)
+
     def finish(self, out: Path, processes: int, *more: str) -> Running:
         """A run that is left alone until it ends."""
         running = self.start(out, processes, *more)
@@ -125,6 +130,8 @@ def strike(running: Running, kind: str, chance: random.Random) -> bool:
             os.killpg(running.popen.pid, signal.SIGKILL)
         elif kind == "kill launcher":
             running.popen.kill()
+        elif kind == "interrupt":  # as Ctrl-C at a terminal: to all of them
+            os.killpg(running.popen.pid, signal.SIGINT)
         elif kind == "terminate":
             running.popen.terminate()
         else:
@@ -155,9 +162,10 @@ def wrong_ending(running: Running, kind: str) -> str:
         return "a traceback"
     if kind in ("kill all", "kill launcher") or (kind.startswith("kill") and not several):
         return "" if code == -signal.SIGKILL else f"exit code {code}"
-    if kind == "terminate" or (kind == "terminate worker" and not several):
-        said = "stopped by SIGTERM" in text and "run the same command again" in text
-        return "" if code == 143 and said else f"exit code {code}, how to go on {'was' if said else 'not'} said"
+    if kind in ("terminate", "interrupt"):
+        wanted = signal.SIGTERM if kind == "terminate" else signal.SIGINT
+        said = f"stopped by {wanted.name}" in text and "run the same command again" in text
+        return "" if code == 128 + wanted and said else f"exit code {code}, how to go on {'was' if said else 'not'} said"
     if kind == "terminate worker":
         said = "stopped by SIGTERM" in text or "SIGTERM" in text
         return "" if code in (1, 143) and said else f"exit code {code}, signal {'was' if said else 'not'} named"
@@ -186,45 +194,54 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-def trial(faults: Faults, reference: Path, number: int, kills: int, typical: float, chance: random.Random, tally: Tally,
-          kinds: Iterable[str] = KINDS, most_processes: int = 4) -> None:
+def trial(faults: Faults, reference: Path, number: int | str, kills: int, typical: float, chance: random.Random, tally: Tally) -> None:
     """One output directory, struck `kills` times, then left to end, then compared."""
-    out, kinds = faults.directory / f"trial{number}", list(kinds)
+    out = faults.directory / f"trial{number}"
     for _ in range(kills):
-        processes = chance.choices(range(1, most_processes + 1), weights=[5, 4, 1, 1][:most_processes])[0]
-        kind = chance.choice([k for k in kinds if processes > 1 or k not in ("kill worker", "kill launcher", "terminate worker")])
-        running = faults.start(out, processes)
+        processes = chance.choices(range(1, 5), weights=[5, 4, 1, 1])[0]
+        kind = chance.choice(KINDS if processes > 1 else KINDS_OF_ONE)
         by_progress = chance.random() < 2 / 3
-        if by_progress:
-            wait_for_shards(running, out, shards(out) + chance.randint(1, 6))
-            time.sleep(chance.random() * 0.2)
-        else:
-            time.sleep(chance.random() * typical)
-        members = running.members()
-        if not strike(running, kind, chance):
-            running.popen.wait(timeout=600)
-            tally.missed += 1
-            continue
-        struck = time.monotonic()
-        alive = survivors(running, members)
-        took = time.monotonic() - struck
-        tally.kills[kind] += 1
-        tally.slowest_end = max(tally.slowest_end, took)
-        problem = f"{len(alive)} processes still there" if alive else wrong_ending(running, kind)
-        for process in alive:
-            process.kill()
-        print(f"trial {number}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, "
-              f"{struck - running.began:.1f} s after the start: ended in {took:.1f} s, {shards(out)} shards kept"
-              f"{'; WRONG: ' + problem if problem else ''}", flush=True)  # fmt: skip
-        if problem:
-            tally.wrong.append(f"trial {number}, {kind} of {processes}: {problem}\n{running.text()}")
-    running = faults.finish(out, chance.randint(1, min(2, most_processes)))
+        blow(faults, out, processes, kind, by_progress, typical, chance, tally)
+    end(faults, out, chance.randint(1, 2), reference, tally)
+
+
+def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool, typical: float, chance: random.Random,
+         tally: Tally) -> None:
+    """Start a run in `out` and strike it, after some more shards or after a part of the `typical` seconds."""
+    running = faults.start(out, processes)
+    if by_progress:
+        wait_for_shards(running, out, shards(out) + chance.randint(1, 6))
+        time.sleep(chance.random() * 0.2)
+    else:
+        time.sleep(chance.random() * typical)
+    members = running.members()
+    if not strike(running, kind, chance):
+        running.popen.wait(timeout=600)
+        tally.missed += 1
+        return
+    struck = time.monotonic()
+    alive = survivors(running, members)
+    took = time.monotonic() - struck
+    tally.kills[kind] += 1
+    tally.slowest_end = max(tally.slowest_end, took)
+    problem = f"{len(alive)} processes still there" if alive else wrong_ending(running, kind)
+    for process in alive:
+        process.kill()
+    print(f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, {struck - running.began:.1f} s after "
+          f"the start: ended in {took:.1f} s, {shards(out)} shards kept{'; WRONG: ' + problem if problem else ''}", flush=True)
+    if problem:
+        tally.wrong.append(f"{out.name}, {kind} of {processes}: {problem}\n{running.text()}")
+
+
+def end(faults: Faults, out: Path, processes: int, reference: Path, tally: Tally) -> None:
+    """The last start in `out`, which is left alone; then everything is compared."""
+    running = faults.finish(out, processes)
     tally.trials += 1
     tally.resumed_rows += sum(int(line.split()[1]) for line in running.text().splitlines() if "embeddings are there already" in line)
     if running.popen.returncode != 0:
-        tally.wrong.append(f"trial {number}: the last start ended with {running.popen.returncode}\n{running.text()}")
+        tally.wrong.append(f"{out.name}: the last start ended with {running.popen.returncode}\n{running.text()}")
     elif wrong := differences(out, reference):
-        tally.wrong.append(f"trial {number}: not as undisturbed: {', '.join(wrong)}")
+        tally.wrong.append(f"{out.name}: not as undisturbed: {', '.join(wrong)}")
 
 
 def campaign(directory: Path, kills: int, seed: int, records: int, a_trial: int) -> Tally:

@@ -198,8 +198,13 @@ def _signal_name(number: int) -> str:
 
 
 def _cause(failures: Mapping[int, Any], left: Sequence[int | None]) -> tuple[int, Any]:
-    """(rank, failure) that the others followed: one that has said why, else the earliest."""
-    return min(failures.items(), key=lambda item: (left[item[0]] is None, item[1].timestamp))
+    """(rank, failure) that the others followed: one that has said why, else one that died without a word, else one that was stopped."""
+
+    def order(item: tuple[int, Any]) -> tuple[int, float]:
+        code = left[item[0]]
+        return (1 if code is None else 2 if code > 128 else 0), item[1].timestamp
+
+    return min(failures.items(), key=order)
 
 
 def leave_status(code: int, world: World) -> None:

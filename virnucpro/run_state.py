@@ -148,12 +148,9 @@ def difference(before: Identity, now: Identity) -> str:
     """What differs between two identities, in words, for one line."""
     changed = []
     keys = [*now, *(key for key in before if key not in now)]
-    if any(before.get(key) != now.get(key) for key in keys if key != "frames"):
-        keys.remove("frames")  # follows from the others
-    for key in keys:
+    differing = [key for key in keys if before.get(key) != now.get(key)]
+    for key in [key for key in differing if key != "frames"] or differing:  # those follow from the others
         old, new = before.get(key), now.get(key)
-        if old == new:
-            continue
         if old is None or new is None:
             changed.append(f"{key} was {'not there' if old is None else 'there'} before")
         elif len(old) == len(new) == 64:  # hashes tell a reader nothing

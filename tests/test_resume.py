@@ -1,0 +1,220 @@
+"""Whatever happens to a run, the next start ends with the same bits, or says in one line why not.
+
+Real processes are killed with the tools of benchmarks/faults.py, which runs the long campaign.
+"""
+from __future__ import annotations
+
+import random
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from command import GOLDEN, GOLDEN_MODEL, torchrun
+
+from virnucpro import cli
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+from faults import KINDS, KINDS_OF_ONE, Faults, Tally, blow, differences, end, wait_for_shards
+
+BATCH = ["--batch-size", "512"]  # a dozen steps an encoder
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory) -> Faults:
+    return Faults(tmp_path_factory.mktemp("faults"), records=9)
+
+
+@pytest.fixture(scope="module")
+def reference(faults) -> Path:
+    """The undisturbed run, with the caches of the runs that are killed."""
+    assert run_here(faults, "reference") == 0
+    return faults.directory / "reference"
+
+
+@pytest.fixture(scope="module")
+def killed(faults, reference) -> Path:
+    """The directory of a run that was killed after its fourth shard; copied by who needs it."""
+    running = faults.start(faults.directory / "killed", 1)
+    assert wait_for_shards(running, faults.directory / "killed", 4)
+    running.popen.kill()
+    running.popen.wait()
+    return faults.directory / "killed"
+
+
+@pytest.fixture
+def unfinished(killed, tmp_path) -> Path:
+    return Path(shutil.copytree(killed, tmp_path / "out"))
+
+
+def run_here(faults: Faults, out: Path | str, *more: object, source: Path | None = None) -> int:
+    """`predict` in this process; its exit code."""
+    arguments = [source or faults.input, "-o", faults.directory / out, *GOLDEN_MODEL, *BATCH, "--gpus", "none",
+                 "--cache-dir", faults.directory / "cache", *more]  # fmt: skip
+    return cli.run(["predict", *map(str, arguments)])
+
+
+def complaint(capfd) -> str:
+    """The one line in which a run said what is wrong."""
+    err = capfd.readouterr().err
+    lines = [line for line in err.splitlines() if line.startswith("virnucpro: error:")]
+    assert len(lines) == 1 and "Traceback" not in err, err
+    return lines[0]
+
+
+def content(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name not in ("run.log", "lock")}
+
+
+@contextmanager
+def files_no_larger_than(size: int):
+    """The kernel refuses to write more into one file, as a full disk would."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# --- killed ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_was_killed_ends_like_an_undisturbed_one(faults, reference):
+    """Each kind of blow once, one after the other, to one process and to two in turn."""
+    tally, chance, out = Tally(), random.Random(1), faults.directory / "struck"
+    for number, kind in enumerate(KINDS):
+        blow(faults, out, 1 if kind in KINDS_OF_ONE and number % 2 else 2, kind, True, 1.0, chance, tally)
+    end(faults, out, 2, reference, tally)
+    assert not tally.wrong, "\n".join(tally.wrong)
+    assert sum(tally.kills.values()) >= len(KINDS) - 1 and tally.resumed_rows > 0
+
+
+def test_a_launchers_restart_goes_on_and_does_not_start_over(faults, reference):
+    """torchrun --max-restarts 1, with --force: it counts at the first start only."""
+    out = faults.directory / "restarted"
+    arguments = [*torchrun(2), "--max-restarts", "1", "-m", "virnucpro", "predict", str(faults.input), "-o", str(out), *GOLDEN_MODEL, *BATCH]
+    with open(faults.directory / "restarted.log", "wb") as log:
+        popen = subprocess.Popen([sys.executable, *arguments, "--force"], env=faults.environment | {"ACCELERATE_USE_CPU": "true"}, cwd=faults.directory,
+                                 stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+    running = faults.watch(popen, faults.directory / "restarted.log", 2)
+    assert wait_for_shards(running, out, 3), running.text()
+    running.rank(1).kill()
+    assert popen.wait(timeout=180) == 0, running.text()
+    assert "embeddings are there already" in running.text()
+    assert not differences(out, reference)
+
+
+def test_two_runs_in_one_directory_at_once(faults, reference, capfd):
+    out = faults.directory / "shared"
+    first = faults.start(out, 1)
+    assert wait_for_shards(first, out, 1)
+    assert run_here(faults, out) == 1
+    assert f"another run is writing here (process {first.popen.pid} on" in complaint(capfd)
+    assert first.popen.wait(timeout=180) == 0, first.text()
+    assert not differences(out, reference)
+
+
+# --- taken up again -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
+def test_a_damaged_shard_is_embedded_again(faults, reference, unfinished, capfd, damage):
+    shard = sorted(unfinished.glob(".virnucpro/*/*.safetensors"))[1]
+    data = bytearray(shard.read_bytes())
+    data[-7] ^= 64
+    shard.write_bytes(data if damage == "flipped" else data[:-7])
+    assert run_here(faults, unfinished) == 0
+    err = capfd.readouterr().err
+    assert err.count("is damaged and set aside") == 1 and "embeddings are there already" in err
+    assert not differences(unfinished, reference)
+
+
+def test_a_vanished_cache_is_built_again(faults, reference, unfinished, tmp_path, capfd):
+    assert run_here(faults, unfinished, "--cache-dir", tmp_path / "elsewhere") == 0
+    err = capfd.readouterr().err
+    assert "frames: built" in err and "embeddings are there already" in err
+    assert not differences(unfinished, reference)
+
+
+def test_another_batch_size_may_finish_a_run(faults, reference, unfinished, capfd):
+    assert run_here(faults, unfinished, "--batch-size", "1024", "--resume") == 0
+    assert "embeddings are there already" in capfd.readouterr().err
+    assert not differences(unfinished, reference)
+
+
+def test_force_starts_over(faults, reference, unfinished, capfd):
+    assert run_here(faults, unfinished, "--force") == 0
+    assert "embeddings are there already" not in capfd.readouterr().err
+    assert not differences(unfinished, reference)
+
+
+def test_a_retry_elsewhere_finds_what_the_checkpoint_directory_keeps(faults, reference, tmp_path, capfd):
+    running = faults.start(tmp_path / "first", 1, "--checkpoint-dir", str(tmp_path / "kept"))
+    while running.popen.poll() is None and len(list(tmp_path.glob("kept/*/*.safetensors"))) < 3:
+        time.sleep(0.01)
+    running.popen.kill()
+    running.popen.wait()
+    assert run_here(faults, tmp_path / "second", "--checkpoint-dir", tmp_path / "kept") == 0
+    assert "embeddings are there already" in capfd.readouterr().err
+    assert not differences(tmp_path / "second", reference)
+    assert not list(tmp_path.glob("kept/*/*"))
+    assert run_here(faults, tmp_path / "first", "--checkpoint-dir", tmp_path / "kept", "--force") == 0
+    assert not differences(tmp_path / "first", reference)
+
+
+# --- refused --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("input", "input input.fa has other content"),
+        ("model", "DNABERT-S has other content"),
+        ("option", "--min-length was 0, now 10"),
+        ("features", "--features was float32, now float16"),
+    ],
+)
+def test_another_run_in_the_directory_is_refused(faults, unfinished, tmp_path, capfd, change, said):
+    before = content(unfinished)
+    more: list[object] = []
+    source = faults.input
+    if change == "input":
+        source = tmp_path / "input.fa"
+        source.write_text(faults.input.read_text().replace("A", "C", 1))
+    elif change == "model":
+        other = Path(shutil.copytree(GOLDEN / "dnabert_s", tmp_path / "dnabert_s"))
+        (other / "config.json").write_text((other / "config.json").read_text() + "\n")
+        more = ["--dna-model", other]
+    else:
+        more = ["--min-length", "10"] if change == "option" else ["--features", "float16"]
+    assert run_here(faults, unfinished, *more, source=source) == 1
+    line = complaint(capfd)
+    assert f"holds another run ({said}); --force starts over" in line
+    assert content(unfinished) == before
+
+
+@pytest.mark.parametrize(("size", "said"), [(2_000, "cannot write embeddings"), (16_000, "merged_features.pt: cannot be written")])
+def test_a_full_disk_is_said_and_mended(faults, reference, unfinished, capfd, monkeypatch, size, said):
+    monkeypatch.setattr("virnucpro.embedding.feature_store.FLUSH_SECONDS", 0.0)
+    (faults.directory / "reference" / "run.log").stat()
+    (unfinished / "run.log").unlink()
+    with files_no_larger_than(size):
+        assert run_here(faults, unfinished, "-q") == 1
+    line = complaint(capfd)
+    assert said in line and "make room" in line
+    assert not (unfinished / "merged_features.pt").exists() and not list(unfinished.rglob("*.part"))
+    assert run_here(faults, unfinished, "-q") == 0
+    assert not differences(unfinished, reference)
+
+
+def test_nothing_is_left_running(faults):
+    """After all that: no process of these runs."""
+    import psutil
+
+    ours = [p for p in psutil.process_iter(["cmdline"]) if str(faults.directory) in " ".join(p.info["cmdline"] or [])]
+    assert not ours
