@@ -89,12 +89,13 @@ choose_launch() {
     if [ "$gpus" -gt 1 ]; then config=$repo/accelerate_configs/multi_gpu.yaml count=$gpus; fi
     # Left unset, accelerate would choose the number of threads and say so in four lines.
     local threads=$(($(cores) / count))
-    launch=("$venv/bin/accelerate" launch --config_file "$config" --num_processes "$count"
+    launch=("$venv/bin/accelerate" launch --quiet --config_file "$config" --num_processes "$count"
         --num_cpu_threads_per_process "$((threads > 0 ? threads : 1))" -m virnucpro)
 }
 
 example() {
     local out=${VIRNUCPRO_EXAMPLE_OUT:-example_virnucpro}
+    mkdir -p "$out" 2>/dev/null || fail "cannot create $out here; go to a folder that can be written to, or set VIRNUCPRO_EXAMPLE_OUT"
     choose_launch
     "${launch[@]}" predict "$repo"/examples/*.fna.gz --model mini --output-dir "$out" --force
     print_calls "$out/contigs.tsv"
