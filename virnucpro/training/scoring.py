@@ -11,7 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from virnucpro.sequences.chunks import all_spans
+from virnucpro.calling.columns import ChunkColumns, FrameColumns, RecordColumns, SequenceColumns
+from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences
+from virnucpro.sequences.chunks import all_spans, n_chunks
 from virnucpro.sequences.frames import open_frames
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bases import decode
@@ -91,21 +93,18 @@ def score_contigs(network: Network, store: Store, rows: np.ndarray, tokenizers: 
     return score_batches(network, loader(frames, min(workers, len(frames.blocks))), device)
 
 
-def contig_scores(scores: FrameScores, n_contigs: int, lengths: np.ndarray, chunk_length: int):
-    """SPEC 2: frames -> chunks -> sequences. (virus_score float64 [n] with NaN, scored_fraction [n], n_frames [n])."""
+def called(scores: FrameScores, lengths: np.ndarray, chunk_length: int) -> tuple[ChunkColumns, SequenceColumns]:
+    """The chunks and sequences that the shipped rules make of these frames; `scores.contig` is a row of `lengths`."""
     virus = 1 / (1 + np.exp(-scores.logit.astype(np.float64)))
-    key = scores.contig * (1 << 20) + scores.chunk
-    chunks, first, index = np.unique(key, return_index=True, return_inverse=True)
-    best_virus, best_others = np.zeros(len(chunks)), np.zeros(len(chunks))
-    np.maximum.at(best_virus, index, virus)
-    np.maximum.at(best_others, index, 1 - virus)
-    contig = scores.contig[first]
-    spans = all_spans(lengths, chunk_length)
-    offset = np.cumsum(-(-lengths // chunk_length)) - (-(-lengths // chunk_length))
-    size = (spans.end - spans.start)[offset[contig] + scores.chunk[first] - 1].astype(np.float64)
-    weight = np.bincount(contig, weights=size, minlength=n_contigs)
-    total = np.bincount(contig, weights=size * best_virus / (best_virus + best_others), minlength=n_contigs)
-    n_chunks = np.maximum(-(-lengths // chunk_length), 1)
-    with np.errstate(invalid="ignore"):
-        score = total / weight
-    return score, np.bincount(contig, minlength=n_contigs) / n_chunks, np.bincount(scores.contig, minlength=n_contigs)
+    n = len(lengths)
+    nothing = np.zeros(n, dtype=bool)
+    records = RecordColumns(input=np.zeros(n, np.int32), length=lengths.astype(np.int64), gc=np.zeros(n),
+                            n_chunks=n_chunks(lengths, chunk_length).astype(np.int32),
+                            n_ambiguous=np.zeros(n, np.int64), problem=nothing, skipped=nothing)  # fmt: skip
+    frames = FrameColumns(
+        record=scores.contig.astype(np.int64), chunk=scores.chunk, frame=scores.frame, start=scores.start + 1,
+        end=scores.start + 3 * scores.aa_length, aa_length=scores.aa_length, others=(1 - virus).astype(np.float32),
+        virus=virus.astype(np.float32), failed=np.zeros(len(virus), dtype=bool),
+    )  # fmt: skip
+    chunks = call_chunks(frames, records, chunk_length)
+    return chunks, call_sequences(chunks, records, CallRules(chunk_length))

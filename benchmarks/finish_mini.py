@@ -1,0 +1,213 @@
+"""From the weights and scores of a training run to the bundle: calibration on validation, then the test side, once.
+
+    python -P benchmarks/finish_mini.py --data work --run run --bundle virnucpro/models/mini [--hits hits.tsv]
+
+Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--hits`: DIAMOND's blastx of the test windows
+against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
+"""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from virnucpro.calling import calibration as calibrating
+from virnucpro.training.bundling import write_bundle
+from virnucpro.training.evaluation import Scored, by_class, evaluate, macro, measure
+from virnucpro.training.fitting import FEATURES, choose_features, even_weights
+from virnucpro.training.metrics import auroc, recall_at
+from virnucpro.training.network import NetworkShape
+from virnucpro.training.scoring import FrameScores, called
+from virnucpro.training.store import Store
+
+CHUNK_LENGTH = 500
+
+
+def frame_scores(path: Path, policy: str) -> FrameScores | None:
+    with np.load(path) as z:
+        if f"{policy}_logit" not in z:
+            return None
+        return FrameScores(*(z[f"{policy}_{f}"] for f in FrameScores._fields))
+
+
+def table(contigs: Store, columns: tuple, rows: np.ndarray, fitted=None) -> Scored:
+    score, share, frames = (c[rows] for c in columns)
+    lab, length = contigs.labels, contigs.length[rows]
+    probability = np.full(len(rows), np.nan)
+    known = ~np.isnan(score)
+    if fitted is not None:
+        probability[known] = fitted.probability(score[known], length[known], share[known], frames[known])
+    return Scored(score, probability, lab.virus[rows].astype(bool), lab.category[rows], lab.group[rows], length)
+
+
+def policies(run: Path, contigs: Store) -> dict:
+    """Both frame policies on the 500-base validation windows."""
+    lab, out = contigs.labels, {}
+    rows = np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500"))
+    y = lab.virus[rows].astype(bool)
+    for policy in ("longest", "open"):
+        scores = frame_scores(run / "scores.npz", policy)
+        if scores is None or not np.isin(rows, scores.contig).any():
+            continue
+        score = called(scores, contigs.length, CHUNK_LENGTH)[1].virus_score[rows]
+        ok = ~np.isnan(score)
+        out[policy] = {
+            "answered": {"all": ok.mean(), "viruses": ok[y].mean(), "cellular": ok[~y].mean()},
+            "auroc_all": auroc(score, y), "auroc_answered": auroc(score[ok], y[ok]),
+            "recall_at_5pct_all": recall_at(score, y, 0.05),
+        }  # fmt: skip
+    return rounded(out)
+
+
+def robustness(contigs: Store, columns: tuple, fitted) -> dict:
+    """Shares called virus at the default point in the harder sets, and what substitutions cost."""
+    lab, out = contigs.labels, {}
+    for split in ("test", "validation"):
+        for kind in sorted(set(lab.kind[lab.split == split])):
+            if kind.startswith("contig") or kind == "spliced":
+                continue
+            rows = np.flatnonzero((lab.split == split) & (lab.kind == kind))
+            s = table(contigs, columns, rows, fitted)
+            called = s.deciding >= 0.5
+            entry = {"called_virus": {n: float(called[m].mean()) for n, m in
+                                      (("of_viral", s.virus), ("of_cellular", ~s.virus)) if m.any()},
+                     "sequences": len(rows), "groups": len(set(s.group))}  # fmt: skip
+            if s.virus.any() and not s.virus.all():
+                entry["auroc"] = auroc(s.deciding, s.virus)
+            out[f"{split} {kind}"] = entry
+    return rounded(out)
+
+
+def spliced(contigs: Store, scores: FrameScores, split: str) -> dict:
+    """Phages of 5-15 kb inside 40 kb of bacterium: the regions `calling.regions` finds against where they are."""
+    from virnucpro.training.splices import region_scores
+
+    lab = contigs.labels
+    rows = np.flatnonzero((lab.kind == "spliced") & (lab.split == split))
+    return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH))
+
+
+def baselines(data: Path, contigs: Store, rows: np.ndarray, hits: Path | None) -> dict:
+    """Length and GC, 6-mers and a protein search on the 500-base test windows."""
+    from virnucpro.training.baselines import kmer_frequencies, length_and_gc, logistic, read_hits
+
+    s = table(contigs, (np.zeros(len(contigs)),) * 3, rows)
+    train = draw_training(data, 24_000)
+    sequences = [train.codes[a:b] for a, b in zip(train.start, train.end, strict=True)]
+    test = [contigs.segment(i) for i in rows]
+    found = {}
+    for name, features in (("length and GC", length_and_gc), ("6-mers", kmer_frequencies)):
+        strength = 1.0 if name == "length and GC" else 0.001
+        found[name] = logistic(features(sequences), train.virus, features(test), strength)
+    if hits is not None:
+        viral, cellular, _ = read_hits(hits, len(contigs))
+        found["protein search (DIAMOND)"] = (viral - cellular)[rows]
+    out = {}
+    for name, score in found.items():
+        alone = Scored(score, np.full(len(rows), np.nan), s.virus, s.category, s.group, s.length)
+        m = measure(alone, 200)
+        out[name] = {k: m[k] for k in ("auroc", "recall_at_1pct", "recall_at_5pct")}
+    return out
+
+
+def draw_training(data: Path, n: int):
+    """Training windows drawn as `train_mini.py` draws them, from the genomes, unmutated, mostly of full length."""
+    from train_mini import GENOME_SHARE, KIND_SHARE, MARKER_SHARE, MARKERS
+
+    from virnucpro.training.sampling import WindowRules, WindowSampler, join_windows
+
+    rng, parts = np.random.default_rng(11), []
+    for name, share, categories in (("genomes", 1 - MARKERS, GENOME_SHARE), ("markers", MARKERS, MARKER_SHARE)):
+        rules = WindowRules(CHUNK_LENGTH, mutated_share=0, full_share=1.0, category_share=categories,
+                            kind_share=KIND_SHARE)  # fmt: skip
+        parts.append(WindowSampler(Store.load(data / f"{name}.npz"), rules).draw(int(n * share), rng))
+    return join_windows(parts)
+
+
+def by_identity(contigs: Store, rows: np.ndarray, s: Scored, hits: Path) -> dict:
+    """Recall of viral test windows by the identity of the nearest training protein of a virus."""
+    from virnucpro.training.baselines import read_hits
+
+    _, _, identity = read_hits(hits, len(contigs))
+    near, out = identity[rows], {}
+    cut = np.quantile(s.deciding[~s.virus], 0.95)
+    for name, low, high in (("no hit", -1, 0), ("<30", 1e-9, 30), ("30-50", 30, 50), ("50-70", 50, 70), (">70", 70, 101)):
+        mine = s.virus & (near > low if low == -1 else near >= low) & (near <= high if high == 0 else near < high)
+        if mine.any():
+            out[name] = {"windows": int(mine.sum()), "groups": len(set(s.group[mine])),
+                         "recall": float((s.deciding >= 0.5)[mine].mean()),
+                         "recall_at_5pct": float((s.deciding > cut)[mine].mean())}  # fmt: skip
+    return rounded(out)
+
+
+def rounded(x):
+    if isinstance(x, dict):
+        return {str(k): rounded(v) for k, v in x.items()}
+    if isinstance(x, float | np.floating):
+        return round(float(x), 4) if np.isfinite(x) else None
+    return x
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--hits", type=Path)
+    parser.add_argument("--results", type=Path, default=Path("docs/mini_evaluation.json"))
+    options = parser.parse_args()
+    contigs = Store.load(options.data / "contigs.npz")
+    lab = contigs.labels
+    longest = frame_scores(options.run / "scores.npz", "longest")
+    answers = called(longest, contigs.length, CHUNK_LENGTH)[1]
+    columns = (answers.virus_score, answers.scored_fraction, answers.n_open_frames.astype(np.float64))
+    plain = np.char.startswith(lab.kind, "contig")
+    fit_on = np.flatnonzero(plain & (lab.split == "validation") & ~np.isnan(columns[0]))
+    s = table(contigs, columns, fit_on)
+    weight = even_weights(s)
+    features, compared = choose_features(s, columns[1][fit_on], columns[2][fit_on], weight)
+    fitted = calibrating.fit(FEATURES[features], s.score, s.length, columns[1][fit_on], columns[2][fit_on], s.virus, weight)
+
+    results: dict = {"counts": json.loads((options.data / "counts.json").read_text()), "policies": policies(options.run, contigs),
+                     "calibration": {"chosen": features, "crossvalidated": rounded(compared)}}  # fmt: skip
+    for split in ("validation", "test"):
+        rows = np.flatnonzero(plain & (lab.split == split))
+        results[split] = evaluate(table(contigs, columns, rows, fitted))
+        long = table(contigs, columns, rows[contigs.length[rows] >= 3000], fitted)
+        classes = by_class(long)
+        results[split]["3000 and more"] = {"all": measure(long), "classes": classes, "macro": macro(classes)}
+        results[split]["spliced"] = spliced(contigs, longest, split)
+    results["robustness"] = robustness(contigs, columns, fitted)
+    windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500"))
+    results["baselines"] = baselines(options.data, contigs, windows, options.hits)
+    if options.hits:
+        results["by_identity"] = by_identity(contigs, windows, table(contigs, columns, windows, fitted), options.hits)
+    log = [json.loads(line) for line in (options.run / "log.jsonl").read_text().splitlines()]
+    results["learning_curve"] = [
+        {"frames": e["frames"], "seconds": e["seconds"], **{k: e["validation"][k] for k in
+         ("logit", "esm2_logit", "dnabert_s_logit", "recall5")}} for e in log if "validation" in e
+    ]  # fmt: skip
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    head = results["test"]
+    accuracy = {
+        "side": "test: viral families, phage components and cellular species not trained on",
+        "auroc_500": head["500"]["all"]["auroc"], "recall_at_5pct_500": head["500"]["all"]["recall_at_5pct"],
+        "auroc_3000_and_more": head["3000 and more"]["all"]["auroc"],
+        "false_positive_rate_3000_and_more": {k: v["false_positive_rate"][0]
+                                              for k, v in head["3000 and more"]["classes"].items()},
+        "calibration_error_3000_and_more": head["3000 and more"]["all"]["calibration_error"],
+        "intervals": "value, then 95 % limits from drawing groups again",
+    }  # fmt: skip
+    write_bundle(options.bundle, options.run, options.data / "dnabert_s", NetworkShape(), {
+        "name": "mini", "version": "1", "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
+        "training_data": "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md",
+        "accuracy": accuracy, "calibration": fitted.to_json(),
+    })  # fmt: skip
+    print(json.dumps({"test": accuracy, "policies": results["policies"]}, indent=1))
+
+
+if __name__ == "__main__":
+
+    main()
