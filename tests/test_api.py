@@ -40,7 +40,8 @@ def result(home, options, fasta):
 
 
 def tables(directory: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(directory)): p.read_bytes() for kind in ("tsv", "bed", "fna", "txt", "csv") for p in directory.rglob(f"*.{kind}")}
+    paths = [path for kind in ("tsv", "bed", "fna", "txt", "csv") for path in directory.rglob(f"*.{kind}")]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
 def test_tables_come_as_arrow(result):

@@ -27,7 +27,7 @@ def test_torchrun_says_who_we_are():
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
 def test_a_configuration_for_training_is_refused(variable):
-    with pytest.raises(UsageError, match="multi_gpu.yaml"):
+    with pytest.raises(UsageError, match=r"multi_gpu\.yaml"):
         read_world({variable: "true", "ACCELERATE_MIXED_PRECISION": "no"})
 
 
