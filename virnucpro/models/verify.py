@@ -116,7 +116,7 @@ def verify(predict: Predict, figures: Mapping[str, Any], precisions: Sequence[st
     it is compared with the figures, the others with it (features) and with the figures (labels)."""
     done: list[Comparison] = []
     reference: dict[str, Rows] = {}
-    for precision in sorted(set(precisions) | {"fp32"}, key=lambda p: p != "fp32"):
+    for precision in dict.fromkeys(["fp32", *precisions]):
         with tempfile.TemporaryDirectory(prefix="virnucpro-verify-") as scratch:
             found = {}
             for given in figures["inputs"]:
