@@ -207,9 +207,10 @@ def _run_here(settings: PredictSettings, options: Options, world: World, process
     if processes.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
     from virnucpro import pipeline
+    from virnucpro.embedding.gpu_memory import GpuMemory
     from virnucpro.reporting.progress import make_display
 
-    with make_display(options.quiet or not world.is_main, options.verbose, memory=pipeline.device_memory) as display:
+    with make_display(options.quiet or not world.is_main, options.verbose, memory=GpuMemory()) as display:
         outcome = pipeline.predict(settings, world, processes.cpu, [processes.choice], display, own_process)
     if outcome is None:
         return None

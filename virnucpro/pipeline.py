@@ -348,14 +348,6 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def device_memory() -> list[tuple[int, int]]:
-    """(used, total) bytes of each device this process sees; for the display."""
-    if not torch.cuda.is_available() or not torch.cuda.is_initialized():
-        return []
-    both = [torch.cuda.mem_get_info(index) for index in range(torch.cuda.device_count())]
-    return [(total - free, total) for free, total in both]
-
-
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
