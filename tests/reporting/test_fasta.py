@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from Bio import SeqIO
-from conftest import GOLDEN, answers_of
+from golden_answers import GOLDEN, answers_of
 
 from virnucpro.calling.consensus import best_first
 from virnucpro.calling.regions import RegionColumns

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import GOLDEN
+from golden_answers import GOLDEN
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,7 @@ import csv
 
 import numpy as np
 import pandas as pd
-from conftest import GOLDEN
+from golden_answers import GOLDEN
 
 from virnucpro.reporting.original import write_original_tables
 from virnucpro.reporting.outputs import Outputs
