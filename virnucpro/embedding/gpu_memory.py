@@ -22,7 +22,8 @@ class GpuMemory:
     def __call__(self) -> list[tuple[int, int]]:
         if torch.cuda.is_available() and time.monotonic() - self._asked_at >= SECONDS_BETWEEN:
             self._asked_at = time.monotonic()
-            self._answer = parse(ask_driver(), [f"GPU-{torch.cuda.get_device_properties(i).uuid}" for i in range(torch.cuda.device_count())])
+            devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+            self._answer = parse(ask_driver(), [f"GPU-{device.uuid}" for device in devices])
         return self._answer
 
 
