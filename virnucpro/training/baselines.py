@@ -5,9 +5,12 @@ MMseqs2's tabular output.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+
+from virnucpro.training.bases import CODON_TO_AMINO_ACID, STOP, decode_protein
 
 K = 6
 
@@ -70,3 +73,17 @@ def read_hits(path: Path, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             else:
                 cellular[q] = max(cellular[q], b)
     return viral, cellular, identity
+
+
+def long_orfs(codes: np.ndarray, shortest: int) -> Iterator[bytes]:
+    """Stop-free stretches of at least `shortest` residues in the six frames of base codes."""
+    for strand in (codes, 3 - codes[::-1]):
+        if len(strand) < 3 * shortest:
+            continue
+        residues = CODON_TO_AMINO_ACID[(strand[:-2] << 4) + (strand[1:-1] << 2) + strand[2:]]
+        for f in range(3):
+            frame = residues[f::3]
+            edges = np.concatenate([[-1], np.flatnonzero(frame == STOP), [len(frame)]])
+            for a, b in zip(edges[:-1] + 1, edges[1:], strict=True):
+                if b - a >= shortest:
+                    yield decode_protein(frame[a:b])

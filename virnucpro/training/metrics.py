@@ -42,7 +42,7 @@ def auprc(score, virus, weight=None) -> float:
     if not c.positives:
         return float("nan")
     tp, fp = c.true_positive * c.positives, c.false_positive * c.negatives
-    return float((np.diff(np.append(0, c.true_positive)) * tp / (tp + fp)).sum())
+    return float((np.diff(np.append(0, c.true_positive)) * tp / np.maximum(tp + fp, 1e-300)).sum())
 
 
 def recall_at(score, virus, false_positive: float, weight=None) -> float:

@@ -32,6 +32,7 @@ class TrainRules:
     weight_decay: float = 0.05
     clip: float = 1.0
     smoothing: float = 0.05
+    pretrain: float = 0.0  # share of the budget in which only masked tokens are learned
     single_weight: float = 0.3  # of the classifiers that see one encoder only
     token_weight: float = 0.15  # of the masked-language losses
     mean_decay: float = 0.999
@@ -205,10 +206,9 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
         answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
                           len(batch.virus), encoders)  # fmt: skip
         parts = losses(answers, batch, rules, device)
-        total = (
-            parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
-            + rules.token_weight * (parts["esm2_tokens"] + parts["dnabert_s_tokens"])
-        )  # fmt: skip
+        supervised = parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
+        tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
+        total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
         optimizer.zero_grad(set_to_none=True)
         accelerator.backward(total)
         accelerator.clip_grad_norm_(wrapped.parameters(), rules.clip)
