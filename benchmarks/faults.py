@@ -29,7 +29,7 @@ import psutil
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden"
 MODEL = ["--esm-model", str(GOLDEN / "esm2"), "--dna-model", str(GOLDEN / "dnabert_s"), "--classifier", str(GOLDEN / "500_model.pth")]
-OPTIONS = [*MODEL, "--batch-size", "512", "--gpus", "none"]
+OPTIONS = [*MODEL, "--batch-size", "256", "--gpus", "none"]
 KINDS_OF_ONE = ("kill main process", "kill all", "terminate", "interrupt")
 KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
 SECONDS_TO_END = 30.0
@@ -206,11 +206,11 @@ def trial(faults: Faults, reference: Path, number: int | str, kills: int, typica
 
 
 def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool, typical: float, chance: random.Random,
-         tally: Tally) -> None:
-    """Start a run in `out` and strike it, after some more shards or after a part of the `typical` seconds."""
+         tally: Tally, most: int = 6) -> None:
+    """Start a run in `out` and strike it, after up to `most` more shards or after a part of the `typical` seconds."""
     running = faults.start(out, processes)
     if by_progress:
-        wait_for_shards(running, out, shards(out) + chance.randint(1, 6))
+        wait_for_shards(running, out, shards(out) + chance.randint(1, most))
         time.sleep(chance.random() * 0.2)
     else:
         time.sleep(chance.random() * typical)

@@ -6,6 +6,7 @@ devices or weights.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +30,7 @@ class Work:
     sharing: Sharing
     store: FeatureStore
     plan: Plan
+    taken_up: int = 0  # embeddings that an older program had made
 
 
 def column(table: FrameTable, name: str) -> np.ndarray:
@@ -57,8 +59,11 @@ def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: in
     return asked if asked is not None else max(default, longest)
 
 
-def make_work(table: FrameTable, encoder: str, store: FeatureStore, tokens: int) -> Work:
-    """Verify what `store` holds of `encoder` and plan the rest."""
+TakeUp = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]  # store and what it has -> what was added
+
+
+def make_work(table: FrameTable, encoder: str, store: FeatureStore, tokens: int, take_up: TakeUp | None = None) -> Work:
+    """Verify what `store` holds of `encoder`, let `take_up` add to it, and plan the rest."""
     key = KEYS[encoder]
     sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
     state = store.load()
@@ -66,7 +71,8 @@ def make_work(table: FrameTable, encoder: str, store: FeatureStore, tokens: int)
         log.warning("a stored part of %s is damaged and set aside (%s); its rows are embedded again", encoder, line)
     if len(np.setdiff1d(state.done, sharing.unique, assume_unique=True)):
         raise StoreError(f"{store.directory}: holds rows of other frames; start over with --force")
-    todo = np.setdiff1d(sharing.unique, state.done, assume_unique=True)
     if len(state.done):
         log.info("%s: %d of %d embeddings are there already", encoder, len(state.done), len(sharing.unique))
-    return Work(sharing, store, make_plan(todo, column(table, f"{encoder}_length")[todo], tokens))
+    added = take_up(sharing, store, state.done) if take_up is not None else np.empty(0, dtype=np.int64)
+    todo = np.setdiff1d(sharing.unique, np.union1d(state.done, added), assume_unique=True)
+    return Work(sharing, store, make_plan(todo, column(table, f"{encoder}_length")[todo], tokens), len(added))

@@ -64,8 +64,9 @@ def write_matrix(path: Path, ids: Sequence[str], parts: Sequence[Part], model: M
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written ({error.strerror}); make room and run the same command again") from error
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as the latter, without a reason
+        reason = (getattr(error, "strerror", None) or "is the disk full?").lower()
+        raise StoreError(f"{path}: cannot be written ({reason}); make room and run the same command again") from error
     finally:
         shutil.rmtree(beside.parent, ignore_errors=True)
 

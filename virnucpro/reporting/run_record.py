@@ -62,11 +62,18 @@ def write_failures(outputs: Outputs, failures: Sequence[Failure]) -> None:
         outputs.failed_files.unlink(missing_ok=True)
 
 
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written any more, as on a full disk, is no reason to disturb a run or its last words."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        pass
+
+
 @contextlib.contextmanager
 def logging_to(outputs: Outputs, logger: logging.Logger, verbose: bool = False) -> Iterator[None]:
     """`logger`'s messages also go to `run.log`, appended, while the block runs."""
     with explained(outputs.run_log):
-        handler = logging.FileHandler(outputs.run_log, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(outputs.run_log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(LOG_FORMAT)
     handler.setLevel(logging.DEBUG if verbose else logging.INFO)
     logger.addHandler(handler)
