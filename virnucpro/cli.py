@@ -19,6 +19,7 @@ import typer
 
 from virnucpro import __version__
 from virnucpro.errors import UsageError, VirNucProError, one_line
+from virnucpro.training import commands as training
 
 log = logging.getLogger("virnucpro")
 
@@ -191,6 +192,9 @@ def summarize(
         prevalence=prevalence, table_format=table_format.value, cache_dir=cache_dir,
     ))  # fmt: skip
 
+
+for command in (training.prepare, training.train, training.evaluate, training.calibrate):
+    app.command()(command)
 
 models = typer.Typer(no_args_is_help=True, help="List, download, import and verify models.")
 app.add_typer(models, name="models")
