@@ -15,7 +15,7 @@ import gzip
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -73,7 +73,8 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
     translations = read_translations(settings.genbank) if settings.genbank else None
     frames = write_sides(records, store, drop, translations, settings)
     summary = {
-        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(replace(settings, genbank=())).items()},
+        "settings": {k: v if isinstance(v, int | float) else [*map(str, v)] if isinstance(v, tuple) else str(v)
+                     for k, v in asdict(settings).items()},
         "sides": {side: count_side(kept, side) for side in SPLITS}, "removed_near_identical": removed(store, drop),
         "frames": frames,
     }  # fmt: skip
