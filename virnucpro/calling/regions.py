@@ -60,7 +60,7 @@ def smooth_scores(chunks: ChunkColumns, reach: int = REACH) -> NDArray[np.float6
 def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64]) -> RegionColumns:
     """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at least `STAYS` themselves.
 
-    A sequence called virus whose region would be all of its scored chunks has none: it is in `virus.fna` as a whole.
+    Of a sequence called virus, which is in `virus.fna` as a whole, only a region of at most half of its scored chunks counts.
     """
     smooth = smooth_scores(chunks)
     inside = smooth >= STAYS  # False where NaN
@@ -83,8 +83,8 @@ def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDAr
     scored_before = np.concatenate([[0], np.cumsum(scored)])  # [chunks + 1]
     n_scored = scored_before[last + 1] - scored_before[first]
     record = chunks.record[first]
-    whole = (sequences.call[record] == Call.virus) & (n_scored == sequences.n_scored[record])
-    kept = (n_scored >= FEWEST_SCORED) & ~whole
+    most = (sequences.call[record] == Call.virus) & (2 * n_scored > sequences.n_scored[record])
+    kept = (n_scored >= FEWEST_SCORED) & ~most
     first, last, record, n_scored = first[kept], last[kept], record[kept], n_scored[kept]
 
     scores = chunks.virus_score[scored]

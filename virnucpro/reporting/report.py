@@ -32,7 +32,7 @@ MOST_FAILURES = 50
 MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
-NOT_SHOWN = ("name", "chunk", "classifier", "directories")  # facts on the model that stand elsewhere, or are paths of this machine
+NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")  # stand elsewhere
 
 # Why a sequence has no call: the first of its notes that says so.
 REASONS = (
@@ -135,7 +135,6 @@ def hit(answers: Answers, row_and_notes: tuple[int, str]) -> dict[str, Any]:
         "name": answers.names[row].as_py(),
         "source": answers.inputs[int(records.input[row])].source,
         "length": int(records.length[row]),
-        "gc": float(records.gc[row]),
         "score": float(sequences.virus_score[row]),
         "probability": float(sequences.virus_probability[row]),
         "fdr": float(sequences.fdr[row]),
