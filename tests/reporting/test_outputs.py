@@ -96,12 +96,18 @@ def _umask():
     return mask
 
 
-def test_remove_takes_only_our_own(tmp_path):
+@pytest.mark.parametrize("ours", [True, False])
+def test_remove_takes_only_our_own(tmp_path, ours):
     outputs = Outputs(tmp_path, ("x",))
     outputs.prepare()
+    other = Outputs(tmp_path, ("y",))
+    other.prepare()
     for path in (outputs.contigs, tmp_path / "chunks.parquet", outputs.highest_scores("x"), tmp_path / "mine.txt"):
         path.write_text("")
-    (tmp_path / "y_merged").mkdir()
-    (tmp_path / "y_merged" / "mine.txt").write_text("")
+    other.prediction_results("y").write_text("")
+    (other.merged_directory("y") / "output_1_merged.pt").write_text("")
+    if ours:
+        outputs.run_json.write_text("{}")
     outputs.remove()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["mine.txt", "mine.txt", "y_merged"]
+    left = ["mine.txt", "output_1_merged.pt", *([] if ours else ["prediction_results.txt"]), "y_merged"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == left

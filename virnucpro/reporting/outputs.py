@@ -131,21 +131,22 @@ class Outputs:
             path.with_suffix(f".{other}").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Unlink every file an earlier run may have left, both table formats and the original's files of any stem.
+        """Unlink every file an earlier run may have left: both table formats, and the original's files.
 
-        The log stays: it is the directory's, and being written.
+        Those of other stems too where a `run.json` says that the directory is ours: else they may be the original program's.
         """
         tables = [path.with_suffix(f".{kind}") for path in (self.contigs, self.chunks, self.frames) for kind in ("tsv", "parquet")]
-        owned = [getattr(self, key) for key in PHRASES if key != "run_log"] + tables
-        for folder in self.directory.glob("*_merged"):
-            stem = folder.name.removesuffix("_merged")
-            owned += [self.prediction_results(stem), self.highest_scores(stem)]
+        stems = set(self.stems)
+        if self.run_json.exists():
+            stems |= {folder.name.removesuffix("_merged") for folder in self.directory.glob("*_merged")}
+        owned = [getattr(self, key) for key in PHRASES] + tables
+        owned += [path for stem in stems for path in (self.prediction_results(stem), self.highest_scores(stem))]
         for path in owned:
             with explained(path):
                 path.unlink(missing_ok=True)
-        for folder in self.directory.glob("*_merged"):
-            with contextlib.suppress(OSError):  # something of somebody else's is in it
-                folder.rmdir()
+        for stem in stems:
+            with contextlib.suppress(OSError):  # not there, or something of somebody else's is in it
+                self.merged_directory(stem).rmdir()
 
     def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
         """(path below the directory, phrase) of every file a run writes, in reading order."""
