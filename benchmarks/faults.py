@@ -1,11 +1,14 @@
 """Kill runs of `predict` at random moments, resume them, and compare every final result with an undisturbed one, bit for bit.
 
     python benchmarks/faults.py --kills 100 --seed 1          # about 20 s of one core a kill
+    python benchmarks/faults.py --kills 100 --seed 1 --warm   # about 5 s
 
 Each trial starts in a new output directory, is killed several times, each time resumed by another number of CPU processes,
 and ends with a start that is left alone. The model is the tiny one of the tests. Finished rows are flushed after every
 step instead of every 30 s (a constant, changed from outside), so that the tiny runs have something to lose. Two moments in
-three are chosen by progress (after some shards have appeared), one by the clock.
+three are chosen by progress (after some shards have appeared), one by the clock. With `--warm` processes are forked from one
+that has imported everything, and a few lines stand for the launcher: they start the processes, pass signals on, and stop
+the others when one has died, as the launchers of clusters do.
 
 Prints a line a kill and a table; exit code 1 when anything was lost, repeated, mislabelled, hung or said wrongly.
 """
@@ -15,12 +18,13 @@ import argparse
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,7 +44,7 @@ EVERY_STEP = "import virnucpro.embedding.feature_store as store\nstore.FLUSH_SEC
 class Running:
     """A started run and everything it may leave behind."""
 
-    popen: subprocess.Popen
+    popen: subprocess.Popen | Forked
     log: Path
     processes: int
     began: float = field(default_factory=time.monotonic)
@@ -57,6 +61,9 @@ class Running:
         """The process of a rank; a run of one process is its own rank 0."""
         if self.processes == 1:
             return psutil.Process(self.popen.pid)
+        noted = self.log.with_suffix(f".rank{number}")
+        if noted.exists():
+            return psutil.Process(int(noted.read_text()))
         for process in self.members():
             try:
                 if process.environ().get("RANK") == str(number) and process.pid != self.popen.pid:
@@ -106,6 +113,105 @@ class Faults:
         running = self.start(out, processes, *more)
         running.popen.wait(timeout=600)
         return running
+
+
+class WarmFaults(Faults):
+    """The same with processes forked from this one, which has imported what takes their start its seconds."""
+
+    def __init__(self, directory: Path, records: int):
+        super().__init__(directory, records)
+        import matplotlib.figure  # noqa: F401
+        import transformers.models.esm.modeling_esm  # noqa: F401
+
+        import virnucpro.embedding.feature_store as store
+        import virnucpro.pipeline  # noqa: F401
+
+        store.FLUSH_SECONDS = 0.0
+
+    def start(self, out: Path, processes: int, *more: str) -> Running:
+        log = self.directory / f"{out.name}.{time.time_ns()}.log"
+        arguments = ["predict", str(self.input), "-o", str(out), *OPTIONS, *more]
+        command = (lambda: self._launch(processes, arguments, log)) if processes > 1 else (lambda: self._predict(arguments, log, {}))
+        return Running(Forked(command, new_session=True), log, processes)
+
+    def _predict(self, arguments: list[str], log: Path, variables: dict[str, str]) -> int:
+        """In a new process: the command line."""
+        from virnucpro import cli
+
+        with open(log, "ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        os.environ.clear()
+        os.environ.update(self.environment | variables)
+        os.chdir(self.directory)
+        try:
+            cli.main(arguments)
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    def _launch(self, processes: int, arguments: list[str], log: Path) -> int:
+        """In a new process: a launcher's work."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port = str(listener.getsockname()[1])
+        caught: list[int] = []
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda number, frame: caught.append(number))
+        ranks = []
+        for rank in range(processes):
+            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
+                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+            ranks.append(Forked(lambda variables=variables: self._predict(arguments, log, variables), new_session=False))
+            (log.with_suffix(f".rank{rank}")).write_text(str(ranks[-1].pid))
+        while not caught and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+            time.sleep(0.05)
+        failed = any(rank.poll() for rank in ranks)
+        for rank in ranks:
+            if rank.poll() is None and (caught or failed):
+                os.kill(rank.pid, signal.SIGTERM)
+        for rank in ranks:
+            rank.wait(timeout=SECONDS_TO_END)
+        return 128 + caught[0] if caught else 1 if failed else 0
+
+
+class Forked:
+    """What subprocess.Popen is to a command, for a function."""
+
+    def __init__(self, function: Callable[[], int], new_session: bool):
+        self.returncode: int | None = None
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 99
+            try:
+                if new_session:
+                    os.setsid()
+                code = function()
+            finally:
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        patience = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > patience:
+                raise subprocess.TimeoutExpired("forked", timeout)
+            time.sleep(0.01)
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+    def terminate(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
 
 
 def shards(out: Path) -> int:
@@ -169,6 +275,9 @@ def wrong_ending(running: Running, kind: str) -> str:
     if kind == "terminate worker":
         said = "stopped by SIGTERM" in text or "SIGTERM" in text
         return "" if code in (1, 143) and said else f"exit code {code}, signal {'was' if said else 'not'} named"
+    if isinstance(running.popen, Forked):  # its launcher says nothing, and a dead main process neither
+        said = kind == "kill main process" or "run the same command again" in text
+        return "" if code == 1 and said else f"exit code {code}, how to go on {'was' if said else 'not'} said"
     said = "died: killed by SIGKILL" in text and "run the same command again" in text
     return "" if code == 1 and said else f"exit code {code}, the dead process {'was' if said else 'not'} named"
 
@@ -244,8 +353,8 @@ def end(faults: Faults, out: Path, processes: int, reference: Path, tally: Tally
         tally.wrong.append(f"{out.name}: not as undisturbed: {', '.join(wrong)}")
 
 
-def campaign(directory: Path, kills: int, seed: int, records: int, a_trial: int) -> Tally:
-    faults, chance, tally = Faults(directory, records), random.Random(seed), Tally()
+def campaign(faults: Faults, directory: Path, kills: int, seed: int, a_trial: int) -> Tally:
+    chance, tally = random.Random(seed), Tally()
     reference = faults.finish(directory / "reference", 1)
     if reference.popen.returncode != 0:
         raise SystemExit(reference.text())
@@ -264,10 +373,12 @@ def main() -> int:
     parser.add_argument("--a-trial", type=int, default=10, help="kills before a trial is left to end")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--records", type=int, default=30, help="of the tests' input")
+    parser.add_argument("--warm", action="store_true", help="fork processes instead of starting them")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="virnucpro-faults-") as directory:
-        tally = campaign(Path(directory), options.kills, options.seed, options.records, options.a_trial)
+        faults = (WarmFaults if options.warm else Faults)(Path(directory), options.records)
+        tally = campaign(faults, Path(directory), options.kills, options.seed, options.a_trial)
     print(f"\n{sum(tally.kills.values())} kills in {tally.trials} trials, {time.monotonic() - began:.0f} s; "
           f"{tally.missed} came after the end of their run")  # fmt: skip
     for kind in KINDS:
