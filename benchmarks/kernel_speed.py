@@ -26,6 +26,7 @@ from virnucpro.models.dnabert_s import DnabertEncoder, alibi_slopes
 from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.packing import pack, pool
 from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
+from virnucpro.models.rearranged import rope_tables
 
 DEVICE = "cuda"
 H, F, HEADS, D = 2560, 10240, 40, 64
@@ -136,7 +137,7 @@ def other_operations(tokens: int) -> dict[str, tuple]:
     """Everything between the products; attention by both kernels where both can serve."""
     found = {}
     qkv, out = rand(tokens, 3 * H), rand(tokens, H)
-    rope = fused.rope_tables(torch.rand(D // 2, device=DEVICE), 1024)
+    rope = rope_tables(torch.rand(D // 2, device=DEVICE), 1024)
     for length in (168, 100, 50, 500):
         spans = kernels.spans((length,) * (tokens // length), DEVICE)
         for name, table in {"": spans, " streaming": ((0, spans[0][1]),)}.items():

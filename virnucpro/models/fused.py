@@ -9,55 +9,15 @@ apart, as one fp32 row (`shift`) which the next LayerNorm adds: the same sum, an
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
 import torch
 
 from virnucpro.models import kernels
 from virnucpro.models.packing import PackedBatch
+from virnucpro.models.rearranged import EsmLayerWeights, esm_layer_weights, norm_weights, rope_tables, take_layers
 
 TOKEN_DROPOUT = 1.0 - 0.15 * 0.8  # ESM-2 scales its token embeddings by the share that training did not mask
 UP_TILE = {"block": (128, 256, 64), "num_stages": 4}
 DOWN_TILE = {"block": (128, 256, 64), "num_stages": 3}
-
-
-@dataclass(frozen=True, slots=True)
-class EsmLayerWeights:
-    """One layer in the compute dtype. The shifts are fp32 [H]: residual biases before each LayerNorm, and after all."""
-
-    norm: tuple[torch.Tensor, torch.Tensor]
-    qkv: torch.Tensor  # [3H, H], q | k | v, RoPE's pairs side by side
-    qkv_bias: torch.Tensor
-    out: torch.Tensor
-    ffn_norm: tuple[torch.Tensor, torch.Tensor]
-    up: torch.Tensor
-    up_bias: torch.Tensor
-    down: torch.Tensor
-    shift: torch.Tensor
-    ffn_shift: torch.Tensor
-    end_shift: torch.Tensor
-
-
-def esm_layer_weights(layer: torch.nn.Module, heads: int, shift: torch.Tensor) -> EsmLayerWeights:
-    """The weights of a stock EsmLayer, rearranged; q, k and v are copied, the others shared."""
-    own, output = layer.attention.self, layer.attention.output.dense
-    qkv, qkv_bias = (torch.cat([kernels.pairs_together(getattr(own.query, part), heads),
-                                kernels.pairs_together(getattr(own.key, part), heads),
-                                getattr(own.value, part)]) for part in ("weight", "bias"))
-    ffn_shift = shift + output.bias.float()
-    return EsmLayerWeights(
-        _pair(layer.attention.LayerNorm), qkv, qkv_bias, output.weight, _pair(layer.LayerNorm),
-        layer.intermediate.dense.weight, layer.intermediate.dense.bias, layer.output.dense.weight,
-        shift, ffn_shift, ffn_shift + layer.output.dense.bias.float())
-
-
-def take_layers(holder: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """The layers of `holder.layer`, which gives them up one by one: no weight stays on the device twice."""
-    layers = list(holder.layer)
-    holder.layer = torch.nn.ModuleList()
-    while layers:
-        yield layers.pop(0)
 
 
 class FusedEsm2:
@@ -66,7 +26,7 @@ class FusedEsm2:
     def __init__(self, model: torch.nn.Module, longest: int):
         config, norm = model.config, model.encoder.emb_layer_norm_after
         self.heads, self.hidden, self.wide = config.num_attention_heads, config.hidden_size, config.intermediate_size
-        self.eps, self.final_norm = config.layer_norm_eps, _pair(norm)
+        self.eps, self.final_norm = config.layer_norm_eps, norm_weights(norm)
         self.tokens = model.embeddings.word_embeddings.weight * (TOKEN_DROPOUT if config.token_dropout else 1.0)
         self.rope = rope_tables(model.rotary_embeddings.inv_freq, longest)
         self.hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(norm.weight.device) == (9, 0)
@@ -147,11 +107,11 @@ class FusedDnabert:
             torch.mm(x, first.weight.t(), out=qkv)
             kernels.attention(qkv, mixed, spans, self.heads, bias=first.bias, slopes=self.slopes)
             torch.mm(mixed, dense.weight.t(), out=branch)
-            kernels.layer_norm(x, *_pair(norm), self.eps, x, delta=branch, shift=dense.bias)
+            kernels.layer_norm(x, *norm_weights(norm), self.eps, x, delta=branch, shift=dense.bias)
             torch.mm(x, gate.weight.t(), out=gated)
             kernels.gated_gelu(gated, inner)
             torch.mm(inner, last.weight.t(), out=branch)
-            kernels.layer_norm(x, *_pair(last_norm), self.eps, x, delta=branch, shift=last.bias)
+            kernels.layer_norm(x, *norm_weights(last_norm), self.eps, x, delta=branch, shift=last.bias)
         return x
 
     def space(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -162,16 +122,6 @@ class FusedDnabert:
             self._space = tuple(x.new_zeros(rows, width) for width in (
                 3 * self.width, self.width, self.width, 2 * self.wide, self.wide))
         return self._space
-
-
-def rope_tables(inv_freq: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """cos and sin of position times frequency, fp32 [longest, D/2]."""
-    angles = torch.arange(longest, device=inv_freq.device).float()[:, None] * inv_freq.float()[None, :]
-    return angles.cos(), angles.sin()
-
-
-def _pair(norm: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    return norm.weight, norm.bias
 
 
 def _unwatched(name: str, values: torch.Tensor) -> None:

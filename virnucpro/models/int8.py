@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from virnucpro.models import kernels
-from virnucpro.models.fused import EsmLayerWeights, FusedEsm2
+from virnucpro.models.fused import FusedEsm2
+from virnucpro.models.rearranged import EsmLayerWeights, Quantized, correction, quantize_weight
 
 SMALL_TILE = {"block": (128, 128, 128), "num_warps": 4, "num_stages": 3}  # two programs a multiprocessor
 TILES = {
@@ -27,14 +28,6 @@ CALIBRATION = (24, 168)  # sequences, tokens each
 # Share of each residue among proteins (UniProt), in the order of ESM-2's ids 4 to 23.
 RESIDUES = "LAGVSERTIDPKQNFYMHWC"
 SHARES = (9.65, 8.26, 7.07, 6.87, 6.61, 6.74, 5.53, 5.35, 5.93, 5.46, 4.72, 5.82, 3.93, 4.06, 3.86, 2.92, 2.41, 2.27, 1.10, 1.38)
-
-
-@dataclass(frozen=True, slots=True)
-class Quantized:
-    """w [N, K] ~ values int8 * step fp32 [N]."""
-
-    values: torch.Tensor
-    step: torch.Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,16 +45,6 @@ class Int8LayerWeights:
     shift: torch.Tensor
     ffn_shift: torch.Tensor
     end_shift: torch.Tensor
-
-
-def quantize_weight(weight: torch.Tensor) -> Quantized:
-    step = weight.float().abs().amax(dim=1).clamp_min(1e-10) / 127.0
-    return Quantized((weight.float() / step[:, None]).round().to(torch.int8), step)
-
-
-def correction(weight: torch.Tensor, quantized: Quantized, mean: torch.Tensor) -> torch.Tensor:
-    """What `quantized` lacks on the mean input [K]: fp32 [N]."""
-    return (weight.float() - quantized.values.float() * quantized.step[:, None]) @ mean
 
 
 class Int8Esm2(FusedEsm2):
