@@ -38,6 +38,7 @@ class BundleSettings:
     seed: int = 1
     resume: bool = False
     compile: bool = False
+    settle: int = 16  # batches for the batch-norm statistics
 
 
 def shapes(size: str):
@@ -48,7 +49,7 @@ def shapes(size: str):
     return {
         "mini": (NetworkShape(), BatchShape()),
         "small": (NetworkShape(4, 192, 12, 768, 3, 128, 4, 512, 1024, 256), BatchShape(256, 48, 384, 104, 68)),
-        "tiny": (NetworkShape(2, 32, 2, 64, 1, 32, 2, 64, 128, 32), BatchShape(48, 8, 384, 24, 24)),
+        "tiny": (NetworkShape(2, 32, 2, 64, 1, 32, 2, 64, 128, 32), BatchShape(24, 4, 256, 16, 16)),
     }[size]
 
 
@@ -105,7 +106,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     unmasked = BatchMaker([(1.0, sampler)], fragments, tokenizers, scoring_shape(batch_shape), network_shape.dna_vocabulary,
                           open_share, mask_share=0.0)  # fmt: skip
     batches = iter(loader(Batches(unmasked, settings.seed + 1), 0))
-    settle_batch_norm(network, [next(batches) for _ in range(16)], accelerator.device)
+    settle_batch_norm(network, [next(batches) for _ in range(settings.settle)], accelerator.device)
     network.round_to_half()
     save_parts(network, work)
     description = {"name": settings.name, "chunk_length": settings.chunk_length, "frame_policy": settings.frame_policy,

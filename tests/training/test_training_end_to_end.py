@@ -1,0 +1,104 @@
+"""From a table of labels to a calibrated bundle and its evaluation, on toy viruses that differ from toy cells in their codons."""
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from virnucpro import api
+from virnucpro.errors import InputError
+from virnucpro.models.bundle import Bundle
+from virnucpro.training.bundle_training import BundleSettings, train_bundle
+from virnucpro.training.classifier_training import RecipeSettings, train_classifier
+from virnucpro.training.evaluating import EvaluateSettings, calibrate, run_evaluation
+from virnucpro.training.prepare import PrepareSettings, prepare
+
+RNG = np.random.default_rng(23)
+CODONS = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
+
+
+def toy_gene(virus: bool, codons: int) -> str:
+    taste = np.array([(3.0 if c[2] in "AT" else 1.0) if virus else (3.0 if c[2] in "GC" else 1.0) for c in CODONS])
+    return "".join(RNG.choice(CODONS, codons, p=taste / taste.sum()))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("toy")
+    lines = ["file\trecord\tlabel\tgroup"]
+    with (directory / "g.fna").open("w") as fasta:
+        for i in range(24):
+            virus = i % 2 == 0
+            fasta.write(f">r{i}\n{toy_gene(virus, 700)}\n")
+            lines.append(f"g.fna\tr{i}\t{'virus' if virus else 'others'}\tg{i // 2}")
+    (directory / "labels.tsv").write_text("\n".join(lines) + "\n")
+    prepare(PrepareSettings(directory / "labels.tsv", directory / "prepared", frame_policy="longest", validation=0.2, test=0.25))
+    return directory / "prepared"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("HF_DATASETS_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def bundle(prepared, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("trained") / "bundle"
+    return train_bundle(BundleSettings(prepared, directory, "toy", "tiny", steps=24, pretrain=0.1, workers=0, learning_rate=4e-3, settle=4))
+
+
+def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundle, tmp_path):
+    found = calibrate(bundle, prepared, tmp_path / "calibration", per_group=6)
+    assert Bundle.load(bundle).calibration["features"] and found["sequences"] > 20
+    results = run_evaluation(EvaluateSettings(prepared, tmp_path / "evaluation", str(bundle), lengths=(500, 1000), per_group=6, draws=20, baselines=False))
+    assert results["lengths"]["1000"]["all"]["auroc"][0] > 0.9
+    assert results["lengths"]["500"]["all"]["viral_groups"] == 3
+    written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
+    assert written["lengths"]["500"]["all"] == results["lengths"]["500"]["all"]
+    assert (tmp_path / "evaluation" / "evaluation.png").stat().st_size > 5000
+    scores = (tmp_path / "evaluation" / "scores.tsv").read_text().splitlines()
+    assert len(scores) == 1 + sum(f["all"]["viruses"] + f["all"]["cellular"] for f in results["lengths"].values())
+
+
+def test_training_goes_on_where_it_stopped(prepared, tmp_path):
+    first = BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=3, workers=0, settle=1)
+    train_bundle(first)
+    at = torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)
+    train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0, settle=1, resume=True))
+    then = torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)
+    assert (at["step"], then["step"], then["mean_steps"]) == (3, 5, 5) and then["frames"] == 5 * 24
+
+
+@pytest.fixture(scope="module")
+def features(prepared, bundle, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("features")
+    for side in ("train", "validation", "test"):
+        api.predict(prepared / f"{side}.fna", directory / side, model=str(bundle))
+    return tuple(directory / side / "merged_features.pt" for side in ("train", "validation", "test"))
+
+
+def test_a_classifier_on_stored_features_serves_predict(prepared, bundle, features, tmp_path):
+    metrics = train_classifier(RecipeSettings(features, prepared / "frames.tsv", tmp_path / "c", epochs=6, learning_rate=5e-3))
+    assert metrics["counts"]["rows_without_a_label"] == metrics["counts"]["labels_without_a_row"] == 0
+    assert metrics["test"]["auroc"] > 0.8
+    result = api.predict(prepared / "test.fna", tmp_path / "out", model=str(bundle), classifier=str(tmp_path / "c" / "classifier.safetensors"))
+    assert result.exit_code == 0 and len((tmp_path / "c" / "log.csv").read_text().splitlines()) > 2
+
+
+def test_a_resumed_classifier_ends_like_an_undisturbed_one(prepared, features, tmp_path):
+    frames = prepared / "frames.tsv"
+    train_classifier(RecipeSettings(features, frames, tmp_path / "whole", epochs=4, hidden=16))
+    train_classifier(RecipeSettings(features, frames, tmp_path / "parts", epochs=2, hidden=16))
+    train_classifier(RecipeSettings(features, frames, tmp_path / "parts", epochs=4, hidden=16, resume=True))
+    assert (tmp_path / "whole" / "log.csv").read_text() == (tmp_path / "parts" / "log.csv").read_text()
+    assert (tmp_path / "whole" / "classifier.safetensors").read_bytes() == (tmp_path / "parts" / "classifier.safetensors").read_bytes()
+
+
+def test_one_class_alone_cannot_train(prepared, features, tmp_path):
+    kept = [line for line in (prepared / "frames.tsv").read_text().splitlines() if "\tothers\t" not in line]
+    (tmp_path / "frames.tsv").write_text("\n".join(kept) + "\n")
+    with pytest.raises(InputError, match="no example of both classes"):
+        train_classifier(RecipeSettings(features, tmp_path / "frames.tsv", tmp_path / "c"))
