@@ -2,8 +2,8 @@
 
     python -P benchmarks/finish_mini.py --data work --run run --bundle virnucpro/models/mini [--hits hits.tsv]
 
-(with PYTHONPATH=.:benchmarks). Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--hits`: DIAMOND's blastx of the test windows
-against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
+Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--hits`:
+DIAMOND's blastx of the test windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
 from __future__ import annotations
 

@@ -53,7 +53,8 @@ def bundle(prepared, tmp_path_factory):
 def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundle, tmp_path):
     found = calibrate(bundle, prepared, tmp_path / "calibration", per_group=6)
     assert Bundle.load(bundle).calibration["features"] and found["sequences"] > 20
-    results = run_evaluation(EvaluateSettings(prepared, tmp_path / "evaluation", str(bundle), lengths=(500, 1000), per_group=6, draws=20, baselines=False))
+    results = run_evaluation(EvaluateSettings(prepared, tmp_path / "evaluation", str(bundle), lengths=(500, 1000), per_group=6,
+                                              draws=20, baselines=False))  # fmt: skip
     assert results["lengths"]["1000"]["all"]["auroc"][0] > 0.9
     assert results["lengths"]["500"]["all"]["viral_groups"] == 3
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
@@ -84,7 +85,8 @@ def test_a_classifier_on_stored_features_serves_predict(prepared, bundle, featur
     metrics = train_classifier(RecipeSettings(features, prepared / "frames.tsv", tmp_path / "c", epochs=6, learning_rate=5e-3))
     assert metrics["counts"]["rows_without_a_label"] == metrics["counts"]["labels_without_a_row"] == 0
     assert metrics["test"]["auroc"] > 0.8
-    result = api.predict(prepared / "test.fna", tmp_path / "out", model=str(bundle), classifier=str(tmp_path / "c" / "classifier.safetensors"))
+    classifier = str(tmp_path / "c" / "classifier.safetensors")
+    result = api.predict(prepared / "test.fna", tmp_path / "out", model=str(bundle), classifier=classifier)
     assert result.exit_code == 0 and len((tmp_path / "c" / "log.csv").read_text().splitlines()) > 2
 
 
