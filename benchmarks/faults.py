@@ -131,6 +131,7 @@ class WarmFaults(Faults):
     def start(self, out: Path, processes: int, *more: str) -> Running:
         log = self.directory / f"{out.name}.{time.time_ns()}.log"
         arguments = ["predict", str(self.input), "-o", str(out), *OPTIONS, *more]
+        log.touch()
         command = (lambda: self._launch(processes, arguments, log)) if processes > 1 else (lambda: self._predict(arguments, log, {}))
         return Running(Forked(command, new_session=True), log, processes)
 
