@@ -25,6 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -332,6 +333,9 @@ def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool
     struck = time.monotonic()
     alive = survivors(running, members)
     took = time.monotonic() - struck
+    if running.popen.returncode == 0 and not alive:  # it had done everything and was on its way out
+        tally.missed += 1
+        return
     tally.kills[kind] += 1
     tally.slowest_end = max(tally.slowest_end, took)
     problem = f"{len(alive)} processes still there" if alive else wrong_ending(running, kind)
@@ -362,9 +366,10 @@ def campaign(faults: Faults, directory: Path, kills: int, seed: int, a_trial: in
     typical = time.monotonic() - reference.began
     print(f"undisturbed: {typical:.1f} s", flush=True)
     number = 0
-    while sum(tally.kills.values()) < kills:
-        trial(faults, directory / "reference", number, min(a_trial, kills - sum(tally.kills.values())), typical, chance, tally)
-        number += 1
+    with suppress(KeyboardInterrupt):  # says what there is so far
+        while sum(tally.kills.values()) < kills:
+            trial(faults, directory / "reference", number, min(a_trial, kills - sum(tally.kills.values())), typical, chance, tally)
+            number += 1
     return tally
 
 
