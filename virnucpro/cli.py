@@ -256,6 +256,45 @@ def citation(bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX.")
     raise typer.Exit(run_citation(bibtex))
 
 
+class ModelShape(str, Enum):
+    b3 = "3B"
+    m650 = "650M"
+    mini = "mini"
+    tiny = "tiny"
+
+
+class SequenceLengths(str, Enum):
+    bp500 = "500bp"
+    reads = "reads"
+    mix = "mix"
+
+
+class Rival(str, Enum):
+    original = "original"
+
+
+@app.command()
+def benchmark(
+    model_shape: Annotated[ModelShape, typer.Option("--model-shape", help="Random weights of this shape.")] = ModelShape.b3,
+    lengths: Annotated[SequenceLengths, typer.Option("--lengths", help="Of the random sequences.")] = SequenceLengths.bp500,
+    precision: Annotated[Precision, typer.Option("--precision", help="As for predict.")] = Precision.auto,
+    compile: Annotated[Switch, typer.Option("--compile", help="As for predict.")] = Switch.auto,
+    against: Annotated[
+        Rival | None, typer.Option("--against", help="Run fair-esm in fp32 at 2,048 tokens a batch beside it.", show_default=False)
+    ] = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Sequences of the whole run.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=512, metavar="TOKENS", show_default=False)] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Measure the CPU, GPU or not.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also as JSON.", show_default=False)] = None,
+) -> None:
+    """Measure this machine: the matrix-product ceiling, each encoder, and a whole run."""
+    from virnucpro.commands.benchmark import run_benchmark_command
+
+    raise typer.Exit(run_benchmark_command(
+        output, model_shape=model_shape.value, lengths=lengths.value, precision=precision.value, compile=compile.value,
+        against=against.value if against else None, frames=frames, batch_tokens=batch_size, cpu=cpu))  # fmt: skip
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
