@@ -148,7 +148,7 @@ def _streaming_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.
 
 
 BLOCK = 64  # queries and keys at a time
-REGISTERS = {1: 128, 2: 128, 3: 168, 0: 128}  # a thread, at most: a warp more on a multiprocessor is worth a few spilled
+REGISTERS = {1: 128, 2: 128, 3: 168, 0: 128}  # a thread; one warp more or less on a multiprocessor decides
 
 
 def spans(lengths, device: torch.device | str) -> tuple[tuple[int, torch.Tensor], ...]:
@@ -181,5 +181,5 @@ def attention(qkv, out, spans, heads: int, *, bias=None, rope=None, slopes=None)
         kernel, own = (_resident_kernel, (blocks, BLOCK)) if blocks else (_streaming_kernel, (BLOCK,))
         kernel[(heads, table.shape[0])](
             qkv, qkv if bias is None else bias, cos, sin, slopes, out, table, d**-0.5 * LOG2E, heads, d,
-            rope is not None, alibi, bias is not None, *own, num_warps=4, num_stages=1, maxnreg=None if alibi else REGISTERS[blocks])
+            rope is not None, alibi, bias is not None, *own, num_warps=4, num_stages=1, maxnreg=REGISTERS[blocks])
     return out
