@@ -63,9 +63,12 @@ def browser(profile: Path) -> Iterator[Browser]:
             }
             session = Browser(f"http://127.0.0.1:{port}/session")
             new = session._call("", {"capabilities": {"alwaysMatch": options}})
-            yield Browser(f"http://127.0.0.1:{port}/session/{new['sessionId']}")
-            delete = urllib.request.Request(f"http://127.0.0.1:{port}/session/{new['sessionId']}", method="DELETE")
-            urllib.request.build_opener(urllib.request.ProxyHandler({})).open(delete, timeout=60)
+            address = f"http://127.0.0.1:{port}/session/{new['sessionId']}"
+            try:
+                yield Browser(address)
+            finally:  # the browser outlives its driver otherwise
+                delete = urllib.request.Request(address, method="DELETE")
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(delete, timeout=60)
         finally:
             driver.terminate()
             driver.wait(30)
