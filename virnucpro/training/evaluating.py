@@ -109,6 +109,9 @@ def run_evaluation(settings: EvaluateSettings, say: Callable[[str], None] = lamb
     """Write evaluation.json, evaluation.tsv, scores.tsv and plots into the output directory; returns the results."""
     store = read_prepared(settings.prepared)
     contigs = cut_contigs(store, settings.side, settings.lengths, settings.per_group, settings.seed)
+    if contigs.virus.all() or not contigs.virus.any():
+        raise InputError(f"{settings.prepared}: the {settings.side} side has no sequence of {min(settings.lengths)} bases or more of "
+                         "both classes; prepare more groups, or choose another --side")
     say(f"{len(contigs.codes):,} contigs of the {settings.side} side")
     scored, _, _ = answer(contigs, settings.output, settings.model)
     results: dict = {"side": settings.side, "model": settings.model or "default",
