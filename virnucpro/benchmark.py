@@ -142,8 +142,9 @@ def forward_flops(name: str, shape: str, tokens: int, lengths) -> float:
     return layers * (tokens * products + 4 * width * sum(length * length for length in lengths))
 
 
-def in_turns(works: dict[str, Callable], device: torch.device, turn: float = 0.3, rounds: int = 4) -> dict[str, float]:
-    """Median seconds of a call, each work for about `turn` seconds at a time; the first round warms up."""
+def in_turns(works: dict[str, Callable], device: torch.device, rounds: int = 4) -> dict[str, float]:
+    """Median seconds of a call, each work for a while at a time; the first round warms up."""
+    turn = 0.3 if device.type == "cuda" else 0.05  # seconds: long enough for a GPU to reach its power limit
     repeats = {}
     for name, work in works.items():
         _seconds(work, 1, device)
