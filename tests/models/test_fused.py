@@ -86,7 +86,7 @@ def test_plain_where_the_kernels_cannot_run(device, precision, compile):
 
 @pytest.mark.parametrize("precision, compile, option", [("fp32", "on", "--compile on"), ("int8", "auto", "--precision int8")])
 def test_asked_for_and_impossible_is_said_in_one_line(precision, compile, option):
-    with pytest.raises(UsageError, match="needs? an NVIDIA GPU") as raised:
+    with pytest.raises(UsageError, match=r"needs? an NVIDIA GPU") as raised:
         choose_fast_path("ESM-2 layers", CPU, precision, 64, compile)
     assert str(raised.value).startswith(option)
 
