@@ -185,6 +185,8 @@ class Forked:
         self.pid = os.fork()
         if self.pid == 0:
             code = 99
+            for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+                signal.signal(number, handler)
             try:
                 if new_session:
                     os.setsid()
