@@ -21,8 +21,11 @@ from virnucpro.models.encoder import Fp32Rescue, assign_weights
 from virnucpro.models.fast_path import PLAIN, choose_fast_path
 from virnucpro.models.packing import LengthGroup, PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
+from virnucpro.models.self_check import LEAST_COSINE, FastPathFailed, checked, plain_instead
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
+
+LAYERS = "DNABERT-S layers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,13 +160,21 @@ def choose_forward(model: DnabertModel, device: torch.device, precision: str,
     """The way the network is run, and why: the one place where a faster one takes the plain model's."""
     slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
     width = model.config.hidden_size // model.config.num_attention_heads
-    layers = choose_fast_path("DNABERT-S layers", device, "bf16" if precision == "int8" else precision, width, compile)
-    if layers.value != PLAIN:
+    layers = choose_fast_path(LAYERS, device, "bf16" if precision == "int8" else precision, width, compile)
+
+    def plain(batch: PackedBatch) -> torch.Tensor:
+        return model(batch, slopes)
+
+    if layers.value == PLAIN:
+        return plain, (layers, Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"))
+
+    def fast() -> Forward:
         from virnucpro.models.fused import FusedDnabert
 
-        return FusedDnabert(model, slopes), (layers,)
-    return (lambda batch: model(batch, slopes)), (
-        layers, Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"))
+        return FusedDnabert(model, slopes)
+
+    pad = model.config.pad_token_id
+    return checked(plain, fast, pad, device, skip=0, least_cosine=LEAST_COSINE[precision]), (layers,)
 
 
 def load_dnabert_s(directory: Path | str, device: torch.device | str, precision: str,
@@ -173,4 +184,10 @@ def load_dnabert_s(directory: Path | str, device: torch.device | str, precision:
     with torch.device("meta"):
         model = DnabertModel(DnabertConfig.read(directory))
     assign_weights(model, read_state_dict(directory, prefix="bert."), device, compute_dtype(precision), directory)
-    return DnabertEncoder(model, device, precision, compile, Fp32Rescue(load_dnabert_s, directory, device))
+    try:
+        return DnabertEncoder(model, device, precision, compile, Fp32Rescue(load_dnabert_s, directory, device))
+    except FastPathFailed as error:
+        failure = str(error)
+    del model  # half of its layers may be rearranged
+    kind = "auto" if precision == "int8" else precision  # beside 8-bit products this encoder computes in 16 bits anyway
+    return plain_instead(failure, LAYERS, kind, compile, lambda: load_dnabert_s(directory, device, precision, compile="off"))

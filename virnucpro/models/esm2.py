@@ -17,10 +17,12 @@ from virnucpro.models.esm2_cpu import CpuEsm2
 from virnucpro.models.fast_path import INT8, PLAIN, choose_fast_path
 from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
+from virnucpro.models.self_check import LEAST_COSINE, FastPathFailed, checked, plain_instead
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
 LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
+LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
 
 
@@ -61,11 +63,14 @@ def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
     if device.type == "cpu" and precision == "fp32" and compile != "off":
         return CpuEsm2(model), (Choice("ESM-2 layers", "rearranged", "fewer passes over memory on the CPU"),)
     width = model.config.hidden_size // model.config.num_attention_heads
-    layers = choose_fast_path("ESM-2 layers", device, precision, width, compile)
-    if layers.value != PLAIN:
-        return fast_forward(model, layers.value), (layers,)
+    layers = choose_fast_path(LAYERS, device, precision, width, compile)
     attention = choose_attention(device, compute_dtype(precision), width)
-    return stock_forward(model, attention.value), (layers, attention)
+    plain = stock_forward(model, attention.value)
+    if layers.value == PLAIN:
+        return plain, (layers, attention)
+    pad = model.config.pad_token_id
+    fast = checked(plain, lambda: fast_forward(model, layers.value), pad, device, skip=1, least_cosine=LEAST_COSINE[precision])
+    return fast, (layers,)
 
 
 def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
@@ -99,7 +104,12 @@ def load_esm2(directory: Path | str, device: torch.device | str, precision: str,
                for name, tensor in read_state_dict(directory, prefix="esm.").items()}
     assign_weights(model, tensors, device, compute_dtype(precision), directory)
     set_inv_freq(model, device, next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None))
-    return Esm2Encoder(model, device, precision, compile, Fp32Rescue(load_esm2, directory, device))
+    try:
+        return Esm2Encoder(model, device, precision, compile, Fp32Rescue(load_esm2, directory, device))
+    except FastPathFailed as error:
+        failure = str(error)
+    del model, tensors  # half of its layers may be rearranged
+    return plain_instead(failure, LAYERS, precision, compile, lambda: load_esm2(directory, device, precision, compile="off"))
 
 
 def read_config(directory: Path):
