@@ -342,7 +342,8 @@ def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool
     tally.slowest_end = max(tally.slowest_end, took)
     problem = f"{len(alive)} processes still there" if alive else wrong_ending(running, kind)
     for process in alive:
-        process.kill()
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     print(f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, {struck - running.began:.1f} s after "
           f"the start: ended in {took:.1f} s, {shards(out)} shards kept{'; WRONG: ' + problem if problem else ''}", flush=True)
     if problem:

@@ -28,7 +28,7 @@ BLOWS = [("kill worker", 2), ("terminate", 1), ("kill launcher", 2), ("kill all"
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory) -> Faults:
-    return Faults(tmp_path_factory.mktemp("faults"), records=9)
+    return Faults(tmp_path_factory.mktemp("faults"), records=16)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_run_that_was_killed_ends_like_an_undisturbed_one(faults, reference):
     """One blow after the other, to one process and to two."""
     tally, chance, out = Tally(), random.Random(1), faults.directory / "struck"
     for kind, processes in BLOWS:
-        blow(faults, out, processes, kind, True, 1.0, chance, tally, most=2)
+        blow(faults, out, processes, kind, True, 1.0, chance, tally, most=1)
     end(faults, out, 2, reference, tally)
     assert not tally.wrong, "\n".join(tally.wrong)
     assert sum(tally.kills.values()) == len(BLOWS) and tally.resumed_rows > 0
