@@ -104,12 +104,15 @@ def files_no_larger_than(size: int):
 def test_a_run_that_was_killed_ends_like_an_undisturbed_one(faults, reference):
     """One blow after the other, to one process and to two."""
     tally, chance, out = Tally(), random.Random(1), faults.directory / "struck"
-    for kind, processes in BLOWS:
-        blow(faults, out, processes, kind, True, 1.0, chance, tally, most=1)
+    for number, (kind, processes) in enumerate(BLOWS):
+        for _ in range(5):  # a quick run may end before its blow: then there is a new one to strike
+            blow(faults, out, processes, kind, True, 1.0, chance, tally, most=1)
+            if sum(tally.kills.values()) > number:
+                break
+            shutil.rmtree(out, ignore_errors=True)
     end(faults, out, 2, reference, tally)
     assert not tally.wrong, "\n".join(tally.wrong)
-    struck = sum(tally.kills.values())  # on a quick machine a run may end before its blow
-    assert struck >= 1 and struck + tally.missed == len(BLOWS)
+    assert sum(tally.kills.values()) == len(BLOWS) and tally.resumed_rows > 0
 
 
 def test_a_launchers_restart_goes_on_and_does_not_start_over(faults, reference):
