@@ -129,7 +129,8 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
         "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
         "embedding": {
             name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
-                   "failed": len(e.failed), "taken_up": job.work[name].taken_up} for name, e in done.items()
+                   "failed": len(e.failed), "taken_up": job.work[name].taken_up,
+                   "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
         },
     }  # fmt: skip
     calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None

@@ -8,7 +8,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs, check_cuda_p2p_ib_support
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs, check_cuda_p2p_ib_support
 
 from virnucpro.launch import World, cores
 
@@ -33,7 +33,7 @@ def make_accelerator(world: World, cpu: bool) -> Accelerator:
     if world.restarts and 1 < world.size == world.local_size:
         _join_again(world, backend or ("gloo" if cpu else "nccl"))
     group = InitProcessGroupKwargs(backend=backend, timeout=COLLECTIVE_TIMEOUT)
-    return Accelerator(cpu=cpu, kwargs_handlers=[group])
+    return Accelerator(cpu=cpu, kwargs_handlers=[group], dataloader_config=DataLoaderConfiguration(non_blocking=True))
 
 
 def _join_again(world: World, backend: str) -> None:

@@ -13,11 +13,12 @@ from typing import Protocol
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from virnucpro.embedding.board import peers
 from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.meter import LoopSeconds, Meter
 from virnucpro.embedding.plan import Plan, make_plan
 from virnucpro.models.packing import PackedBatch, pack
 
@@ -65,6 +66,7 @@ class Extraction:
     split: int
     recomputed: int
     failed: dict[int, str]  # representative -> reason
+    processes: tuple[LoopSeconds, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,10 @@ class PlannedBatch:
         return PlannedBatch(
             self.index.to(device, non_blocking=non_blocking), self.packed.to(device, non_blocking=non_blocking), self.sequences
         )
+
+    def pin_memory(self) -> PlannedBatch:
+        """So that the copy to a GPU waits for nothing that is computed there; the loader calls this."""
+        return PlannedBatch(self.index.pin_memory(), self.packed.pin_memory(), self.sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,13 +129,16 @@ def extract(
         second = _pass(accelerator, encoder.recompute_fp32, encoder.width, replace(batches, plan=plan), store)
     lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
     failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
-    return Extraction(first.kept + second.kept, first.split + second.split, second.kept, failed)
+    with peers():
+        processes = tuple(gather_object([first.seconds + second.seconds]))
+    return Extraction(first.kept + second.kept, first.split + second.split, second.kept, failed, processes)
 
 
 @dataclass(slots=True)
 class Pass:
-    """Counts of one way through the batches, on the main process."""
+    """Counts of one way through the batches, on the main process; `seconds` on every process."""
 
+    seconds: LoopSeconds = field(default_factory=LoopSeconds)
     kept: int = 0
     split: int = 0
     lost: dict[int, int] = field(default_factory=dict)  # representative -> NOT_FINITE or NO_MEMORY
@@ -149,18 +158,23 @@ def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_ste
     result = Pass()
     if len(batches) == 0:
         return result
-    loader = accelerator.prepare(DataLoader(batches, batch_size=1, collate_fn=_only))
+    on_gpu = accelerator.device.type == "cuda"
+    loader = accelerator.prepare(DataLoader(batches, batch_size=1, collate_fn=_only, pin_memory=on_gpu))
     plan, processes, steps = batches.plan, accelerator.num_processes, len(loader)
+    meter = Meter(accelerator.device)
     waiting = None
     with torch.inference_mode():
         for number, batch in enumerate(loader):
+            meter.mark()
             rows, how = embed_or_split(embed, width, batch, batches)
             room = plan.width_at(number, processes)
             mine = (_padded(batch.index, room, -1), _padded(how, room, PLAIN), _padded(rows, room, 0.0))
             # Gathered before the loader advances: what is trimmed depends on the loader's state. Only the copy to the
             # host lags one step, so that the device is not idle while the store writes.
+            meter.mark()
             with peers():
                 gathered = accelerator.gather_for_metrics(mine)
+            meter.mark()
             if accelerator.is_main_process:
                 ready = _to_host(gathered)
                 if waiting is not None:
@@ -172,6 +186,7 @@ def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_ste
         result.keep(store, _wait(waiting))
     if store is not None:
         store.flush()
+    result.seconds = meter.seconds()
     return result
 
 

@@ -69,6 +69,7 @@ def assign_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], dev
         if tensors[name].shape != parameter.shape:
             raise ModelError(f"{source}: {name} is {tuple(tensors[name].shape)} but {tuple(parameter.shape)} by "
                              "config.json; config and weights do not belong together")
-    state = {name: tensors[name].to(device=device, dtype=dtype, copy=False) for name in wanted}
+    # moved first and rounded there: on the host that would be one core's work for as long as the file takes to read
+    state = {name: tensors[name].to(device).to(dtype) for name in wanted}
     model.load_state_dict(state, strict=False, assign=True)
     model.eval().requires_grad_(False)

@@ -5,7 +5,7 @@ tokens mean nor how attention keeps the sequences apart.
 """
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import NamedTuple
@@ -51,9 +51,13 @@ class PackedBatch:
         return len(self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
-        moved = {name: getattr(self, name).to(device, non_blocking=non_blocking)
-                 for name in ("tokens", "positions", "cu_seqlens", "order")}
-        return replace(self, **moved)
+        return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> PackedBatch:
+        return self._moved(torch.Tensor.pin_memory)
+
+    def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:
+        return replace(self, **{name: move(getattr(self, name)) for name in ("tokens", "positions", "cu_seqlens", "order")})
 
 
 def pack(sequences: Sequence[np.ndarray], tokens: int, pad_id: int, max_length: int = MAX_LENGTH,
