@@ -1,10 +1,11 @@
 """Frames a second on one core, from a FASTA file to the Arrow table; each step, the whole, and the original's way beside it.
 
-    python benchmarks/front_end.py [--frames 100000] [--reference 2000] [--model-dir DIR]
+    python benchmarks/front_end.py [--frames 100000] [--input FILE] [--chunk-length 500] [--reference 2000]
 
-The data are 500-base reads cut from random open reading frames (no stop in frame F1), so that a good share of frames is open.
+Without `--input` the data are 500-base reads cut from random open reading frames (no stop in frame F1), so that a good share of
+frames is open. Real genomes have fewer open frames a chunk, so that reading and translating weigh more in each.
 Times are CPU seconds of this process, which runs on one thread; the memory is its peak. `--frames 1000000` is the memory test.
-The original's way is a plain loop: Biopython translates each of six frames of a record, then Hugging Face tokenizers
+The original's way is a plain loop: Biopython translates each of six frames of a chunk, then Hugging Face tokenizers
 take one sequence at a time.
 """
 from __future__ import annotations
@@ -23,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.sequences import frame_columns
-from virnucpro.sequences.chunks import all_spans
+from virnucpro.sequences.chunks import all_spans, chunk_spans
 from virnucpro.sequences.frame_table import FrameRules, build_or_open
 from virnucpro.sequences.frames import open_frames
 from virnucpro.sequences.reader import find_inputs, read_records
@@ -57,25 +58,26 @@ def timed(function: Callable):
     return value, time.process_time() - begin
 
 
-def by_the_original(path: Path, chunk: int, tokenizers: Tokenizers, esm2_dir: Path, records: int) -> tuple[int, float]:
-    """(frames, seconds) of a plain loop over the first `records` reads."""
-    from Bio import SeqIO
+def by_the_original(path: Path, chunk: int, tokenizers: Tokenizers, esm2_dir: Path, chunks: int) -> tuple[int, float]:
+    """(frames, seconds) of a plain loop over the first `chunks` chunks."""
+    from Bio.Seq import Seq
     from transformers import EsmTokenizer
 
     esm2 = EsmTokenizer.from_pretrained(esm2_dir)
     begin, frames = time.process_time(), 0
-    for record in SeqIO.parse(path, "fasta"):
-        records -= 1
-        if records < 0:
+    for record in read_records(find_inputs([path])[0]):
+        for start, end in chunk_spans(len(record.sequence), chunk)[:chunks].tolist():
+            piece = Seq(record.sequence[start:end])
+            for strand in (piece, piece.reverse_complement()):
+                for f in range(3):
+                    protein = str(strand[f : f + 3 * ((len(strand) - f) // 3)].translate())
+                    if protein and "*" not in protein:
+                        esm2(protein)["input_ids"]
+                        tokenizers.library.encode(str(strand[f : f + 3 * len(protein) + 1])).ids  # noqa: B018
+                        frames += 1
+            chunks -= 1
+        if chunks <= 0:
             break
-        for strand in (record.seq, record.seq.reverse_complement()):
-            for f in range(3):
-                piece = strand[f : f + 3 * ((len(strand) - f) // 3)]
-                protein = str(piece.translate())
-                if protein and "*" not in protein:
-                    esm2(protein)["input_ids"]
-                    tokenizers.library.encode(str(strand[f : f + 3 * len(protein) + 1])).ids  # noqa: B018
-                    frames += 1
     return frames, time.process_time() - begin
 
 
@@ -100,15 +102,20 @@ def main() -> None:
     golden = Path(__file__).parents[1] / "tests" / "data" / "golden"
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--input", type=Path, help="a sequence file in place of generated reads")
     parser.add_argument("--chunk-length", type=int, default=500)
-    parser.add_argument("--reference", type=int, default=2_000, help="reads for the original's way")
-    parser.add_argument("--steps", type=int, default=50_000, help="time the steps alone when there are at most so many frames")
+    parser.add_argument("--reference", type=int, default=2_000, help="chunks for the original's way")
+    parser.add_argument("--steps", type=int, default=50_000, help="generated frames on which the steps alone are timed")
     parser.add_argument("--esm-model", type=Path, default=golden / "esm2")
     parser.add_argument("--dna-model", type=Path, default=golden / "dnabert_s")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as directory:
         reads, few = Path(directory) / "reads.fa", Path(directory) / "few.fa"
-        write_reads(reads, arguments.frames, arguments.chunk_length)
+        if arguments.input:
+            reads = few = arguments.input
+        else:
+            write_reads(reads, arguments.frames, arguments.chunk_length)
+            write_reads(few, arguments.steps, arguments.chunk_length)
         tokenizers, seconds = timed(lambda: Tokenizers(arguments.esm_model, arguments.dna_model))
         way, more = timed(lambda: tokenizers.dnabert_s_way)
         print(f"{way}; made in {seconds + more:.2f} s")
@@ -119,10 +126,9 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         n = len(table)
         print(f"{'file to Arrow table, whole':<28}{n / seconds:>12,.0f} frames/s{1e6 * seconds / n:>10.2f} us/frame, "
-              f"{n:,} open frames of {len(table.records):,} reads, peak memory {peak:.2f} GiB")
+              f"{n:,} open frames of {len(table.records):,} sequences, peak memory {peak:.2f} GiB")
         _, seconds = timed(lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory))
         print(f"{'the same again, reused':<28}{seconds:>12.2f} s")
-        write_reads(few, arguments.steps, arguments.chunk_length)
         steps(few, tokenizers, arguments.chunk_length)
         frames, seconds = by_the_original(reads, arguments.chunk_length, tokenizers, arguments.esm_model, arguments.reference)
         print(f"{'the original, without files':<28}{frames / seconds:>12,.0f} frames/s{1e6 * seconds / frames:>10.2f} us/frame")

@@ -20,7 +20,7 @@ from command import GOLDEN, GOLDEN_MODEL, environment
 EXPECTED = GOLDEN / "expected"
 SECONDS_ON_ONE_GPU = 120  # of work, before a speedup is asserted
 SPEEDUP = 2.0
-GENES = 40_000  # about three minutes of a 3B-shaped ESM-2 on an H100
+GENES = 110_000  # two and a half minutes of a 3B-shaped ESM-2 at 720 a second, the best measured on an H200
 
 
 class TestMultiGPUIntegration(unittest.TestCase):
@@ -87,7 +87,7 @@ class TestMultiGPUIntegration(unittest.TestCase):
         one, four = seconds["3B on one"], seconds["3B on four"]
         print(f"ESM-2 3B, {GENES:,} genes: one GPU {one:.0f} s, four {four:.0f} s, speedup {one / four:.2f}")
         self.assertGreaterEqual(one, SECONDS_ON_ONE_GPU)
-        self.assertGreaterEqual(one / four, SPEEDUP)
+        self.assertGreater(one / four, SPEEDUP)
 
     def test_failed_file_recovery(self):
         run, _ = self.predict(self.good, self.corrupt, self.long, "-o", "recovery", *GOLDEN_MODEL, "--chunk-length", "6000", *self.together)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +16,10 @@ from torch.nn.functional import gelu
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import alibi_biases, grouped_attention
-from virnucpro.models.encoder import Fp32Rescue, assign_weights
+from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast_path import PLAIN, choose_fast_path
-from virnucpro.models.packing import LengthGroup, PackedBatch, even_rows, pool
-from virnucpro.models.precision import compute_dtype
-from virnucpro.models.self_check import LEAST_COSINE, FastPathFailed, checked, plain_instead
+from virnucpro.models.packing import LengthGroup, PackedBatch
+from virnucpro.models.self_check import LEAST_COSINE, checked
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
@@ -124,43 +122,12 @@ def _norm(config: DnabertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
 
-class DnabertEncoder:
-    """A DnabertModel on packed batches; satisfies `Encoder`."""
-
-    name = "dnabert_s"
-    longest = None
-
-    def __init__(self, model: DnabertModel, device: torch.device, precision: str, compile: str = "auto",
-                 rescue: Fp32Rescue | None = None):
-        self.device, self.precision = device, precision
-        self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
-        self.model = model
-        self._forward, self.choices = choose_forward(model, device, precision, compile)
-        self._rescue = rescue
-
-    @torch.inference_mode()
-    def embed(self, batch: PackedBatch) -> torch.Tensor:
-        return pool(self.hidden(batch), batch, skip=0)
-
-    def hidden(self, batch: PackedBatch) -> torch.Tensor:
-        """Final hidden states [T or more, width] in the compute dtype, in packed order."""
-        return self._forward(even_rows(batch, self.pad_id))
-
-    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
-        if self._rescue is None:
-            raise ModelError("this encoder was not loaded from a directory: nothing to compute in fp32 from")
-        return self._rescue(batch)
-
-
-Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
-
-
 def choose_forward(model: DnabertModel, device: torch.device, precision: str,
                    compile: str) -> tuple[Forward, tuple[Choice, ...]]:
     """The way the network is run, and why: the one place where a faster one takes the plain model's."""
     slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
     width = model.config.hidden_size // model.config.num_attention_heads
-    layers = choose_fast_path(LAYERS, device, "bf16" if precision == "int8" else precision, width, compile)
+    layers = choose_fast_path(LAYERS, device, precision, width, compile)
 
     def plain(batch: PackedBatch) -> torch.Tensor:
         return model(batch, slopes)
@@ -177,17 +144,19 @@ def choose_forward(model: DnabertModel, device: torch.device, precision: str,
     return checked(plain, fast, pad, device, skip=0, least_cosine=LEAST_COSINE[precision]), (layers,)
 
 
-def load_dnabert_s(directory: Path | str, device: torch.device | str, precision: str,
-                   compile: str = "auto") -> DnabertEncoder:
-    """Load a DNABERT-S directory (config.json and weights, names with or without `bert.`)."""
-    directory, device = Path(directory), torch.device(device)
+def read_dnabert_s(directory: Path, device: torch.device, dtype: torch.dtype) -> DnabertModel:
+    """The network of a DNABERT-S directory (config.json and weights, names with or without `bert.`)."""
     with torch.device("meta"):
         model = DnabertModel(DnabertConfig.read(directory))
-    assign_weights(model, read_state_dict(directory, prefix="bert."), device, compute_dtype(precision), directory)
-    try:
-        return DnabertEncoder(model, device, precision, compile, Fp32Rescue(load_dnabert_s, directory, device))
-    except FastPathFailed as error:
-        failure = str(error)
-    del model  # half of its layers may be rearranged
-    kind = "auto" if precision == "int8" else precision  # beside 8-bit products this encoder computes in 16 bits anyway
-    return plain_instead(failure, LAYERS, kind, compile, lambda: load_dnabert_s(directory, device, precision, compile="off"))
+    assign_weights(model, read_state_dict(directory, prefix="bert."), device, dtype, directory)
+    return model
+
+
+class DnabertEncoder(Encoder):
+    """A DnabertModel on packed batches: the mean of all tokens, with [CLS] and [SEP]."""
+
+    name, layers, longest, skip, has_int8 = "dnabert_s", LAYERS, None, 0, False
+    read, choose_forward = staticmethod(read_dnabert_s), staticmethod(choose_forward)
+
+
+load_dnabert_s = DnabertEncoder.load

@@ -1,41 +1,88 @@
 """What the rest of the program sees of a model: packed tokens in, one fp32 vector a sequence out.
 
-Knows the contract of `Encoder` and the rescue of rows that overflowed; does not know an architecture.
+Knows how an encoder is loaded, run, pooled, and computed again in fp32 where 16 bits overflowed; does not know an
+architecture: esm2.py and dnabert_s.py say what is theirs.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import torch
 
 from virnucpro.errors import ModelError
-from virnucpro.models.packing import PackedBatch
+from virnucpro.models.packing import PackedBatch, even_rows, pool
+from virnucpro.models.precision import compute_dtype
+from virnucpro.models.self_check import FastPathFailed, plain_instead
 from virnucpro.settings import Choice
 
+Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
 
-class Encoder(Protocol):
-    """A frozen encoder on one device."""
+
+class Encoder:
+    """A frozen encoder on one device. An architecture is a subclass that fills in what stands first."""
 
     name: str  # "esm2" or "dnabert_s"
-    width: int  # of an embedding
+    layers: str  # how the choice of its layers is called
     longest: int | None  # most tokens of a sequence, special ones included
-    pad_id: int
-    precision: str
-    device: torch.device
-    choices: tuple[Choice, ...]
+    skip: int  # special tokens at each end of a sequence that stay out of its mean
+    has_int8: bool  # else --precision int8 leaves it in bf16
 
+    @staticmethod
+    def read(directory: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+        """The network of a directory with config.json and weights. Raises ModelError."""
+        raise NotImplementedError
+
+    @staticmethod
+    def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
+                       compile: str) -> tuple[Forward, tuple[Choice, ...]]:
+        """How the network is run, and why: the one place where a faster way takes the plain one's. May take its layers over."""
+        raise NotImplementedError
+
+    def __init__(self, model: torch.nn.Module, device: torch.device, precision: str, compile: str = "auto",
+                 rescue: Fp32Rescue | None = None):
+        self.device, self.precision = device, self._own(precision)
+        self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
+        self.model = model
+        self._forward, self.choices = self.choose_forward(model, device, self.precision, compile)
+        self._rescue = rescue
+
+    @classmethod
+    def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Encoder:
+        """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError."""
+        directory, device, precision = Path(directory), torch.device(device), cls._own(precision)
+        model = cls.read(directory, device, compute_dtype(precision))
+        try:
+            return cls(model, device, precision, compile, Fp32Rescue(cls.load, directory, device))
+        except FastPathFailed as error:
+            failure = str(error)
+        del model  # half of its layers may be rearranged
+        return plain_instead(failure, cls.layers, precision, compile, lambda: cls.load(directory, device, precision, compile="off"))
+
+    @classmethod
+    def _own(cls, precision: str) -> str:
+        return "bf16" if precision == "int8" and not cls.has_int8 else precision
+
+    @torch.inference_mode()
     def embed(self, batch: PackedBatch) -> torch.Tensor:
         """fp32 [batch.rows, width] on `device`, rows in the order given to `pack`."""
+        return pool(self.hidden(batch), batch, self.skip)
+
+    def hidden(self, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states [T or more, width] in the compute dtype, in packed order."""
+        return self._forward(even_rows(batch, self.pad_id))
 
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
-        """The same in fp32 from the full weights: for rows that came out infinite or NaN in 16 bits."""
+        """What `embed` gives, in fp32 from the full weights: for rows that came out infinite or NaN in 16 bits."""
+        if self._rescue is None:
+            raise ModelError("this encoder was not loaded from a directory: nothing to compute in fp32 from")
+        return self._rescue(batch)
 
 
 class Fp32Rescue:
     """The fp32 twin of an encoder, loaded when first needed; on the CPU where the device has no room for it."""
 
-    def __init__(self, load, directory: Path, device: torch.device):
+    def __init__(self, load: Callable[..., Encoder], directory: Path, device: torch.device):
         self._load, self._directory, self._device = load, directory, device
         self._twin: Encoder | None = None
 

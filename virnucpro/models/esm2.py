@@ -1,23 +1,22 @@
 """ESM-2: proteins to vectors, with the stock transformers EsmModel on packed batches.
 
-Knows how to load an EsmModel directory in a compute dtype, to run it on a packed row, and to pool residues. Does not
-know attention's back ends (attention.py) nor the faster layers that may take the stock ones' place.
+Knows how to load an EsmModel directory in a compute dtype and to run it on a packed row. Does not know attention's back
+ends (attention.py) nor the faster layers that may take the stock ones' place.
 """
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
-from virnucpro.models.encoder import Fp32Rescue, assign_weights
+from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.esm2_cpu import CpuEsm2
 from virnucpro.models.fast_path import INT8, PLAIN, choose_fast_path
-from virnucpro.models.packing import PackedBatch, even_rows, pool
+from virnucpro.models.packing import PackedBatch
 from virnucpro.models.precision import compute_dtype
-from virnucpro.models.self_check import LEAST_COSINE, FastPathFailed, checked, plain_instead
+from virnucpro.models.self_check import LEAST_COSINE, checked
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
@@ -26,42 +25,11 @@ LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
 
 
-class Esm2Encoder:
-    """An EsmModel on packed batches; satisfies `Encoder`."""
-
-    name = "esm2"
-    longest = LONGEST
-
-    def __init__(self, model: torch.nn.Module, device: torch.device, precision: str, compile: str = "auto",
-                 rescue: Fp32Rescue | None = None):
-        self.device, self.precision = device, precision
-        self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
-        self.model = model
-        self._forward, self.choices = choose_forward(model, device, precision, compile)
-        self._rescue = rescue
-
-    @torch.inference_mode()
-    def embed(self, batch: PackedBatch) -> torch.Tensor:
-        return pool(self.hidden(batch), batch, skip=1)
-
-    def hidden(self, batch: PackedBatch) -> torch.Tensor:
-        """Final hidden states [T or more, width] in the compute dtype, in packed order."""
-        return self._forward(even_rows(batch, self.pad_id))
-
-    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
-        if self._rescue is None:
-            raise ModelError("this encoder was not loaded from a directory: nothing to compute in fp32 from")
-        return self._rescue(batch)
-
-
-Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
-
-
 def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
                    compile: str) -> tuple[Forward, tuple[Choice, ...]]:
     """The way the network is run, and why: the one place where a faster one takes the stock model's."""
     if device.type == "cpu" and precision == "fp32" and compile != "off":
-        return CpuEsm2(model), (Choice("ESM-2 layers", "rearranged", "fewer passes over memory on the CPU"),)
+        return CpuEsm2(model), (Choice(LAYERS, "rearranged", "fewer passes over memory on the CPU"),)
     width = model.config.hidden_size // model.config.num_attention_heads
     layers = choose_fast_path(LAYERS, device, precision, width, compile)
     attention = choose_attention(device, compute_dtype(precision), width)
@@ -95,21 +63,15 @@ def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
     return forward
 
 
-def load_esm2(directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Esm2Encoder:
-    """Load an EsmModel directory (config.json and weights, names with or without `esm.`)."""
-    directory, device = Path(directory), torch.device(device)
+def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+    """The EsmModel of a directory (config.json and weights, names with or without `esm.`)."""
     model = build_esm2(read_config(directory))
     # transformers 5 saves LayerNorm's weight and bias as gamma and beta
     tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
                for name, tensor in read_state_dict(directory, prefix="esm.").items()}
-    assign_weights(model, tensors, device, compute_dtype(precision), directory)
+    assign_weights(model, tensors, device, dtype, directory)
     set_inv_freq(model, device, next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None))
-    try:
-        return Esm2Encoder(model, device, precision, compile, Fp32Rescue(load_esm2, directory, device))
-    except FastPathFailed as error:
-        failure = str(error)
-    del model, tensors  # half of its layers may be rearranged
-    return plain_instead(failure, LAYERS, precision, compile, lambda: load_esm2(directory, device, precision, compile="off"))
+    return model
 
 
 def read_config(directory: Path):
@@ -150,3 +112,13 @@ def set_inv_freq(model: torch.nn.Module, device: torch.device, stored: torch.Ten
     model.rotary_embeddings.inv_freq = stored.to(device=device, dtype=torch.float32)
     positions = torch.arange(config.max_position_embeddings, device=device).expand((1, -1))
     model.embeddings.position_ids = positions
+
+
+class Esm2Encoder(Encoder):
+    """An EsmModel on packed batches: the mean of the residues, without <cls> and <eos>."""
+
+    name, layers, longest, skip, has_int8 = "esm2", LAYERS, LONGEST, 1, True
+    read, choose_forward = staticmethod(read_esm2), staticmethod(choose_forward)
+
+
+load_esm2 = Esm2Encoder.load

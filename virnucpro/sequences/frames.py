@@ -3,13 +3,12 @@
 Knows the standard code and the two frame policies. Does not know of records, names, tokens or files: it is given one buffer of
 bases and the chunks' places in it.
 
-Both strands lie in one buffer, the bases and then their reverse complement, so that every frame of every chunk is read
-forward: frame f of a chunk [s, e) starts at s + f, or at (2N - e) + f on the other strand.
+The codons of the forward strand serve both directions: a frame of the other strand is read over the same places from its
+right end to its left, with each codon's complement. Stops are found once for a whole buffer; only open frames are translated.
 """
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from Bio.Data import CodonTable
@@ -18,24 +17,31 @@ POLICIES = ("open", "longest")
 LONGEST_MINIMUM = 20  # residues; the shortest stretch that the policy `longest` takes
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
-_STOP, _DROPPED = ord("*"), 0
-_OTHER = 64  # the code of a base outside ACGT; A C G T are 0..3
+_STOP = ord("*")
+_OTHER = 64  # the code of a base outside ACGT, and of a codon with one; A C G T are 0..3, codons 0..63
+_STOPS, _STOPS_BACKWARD = 1, 2  # marks of a codon, bits
+_NOWHERE = np.iinfo(np.int64).max
 
 
-def _tables() -> tuple[bytes, bytes, bytes]:
-    """`bytes.translate` tables: base -> code, base -> complement (of A, C, G, T only), codon -> residue, `*` or 0."""
+def _tables() -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """`bytes.translate` tables: base -> code, base -> complement (of A, C, G, T only), codon -> residue, `*` or 0, the same for
+    its reverse complement, codon -> marks."""
     base = bytearray([_OTHER] * 256)
     for code, letter in enumerate(b"ACGT"):
         base[letter] = code
     standard = CodonTable.unambiguous_dna_by_id[1]
-    residue = bytearray(256)
+    residue, backward, marks = bytearray(256), bytearray(256), bytearray(256)
     for i in range(64):
-        codon = "".join("ACGT"[i >> shift & 3] for shift in (4, 2, 0))
+        first, second, third = i >> 4, i >> 2 & 3, i & 3
+        codon = "ACGT"[first] + "ACGT"[second] + "ACGT"[third]
         residue[i] = _STOP if codon in standard.stop_codons else ord(standard.forward_table[codon])
-    return bytes(base), bytes.maketrans(b"ACGT", b"TGCA"), bytes(residue)
+        backward[(3 - third) << 4 | (3 - second) << 2 | 3 - first] = residue[i]
+    for i in range(64):
+        marks[i] = _STOPS * (residue[i] == _STOP) | _STOPS_BACKWARD * (backward[i] == _STOP)
+    return bytes(base), bytes.maketrans(b"ACGT", b"TGCA"), bytes(residue), bytes(backward), bytes(marks)
 
 
-BASE_CODE, COMPLEMENT, RESIDUE = _tables()
+BASE_CODE, COMPLEMENT, RESIDUE, RESIDUE_BACKWARD, MARKS = _tables()
 
 
 @dataclass(frozen=True)
@@ -54,45 +60,48 @@ class Frames:
         return len(self.chunk)
 
 
-class _Strands:
-    """Both strands of a buffer, translated once in all phases."""
+class _Codons:
+    """The codons of a buffer by phase: the one that starts at p lies at (p % 3) * rows + p // 3, the next of its frame beside it.
+
+    codes: bytes; stops: int64, where codons stop, of the forward reading and then of the backward one, each ascending with a
+    last one beyond all places; dropped: int64, where codons hold a letter outside ACGT.
+    """
 
     def __init__(self, bases: bytes):
-        self.bases = bases + bases.translate(COMPLEMENT)[::-1]
-        self.length = len(bases)
-        code = np.frombuffer(self.bases.translate(BASE_CODE), dtype=np.uint8)
-        rows = max(-(-len(code) // 3), 1)
-        codon = np.full(3 * rows, _OTHER, dtype=np.uint8)
+        code = np.frombuffer(bases.translate(BASE_CODE), dtype=np.uint8)
+        self.rows = max(-(-len(code) // 3), 1)
+        codon = np.full(3 * self.rows, _OTHER, dtype=np.uint8)
+        other = code == _OTHER
         if len(code) >= 3:
-            # a base outside ACGT sets bit 6 or wraps to 0, so it is marked again below
-            np.add((code[:-2] << 4) + (code[1:-1] << 2), code[2:], out=codon[: len(code) - 2])
-        self.ambiguous = bool((code == _OTHER).any())
-        if self.ambiguous:
-            other = code == _OTHER
-            codon[: len(code) - 2][other[:-2] | other[1:-1] | other[2:]] = _OTHER
-        self.rows = rows
-        # residues by phase: position p of the buffer lies at (p % 3) * rows + p // 3
-        self.residues = codon.reshape(rows, 3).T.tobytes().translate(RESIDUE)
-        self.residue_codes = np.frombuffer(self.residues, dtype=np.uint8)
+            inner = codon[: len(code) - 2]
+            np.left_shift(code[:-2], 2, out=inner)
+            inner += code[1:-1]
+            np.left_shift(inner, 2, out=inner)
+            inner += code[2:]
+            if other.any():
+                inner[other[:-2] | other[1:-1] | other[2:]] = _OTHER
+        self.codes = codon.reshape(self.rows, 3).T.tobytes()
+        marks = np.frombuffer(self.codes.translate(MARKS), dtype=np.uint8)
+        marked = np.flatnonzero(marks != 0)
+        kinds = marks[marked]
+        forward, backward = (marked[(kinds & kind) != 0] for kind in (_STOPS, _STOPS_BACKWARD))
+        self.stops = np.concatenate([forward, [_NOWHERE], backward, [_NOWHERE]])
+        self._n_forward = len(forward) + 1
+        self.dropped = np.flatnonzero(np.frombuffer(self.codes, dtype=np.uint8) == _OTHER) if other.any() else np.zeros(0, np.int64)
 
     def place(self, position: np.ndarray) -> np.ndarray:
-        """Where the codon that starts at `position` lies in `residues`; the next of its frame is the next there."""
+        """Where the codon that starts at `position` lies."""
         return (position % 3) * self.rows + position // 3
 
-    @cached_property
-    def stops_before(self) -> np.ndarray:
-        return _count_before(self.residue_codes == _STOP)
+    def next_stop(self, place: np.ndarray) -> np.ndarray:
+        """Index into `stops` of the first one at or after each of the places [n, 6] of F1 F2 F3 R1 R2 R3."""
+        forward, backward = self.stops[: self._n_forward], self.stops[self._n_forward :]
+        return np.concatenate([np.searchsorted(forward, place[:, :3]),
+                               np.searchsorted(backward, place[:, 3:]) + self._n_forward], axis=1)
 
-    @cached_property
-    def dropped_before(self) -> np.ndarray:
-        return _count_before(self.residue_codes == _DROPPED)
-
-
-def _count_before(marks: np.ndarray) -> np.ndarray:
-    """int32 [n + 1]: how many marks lie before each place."""
-    counts = np.zeros(len(marks) + 1, dtype=np.int32)
-    np.cumsum(marks, dtype=np.int32, out=counts[1:])
-    return counts
+    def n_dropped(self, begin: np.ndarray, end: np.ndarray) -> np.ndarray | int:
+        """How many of the codons [begin, end) are dropped."""
+        return np.searchsorted(self.dropped, end) - np.searchsorted(self.dropped, begin) if len(self.dropped) else 0
 
 
 def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = "open") -> Frames:
@@ -104,69 +113,66 @@ def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = 
     nucleotides are its codons and the base after, where the chunk has one. In both, a codon with a letter outside ACGT adds
     nothing to the protein and is flagged; it neither counts as a residue nor ends a stretch.
     """
-    strands = _Strands(bases)
+    codons = _Codons(bases)
     start, end = np.asarray(start, dtype=np.int64), np.asarray(end, dtype=np.int64)
-    reverse = 2 * strands.length - end
-    offset = np.arange(3)
-    first = np.concatenate([start[:, None] + offset, reverse[:, None] + offset], axis=1)  # [n, 6], where frames start
-    codons = np.repeat(np.maximum((end - start)[:, None] - offset, 0) // 3, 2, axis=0).reshape(-1, 6)
-    chunk_end = np.concatenate([np.repeat(end[:, None], 3, 1), np.repeat((reverse + end - start)[:, None], 3, 1)], axis=1)
+    counts = np.maximum((end - start)[:, None] - np.arange(3), 0) // 3  # [n, 3]
+    left = np.concatenate([start[:, None] + np.arange(3), end[:, None] - np.arange(3) - 3 * counts], axis=1)  # [n, 6]
     take = {"open": _take_open, "longest": _take_longest}[policy]
-    chunk, frame, first_base, n_codons = take(strands, first, codons)
-    return _materialise(strands, chunk, frame, first_base, n_codons, chunk_end[chunk, frame], policy)
+    chunk, frame, left, count = take(codons, left, np.concatenate([counts, counts], axis=1))
+    return _materialise(bases, codons, chunk, frame, left, count, start[chunk], end[chunk], policy)
 
 
-def _take_open(strands: _Strands, first: np.ndarray, codons: np.ndarray):
-    """Frames without a stop and with a residue: (chunk, frame, first base, codons), each [frames]."""
-    place = strands.place(first)
-    place[codons == 0] = 0
-    stops = strands.stops_before[place + codons] - strands.stops_before[place]
-    residues = codons
-    if strands.ambiguous:
-        residues = codons - (strands.dropped_before[place + codons] - strands.dropped_before[place])
-    chunk, frame = np.nonzero((stops == 0) & (residues > 0))
-    return chunk, frame, first[chunk, frame], codons[chunk, frame]
+def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
+    """Frames without a stop and with a residue: (chunk, frame, first base on the forward strand, codons), each [frames]."""
+    place = codons.place(left)
+    end = place + counts
+    residues = counts - codons.n_dropped(place, end)
+    chunk, frame = np.nonzero((codons.stops[codons.next_stop(place)] >= end) & (residues > 0))
+    return chunk, frame, left[chunk, frame], counts[chunk, frame]
 
 
-def _take_longest(strands: _Strands, first: np.ndarray, codons: np.ndarray):
-    """The longest stop-free stretch of each chunk: (chunk, frame, first base, codons), each [chunks that have one]."""
-    counts = codons.ravel()
-    place = np.where(counts > 0, strands.place(first).ravel(), 0)
-    at = np.arange(counts.sum()) + np.repeat(place - (np.cumsum(counts) - counts), counts)  # places of all codons
-    frame_of = np.repeat(np.arange(len(counts)), counts)  # chunk * 6 + frame
-    residue = strands.residue_codes[at]
-    kept = np.flatnonzero((residue != _STOP) & (residue != _DROPPED))
-    if not len(kept):
-        return (np.zeros(0, dtype=np.int64),) * 4
-    stops = np.cumsum(residue == _STOP)[kept] + frame_of[kept]  # equal exactly within a stretch: both never fall
-    opens = np.flatnonzero(np.concatenate([[True], np.diff(stops) != 0]))
-    length = np.diff(np.append(opens, len(kept)))  # residues of each stretch
-    chunk = frame_of[kept[opens]] // 6
-    best = np.zeros(len(first), dtype=np.int64)
-    np.maximum.at(best, chunk, length)
-    winners = np.flatnonzero((length == best[chunk]) & (length >= LONGEST_MINIMUM))
+def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray):
+    """The longest stop-free stretch of each chunk that has one: (chunk, frame, first base on the forward strand, codons)."""
+    place = codons.place(left)
+    first_stop, end = codons.next_stop(place).ravel(), (place + counts).ravel()
+    stretches = codons.next_stop(place + counts).ravel() - first_stop + 1
+    stretches[counts.ravel() == 0] = 0
+    frame_of = np.repeat(np.arange(len(stretches)), stretches)  # chunk * 6 + frame
+    number = np.arange(len(frame_of)) - np.repeat(np.cumsum(stretches) - stretches, stretches)  # in reading direction
+    last = (stretches - 1)[frame_of]
+    number = np.where(frame_of % 6 < 3, number, last - number)  # from the left
+    stop = first_stop[frame_of] + number  # the one that ends it on the right
+    place, left = place.ravel()[frame_of], left.ravel()[frame_of]
+    begin = np.where(number == 0, place, codons.stops[stop - 1] + 1)
+    end = np.where(number == last, end[frame_of], codons.stops[stop])
+    residues = end - begin - codons.n_dropped(begin, end)
+    chunk = frame_of // 6
+    best = np.zeros(len(counts), dtype=np.int64)
+    np.maximum.at(best, chunk, residues)
+    winners = np.flatnonzero((residues == best[chunk]) & (residues >= LONGEST_MINIMUM))
     winners = winners[np.unique(chunk[winners], return_index=True)[1]]
-    from_codon, to_codon = kept[opens[winners]], kept[opens[winners] + length[winners] - 1]
-    row = frame_of[from_codon]
-    skipped = from_codon - (np.cumsum(counts) - counts)[row]
-    return row // 6, row % 6, first.ravel()[row] + 3 * skipped, to_codon - from_codon + 1
+    begin, end = begin[winners], end[winners]
+    for i in np.flatnonzero(end - begin > residues[winners]):  # from the first to the last residue
+        stretch = codons.codes[begin[i] : end[i]]
+        begin[i] += len(stretch) - len(stretch.lstrip(bytes([_OTHER])))
+        end[i] -= len(stretch) - len(stretch.rstrip(bytes([_OTHER])))
+    return chunk[winners], frame_of[winners] % 6, left[winners] + 3 * (begin - place[winners]), end - begin
 
 
-def _materialise(strands: _Strands, chunk, frame, first, codons, chunk_end, policy: str) -> Frames:
-    place = strands.place(first)
-    residues = strands.residues
-    proteins = [residues[a:b] for a, b in zip(place.tolist(), (place + codons).tolist(), strict=True)]
-    dropped = np.zeros(len(chunk), dtype=bool)
-    length = codons
-    if strands.ambiguous:
-        dropped = strands.dropped_before[place + codons] > strands.dropped_before[place]
+def _materialise(bases: bytes, codons: _Codons, chunk, frame, left, count, chunk_start, chunk_end, policy: str) -> Frames:
+    place, right, forward = codons.place(left), left + 3 * count, frame < 3
+    dropped = np.zeros(len(chunk), dtype=bool) | (codons.n_dropped(place, place + count) > 0)
+    codes, length = codons.codes, count
+    proteins = [codes[a:b].translate(RESIDUE) if f else codes[a:b][::-1].translate(RESIDUE_BACKWARD)
+                for f, a, b in zip(forward.tolist(), place.tolist(), (place + count).tolist(), strict=True)]
+    if dropped.any():
         for i in np.flatnonzero(dropped):
             proteins[i] = proteins[i].replace(b"\0", b"")
         if policy == "open":
             length = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
-    bases = strands.bases
-    last = np.minimum(first + 3 * length + 1, chunk_end)
-    nucleotides = [bases[a:b] for a, b in zip(first.tolist(), last.tolist(), strict=True)]
-    forward = frame < 3
-    begin = np.where(forward, first, 2 * strands.length - first - 3 * codons)
-    return Frames(chunk, frame.astype(np.int8), begin, begin + 3 * codons, dropped, nucleotides, proteins)
+    read = 3 * length + 1  # bases, in reading direction
+    begin = np.where(forward, left, np.maximum(right - read, chunk_start))
+    end = np.where(forward, np.minimum(left + read, chunk_end), right)
+    nucleotides = [bases[a:b] if f else bases[a:b].translate(COMPLEMENT)[::-1]
+                   for f, a, b in zip(forward.tolist(), begin.tolist(), end.tolist(), strict=True)]
+    return Frames(chunk, frame.astype(np.int8), left, right, dropped, nucleotides, proteins)
