@@ -29,8 +29,9 @@ from virnucpro.launch import World, how_to_go_on, leave_status, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.precision import resolve_precision
+from virnucpro.models.read_ahead import ReadAhead
 from virnucpro.models.verify import read_verification
-from virnucpro.preparation import Job, Run, device_name, join, load_encoder, prepare
+from virnucpro.preparation import Job, Run, device_name, join, load_encoder, prepare, read_ahead
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -77,18 +78,19 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
             if job is None:
                 leave(accelerator)
                 return Outcome(Outputs(settings.output_dir), None, (), 0) if world.is_main else None
-            done = {name: _embed(name, job, run, accelerator) for name in ENCODERS}
+            ahead = read_ahead(job, run)
+            done = {name: _embed(name, job, run, accelerator, ahead.get(name)) for name in ENCODERS}
             leave(accelerator)
             return _finish(job, done, run) if world.is_main else None
 
 
-def _embed(name: str, job: Job, run: Run, accelerator) -> Extraction:
+def _embed(name: str, job: Job, run: Run, accelerator, ahead: ReadAhead | None) -> Extraction:
     """One encoder over all that is missing of it; the weights are read only if something is."""
     plan, store = job.plans[name], job.work[name].store if name in job.work else None
     if len(plan) == 0:
         return Extraction(0, 0, 0, {})
     with run.clock.stage(f"load {name}"):
-        encoder = load_encoder(name, run)
+        encoder = load_encoder(name, run, ahead)
         run.choices.extend(encoder.choices)
         log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
     with run.clock.stage(name):

@@ -30,11 +30,12 @@ from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
 from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.dnabert_s import load_dnabert_s
+from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.encoder import Encoder
-from virnucpro.models.esm2 import load_esm2
+from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.fast_path import preferred_tokens
 from virnucpro.models.packing import pack
+from virnucpro.models.read_ahead import ReadAhead
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
 from virnucpro.reporting.run_record import logging_to, write_failures
@@ -46,7 +47,8 @@ from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
 
-LOADERS = {"dnabert_s": load_dnabert_s, "esm2": load_esm2}
+ARCHITECTURES = {"dnabert_s": DnabertEncoder, "esm2": Esm2Encoder}
+LOADERS = {name: architecture.load for name, architecture in ARCHITECTURES.items()}
 SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
 
@@ -245,10 +247,17 @@ def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) ->
     return lambda sharing, store, done: take_up(older, name, table, widths, sharing, store, done, embed, precision)
 
 
-def load_encoder(name: str, run: Run) -> Encoder:
+def read_ahead(job: Job, run: Run) -> dict[str, ReadAhead]:
+    """On a GPU, the networks of all encoders but the first that has work: read while that one computes."""
+    later = [name for name in ENCODERS if len(job.plans[name])][1:] if run.device.type == "cuda" else []
+    return {name: ReadAhead(ARCHITECTURES[name], getattr(run.bundle, name), run.device, run.settings.precision) for name in later}
+
+
+def load_encoder(name: str, run: Run, ahead: ReadAhead | None = None) -> Encoder:
     run.display.stage(f"loading {name}")
+    model = ahead.take() if ahead else None
     try:
-        return LOADERS[name](getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile)
+        return LOADERS[name](getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile, model)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or choose another "
                          "device with --gpus") from error

@@ -41,17 +41,21 @@ class Encoder:
 
     def __init__(self, model: torch.nn.Module, device: torch.device, precision: str, compile: str = "auto",
                  rescue: Fp32Rescue | None = None):
-        self.device, self.precision = device, self._own(precision)
+        self.device, self.precision = device, self.own(precision)
         self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
         self.model = model
         self._forward, self.choices = self.choose_forward(model, device, self.precision, compile)
         self._rescue = rescue
 
     @classmethod
-    def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Encoder:
-        """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError."""
-        directory, device, precision = Path(directory), torch.device(device), cls._own(precision)
-        model = cls.read(directory, device, compute_dtype(precision))
+    def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto",
+             model: torch.nn.Module | None = None) -> Encoder:
+        """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError.
+
+        model: what `read` gives for these arguments, where that was done already.
+        """
+        directory, device, precision = Path(directory), torch.device(device), cls.own(precision)
+        model = model or cls.read(directory, device, compute_dtype(precision))
         try:
             return cls(model, device, precision, compile, Fp32Rescue(cls.load, directory, device))
         except FastPathFailed as error:
@@ -60,7 +64,8 @@ class Encoder:
         return plain_instead(failure, cls.layers, precision, compile, lambda: cls.load(directory, device, precision, compile="off"))
 
     @classmethod
-    def _own(cls, precision: str) -> str:
+    def own(cls, precision: str) -> str:
+        """The precision in which this architecture computes where a run asks for `precision`."""
         return "bf16" if precision == "int8" and not cls.has_int8 else precision
 
     @torch.inference_mode()
