@@ -20,7 +20,7 @@ import numpy as np
 
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bases import decode
-from virnucpro.training.batches import BatchMaker, BatchShape
+from virnucpro.training.batches import Augmentation, BatchMaker, BatchShape
 from virnucpro.training.sampling import FragmentSampler, WindowRules, WindowSampler
 from virnucpro.training.store import Store
 from virnucpro.training.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
@@ -47,7 +47,8 @@ def vocabulary(data: Path) -> None:
     write_esm2_tokenizer(data / "esm2")
 
 
-def batch_maker(data: Path, shape: BatchShape, tokenizers: Tokenizers, **changes) -> BatchMaker:
+def batch_maker(data: Path, shape: BatchShape, tokenizers: Tokenizers,
+                augmentation: Augmentation = Augmentation()) -> BatchMaker:
     samplers = []
     for name, share, categories in (("genomes", 1 - MARKERS, GENOME_SHARE), ("markers", MARKERS, MARKER_SHARE)):
         if (data / f"{name}.npz").exists():
@@ -55,7 +56,7 @@ def batch_maker(data: Path, shape: BatchShape, tokenizers: Tokenizers, **changes
             samplers.append((share, WindowSampler(Store.load(data / f"{name}.npz"), rules)))
     proteins = [Store.load(p) for p in sorted(data.glob("proteins*.npz"))]
     fragments = FragmentSampler(Store.concatenate(proteins)) if proteins else None
-    return BatchMaker(samplers, fragments, tokenizers, shape, 1024, **changes)
+    return BatchMaker(samplers, fragments, tokenizers, shape, 1024, augmentation)
 
 
 def train(options: argparse.Namespace) -> None:
@@ -142,7 +143,7 @@ def train(options: argparse.Namespace) -> None:
     mean = run(network, maker, rules, accelerator=accelerator, report=report)
     mean.swap()
     say(event="trained", steps=mean.steps)
-    plain = batch_maker(data, scoring, tokenizers, open_share=0.2, mask_share=0.0)
+    plain = batch_maker(data, scoring, tokenizers, Augmentation(mask_share=0.0))
     settling = iter(loader(Batches(plain, 99), workers))
     settle_batch_norm(network, [next(settling) for _ in range(options.settle)], device)
     del settling

@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from virnucpro.sequences.frames import Frames, open_frames
+from virnucpro.sequences.frames import RESIDUE, Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import decode, decode_protein
+from virnucpro.training.bases import decode, decode_protein, encode
+from virnucpro.training.distance import distant_codons, distant_residues
 from virnucpro.training.sampling import FragmentSampler, Windows, WindowSampler, join_windows
 from virnucpro.training.vocabulary import DNA_MASK, DNA_PAD, DNA_SPECIAL, ESM2_MASK, ESM2_PAD, ESM2_RESIDUES
 
@@ -88,11 +89,11 @@ def rows_of(ids: list[np.ndarray], rows: int, row_length: int, pad: int, edges: 
 
 
 def with_masks(packed: Rows, maskable: np.ndarray, mask: int, random_ids: tuple[int, int], share: float,
-               n_sequences: int, rng: np.random.Generator) -> Rows:  # fmt: skip
-    """BERT's masking (15 %: 80 % masked, 10 % random, 10 % kept) in a `share` of the sequences."""
+               n_sequences: int, rng: np.random.Generator, rate: float = 0.15) -> Rows:  # fmt: skip
+    """BERT's masking (`rate` of the tokens: 80 % masked, 10 % random, 10 % kept) in a `share` of the sequences."""
     chosen = rng.random(n_sequences + 1) < share  # the last stands for segment -1
     chosen[-1] = False
-    hit = maskable & chosen[packed.segment] & (rng.random(maskable.shape, dtype=np.float32) < 0.15)
+    hit = maskable & chosen[packed.segment] & (rng.random(maskable.shape, dtype=np.float32) < rate)
     what = rng.random(maskable.shape, dtype=np.float32)
     tokens = np.where(hit & (what < 0.8), mask, packed.tokens)
     drawn = rng.integers(*random_ids, size=maskable.shape)
@@ -111,22 +112,49 @@ def with_token_dropout(packed: Rows, n_sequences: int) -> Rows:
     return packed._replace(scale=np.where(masked, 0, factor[packed.segment]).astype(np.float32))
 
 
+def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, most: float,
+                   rng: np.random.Generator) -> None:  # fmt: skip
+    """A `share` of the frames become distant relatives, in place: 0 to `most` of their codons drawn again."""
+    chosen = np.flatnonzero(rng.random(len(proteins)) < share)
+    if not len(chosen):
+        return
+    lengths = np.array([len(proteins[i]) for i in chosen])
+    bases = encode(b"".join(nucleotides[i][: 3 * n] for i, n in zip(chosen, lengths, strict=True))).reshape(-1, 3)
+    codons = distant_codons((bases[:, 0] << 4) + (bases[:, 1] << 2) + bases[:, 2], lengths, rng.random(len(chosen)) * most, rng)
+    residues = codons.tobytes().translate(RESIDUE)
+    letters = decode(np.stack([codons >> 4, codons >> 2 & 3, codons & 3], axis=1).ravel())
+    ends = np.cumsum(lengths)
+    for i, a, b in zip(chosen, (ends - lengths).tolist(), ends.tolist(), strict=True):
+        proteins[i], nucleotides[i] = residues[a:b], letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is done to frames on their way into a training batch; shares of the frames."""
+
+    open_share: float = 0.2  # of the frames that come from all open frames of a window, not from the longest stretch
+    mask_share: float = 0.5  # that have masked tokens
+    mask_rate: float = 0.15  # of the tokens of those
+    distant_share: float = 0.0  # that become distant relatives
+    most_distant: float = 0.8  # of the codons of those are drawn again at most
+
+
 class BatchMaker:
-    """Draws training batches. `policy_share`: the share of windows that give all open frames, not the longest stretch."""
+    """Draws training batches from `samplers` (share, sampler), and protein fragments beside them."""
 
     def __init__(self, samplers: list[tuple[float, WindowSampler]], fragments: FragmentSampler | None,
-                 tokenizers: Tokenizers, shape: BatchShape, dna_vocabulary: int, open_share: float = 0.2,
-                 mask_share: float = 0.5):  # fmt: skip
+                 tokenizers: Tokenizers, shape: BatchShape, dna_vocabulary: int,
+                 augmentation: Augmentation = Augmentation()):  # fmt: skip
         self.samplers, self.fragments, self.tokenizers, self.shape = samplers, fragments, tokenizers, shape
-        self.dna_vocabulary, self.open_share, self.mask_share = dna_vocabulary, open_share, mask_share
+        self.dna_vocabulary, self.augmentation = dna_vocabulary, augmentation
 
     def draw(self, rng: np.random.Generator) -> Batch:
-        n = self.shape.frames
+        n, how = self.shape.frames, self.augmentation
         proteins: list[bytes] = []
         nucleotides: list[bytes] = []
         virus: list[np.ndarray] = []
         # policies are mixed frame by frame, so that every batch has both in fixed shares
-        for policy, want in (("open", int(n * self.open_share)), ("longest", n - int(n * self.open_share))):
+        for policy, want in (("open", int(n * how.open_share)), ("longest", n - int(n * how.open_share))):
             have = 0
             while have < want:
                 need = int((want - have) * (1.05 if policy == "longest" else 0.9)) + 16
@@ -137,9 +165,13 @@ class BatchMaker:
                 nucleotides += [found.nucleotides[i] for i in order]
                 virus.append(windows.virus[found.chunk[order]])
                 have += len(order)
+        distant_frames(proteins, nucleotides, how.distant_share, how.most_distant, rng)
         label = np.concatenate(virus).astype(np.int64)
         if self.fragments is not None and self.shape.fragments:
             codes, fragment_virus = self.fragments.draw(self.shape.fragments, rng)
+            lengths = np.array([len(c) for c in codes])
+            rate = (rng.random(len(codes)) < how.distant_share) * rng.random(len(codes)) * how.most_distant
+            codes = split_ids(distant_residues(np.concatenate(codes), lengths, rate, rng), lengths)
             proteins += [decode_protein(c) for c in codes]
             label = np.concatenate([label, fragment_virus.astype(np.int64)])
         return self._pack(proteins, nucleotides, label, n, rng)
@@ -150,15 +182,17 @@ class BatchMaker:
         return join_windows([s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k])
 
     def _pack(self, proteins, nucleotides, label, n: int, rng) -> Batch:
-        shape = self.shape
+        shape, how = self.shape, self.augmentation
         flat, lengths = self.tokenizers.esm2(proteins)
         esm2, fit_a = rows_of(split_ids(flat, lengths), shape.esm2_rows, shape.row_length, ESM2_PAD, 1)
         flat, lengths = self.tokenizers.dnabert_s(nucleotides)
         dna, fit_b = rows_of(split_ids(flat, lengths), shape.dnabert_s_rows, shape.row_length, DNA_PAD, 0)
-        esm2 = with_masks(esm2, esm2.pooled, ESM2_MASK, ESM2_RESIDUES, self.mask_share, len(proteins), rng)
+        esm2 = with_masks(esm2, esm2.pooled, ESM2_MASK, ESM2_RESIDUES, how.mask_share, len(proteins), rng,
+                          how.mask_rate)  # fmt: skip
         esm2 = with_token_dropout(esm2, len(proteins))
         maskable = (dna.segment >= 0) & (dna.tokens >= len(DNA_SPECIAL))
-        dna = with_masks(dna, maskable, DNA_MASK, (len(DNA_SPECIAL), self.dna_vocabulary), self.mask_share, n, rng)
+        dna = with_masks(dna, maskable, DNA_MASK, (len(DNA_SPECIAL), self.dna_vocabulary), how.mask_share, n, rng,
+                         how.mask_rate)  # fmt: skip
         fits = fit_a.copy()
         fits[:n] &= fit_b
         return Batch(esm2, dna, label, balanced(label, fits, n), n)

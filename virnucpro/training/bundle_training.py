@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +59,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     from accelerate import Accelerator
 
     from virnucpro.sequences.tokens import Tokenizers
-    from virnucpro.training.batches import BatchMaker, scoring_shape
+    from virnucpro.training.batches import Augmentation, BatchMaker, scoring_shape
     from virnucpro.training.bundling import write_bundle
     from virnucpro.training.network import Network
     from virnucpro.training.sampling import FragmentSampler, WindowRules, WindowSampler
@@ -82,8 +82,8 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     shortest = max(60, settings.chunk_length * 3 // 10)
     sampler = WindowSampler(learned, WindowRules(settings.chunk_length, min(shortest, settings.chunk_length)))
     fragments = FragmentSampler(read_proteins(settings.proteins)) if settings.proteins else None
-    open_share = 1.0 if settings.frame_policy == "open" else 0.2
-    maker = BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, open_share)
+    how = Augmentation(open_share=1.0 if settings.frame_policy == "open" else 0.2)
+    maker = BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, how)
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
     network = Network(network_shape)
@@ -104,7 +104,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     mean.swap()
     network = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     unmasked = BatchMaker([(1.0, sampler)], fragments, tokenizers, scoring_shape(batch_shape), network_shape.dna_vocabulary,
-                          open_share, mask_share=0.0)  # fmt: skip
+                          replace(how, mask_share=0.0))  # fmt: skip
     batches = iter(loader(Batches(unmasked, settings.seed + 1), 0))
     settle_batch_norm(network, [next(batches) for _ in range(settings.settle)], accelerator.device)
     network.round_to_half()

@@ -32,6 +32,7 @@ class NetworkShape:
     dna_vocabulary: int = 1024
     hidden: int = 512
     dropout: float = 0.1
+    depth_dropout: float = 0.0  # of whole branches of a layer, row by row
     classifier_dropout: float = 0.5
 
     def esm2_config(self) -> dict:
@@ -74,6 +75,23 @@ class Answers(NamedTuple):
     dnabert_s_loss: torch.Tensor
 
 
+class Thinning(nn.Module):
+    """Dropout of single values and of a row's whole branch. The rates are tensors: changing them compiles nothing anew."""
+
+    def __init__(self, values: float, branches: float):
+        super().__init__()
+        self.register_buffer("values", torch.tensor(values), persistent=False)
+        self.register_buffer("branches", torch.tensor(branches), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`x` [R, L, width], the output of a branch."""
+        if not self.training:
+            return x
+        kept = torch.rand(x.shape, device=x.device) >= self.values
+        rows = torch.rand((x.shape[0], 1, 1), device=x.device) >= self.branches
+        return x * ((kept & rows) / ((1 - self.values) * (1 - self.branches))).to(x.dtype)
+
+
 class Esm2Rows(nn.Module):
     """EsmModel's forward on rows of several sequences. Rotary angles need no restart: only differences count."""
 
@@ -82,7 +100,7 @@ class Esm2Rows(nn.Module):
         from transformers import EsmConfig, EsmModel
 
         self.model = EsmModel(EsmConfig(**shape.esm2_config()), add_pooling_layer=False)
-        self.heads, self.dropout = shape.esm2_heads, shape.dropout
+        self.heads, self.thinned = shape.esm2_heads, Thinning(shape.dropout, shape.depth_dropout)
 
     def forward(self, tokens: torch.Tensor, scale: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Hidden states [R, L, width] of tokens [R, L]; `mask` bool [R, 1, L, L]: who may look at whom."""
@@ -101,9 +119,9 @@ class Esm2Rows(nn.Module):
             query, key = rotated(query, cos, sin), rotated(key, cos, sin)
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=width**-0.5)
             mixed = layer.attention.output.dense(mixed.transpose(1, 2).flatten(2))
-            hidden = hidden + F.dropout(mixed, self.dropout, self.training)
+            hidden = hidden + self.thinned(mixed)
             inner = F.gelu(layer.intermediate.dense(layer.LayerNorm(hidden)))
-            hidden = hidden + F.dropout(layer.output.dense(inner), self.dropout, self.training)
+            hidden = hidden + self.thinned(layer.output.dense(inner))
         return self.model.encoder.emb_layer_norm_after(hidden)
 
 
@@ -120,7 +138,7 @@ class DnabertRows(nn.Module):
         super().__init__()
         config = shape.dnabert_s_config()
         self.model = DnabertModel(DnabertConfig(**{k: config[k] for k in DnabertConfig.__dataclass_fields__}))
-        self.heads, self.dropout = shape.dnabert_s_heads, shape.dropout
+        self.heads, self.thinned = shape.dnabert_s_heads, Thinning(shape.dropout, shape.depth_dropout)
         self.register_buffer("slopes", torch.tensor(alibi_slopes(self.heads)), persistent=False)
         for module in self.model.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
@@ -144,10 +162,10 @@ class DnabertRows(nn.Module):
             mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
             output = layer.attention["output"]
             mixed = output["dense"](mixed.transpose(1, 2).flatten(2))
-            hidden = output["LayerNorm"](F.dropout(mixed, self.dropout, self.training) + hidden)
+            hidden = output["LayerNorm"](self.thinned(mixed) + hidden)
             gate, up = layer.mlp["gated_layers"](hidden).chunk(2, dim=-1)
             inner = layer.mlp["wo"](F.gelu(gate) * up)
-            hidden = layer.mlp["layernorm"](F.dropout(inner, self.dropout, self.training) + hidden)
+            hidden = layer.mlp["layernorm"](self.thinned(inner) + hidden)
         return hidden
 
 
@@ -221,6 +239,18 @@ class Network(nn.Module):
         self.dnabert_s_fixed = True
         for module in (self.dnabert_s, self.dnabert_s_only, self.dnabert_s_tokens):
             module.requires_grad_(False)
+
+    def free_dnabert_s(self) -> None:
+        """Undo `fix_dnabert_s`."""
+        self.dnabert_s_fixed = False
+        for module in (self.dnabert_s, self.dnabert_s_only, self.dnabert_s_tokens):
+            module.requires_grad_(True)
+
+    def thin(self, values: float, branches: float) -> None:
+        """Set the encoders' dropout rates."""
+        for encoder in (self.esm2, self.dnabert_s):
+            encoder.thinned.values.fill_(values)
+            encoder.thinned.branches.fill_(branches)
 
     def parts(self) -> dict[str, dict[str, torch.Tensor]]:
         """The shipped tensors, by part, with the published names."""

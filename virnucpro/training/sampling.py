@@ -1,7 +1,7 @@
 """Stores -> random windows: which group, cluster and record, where in it, how long, with which mutations.
 
 A draw goes category -> kind -> group -> cluster -> record -> place, so that a family with hundreds of near-identical
-genomes weighs no more than its square root. Does not know of frames or tokens.
+genomes weighs no more than its square root (`group_exponent`). Does not know of frames or tokens.
 """
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class WindowRules:
     full_share: float = 0.6  # windows of the full length; the others are uniform between shortest and length
     mutated_share: float = 0.25
     highest_mutation: float = 0.06
+    group_exponent: float = 0.5  # a group weighs its mean bases to this power: 0 makes all groups even
     category_share: Mapping[str, float] = field(default_factory=dict)  # of the windows; default: half viral, even cells
     kind_share: Mapping[str, float] = field(default_factory=dict)  # within a category; default: all kinds even
 
@@ -60,7 +61,7 @@ def segment_weights(store: Store, rules: WindowRules) -> np.ndarray:
     cluster_size = _total(cluster_key, bases) / _distinct_records(cluster_key, record)
     pull = np.sqrt(cluster_size)
     in_group = in_cluster * pull / _total(group_key, pull * in_cluster)  # sums to 1 over a group
-    pull = np.sqrt(_total(group_key, cluster_size * in_cluster))
+    pull = _total(group_key, cluster_size * in_cluster) ** rules.group_exponent
     weight = in_group * pull / _total(kind_key, pull * in_group)  # sums to 1 over a (category, kind)
     kind_share = wanted_kind[kind_of_record[record]]
     kind_share = kind_share / np.maximum(_total(category_of, weight * kind_share), 1e-300)

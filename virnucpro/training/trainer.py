@@ -27,6 +27,7 @@ class TrainRules:
     steps: int = 10**9
     learning_rate: float = 7e-4
     esm2_rate: float = 1.0  # factor of the learning rate for ESM-2 (lower when it starts from trained weights)
+    dnabert_s_rate: float = 1.0  # the same for DNABERT-S
     dnabert_s_share: float = 1.0  # of the budget in which DNABERT-S learns; then its mean is kept fixed
     warmup: float = 0.03  # share of the budget
     weight_decay: float = 0.05
@@ -144,7 +145,8 @@ def optimizer_for(network: Network, rules: TrainRules, fused: bool) -> torch.opt
 
 def part_rate(part: str, progress: float, rules: TrainRules) -> float:
     if part == "dnabert_s":
-        return learning_rate(min(progress / rules.dnabert_s_share, 1.0), rules)
+        share = rules.dnabert_s_share
+        return learning_rate(min(progress / share, 1.0), rules) * rules.dnabert_s_rate if share else 0.0
     return learning_rate(progress, rules) * (rules.esm2_rate if part == "esm2" else 1.0)
 
 
@@ -161,11 +163,11 @@ class Progress:
 
 def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator,
           report: Callable[[Progress, Network, RunningMean], None] = lambda *_: None,
-          state: Path | None = None) -> RunningMean:  # fmt: skip
+          state: Path | None = None, encoders: tuple | None = None) -> RunningMean:  # fmt: skip
     """Train `network` in place on the accelerator's device; returns the mean of its weights.
 
     `report` is called about every `report_every` seconds with the live network and its mean. With `state`, the run is
-    saved there every `save_every` seconds and goes on from it.
+    saved there every `save_every` seconds and goes on from it. `encoders`: the network's, already compiled.
     """
     device = accelerator.device
     network.to(device).train()
@@ -181,8 +183,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             kept.copy_(value)
         if saved["dnabert_s_fixed"]:
             network.fix_dnabert_s()
-    encoders = None
-    if rules.compile:
+    if rules.compile and encoders is None:
         encoders = (torch.compile(network.esm2, dynamic=False), torch.compile(network.dnabert_s, dynamic=False))
     wrapped, optimizer = accelerator.prepare(network, optimizer)
     source = iter(loader(Batches(maker, rules.seed, accelerator.process_index, step), rules.workers))
