@@ -67,16 +67,13 @@ STRONG = {"mask_share": 0.8, "mask_rate": 0.25, "dropout": 0.15, "depth": 0.1, "
 RECIPES = {
     "all": Recipe(**DIVERSE, **STRONG, distant=0.5),
     "distant_diverse": Recipe(**DIVERSE, distant=0.5),
-    "all_dna_fixed": Recipe(**DIVERSE, **STRONG, distant=0.5, dna_share=0.0),
     "plain": Recipe(),
-    "distant": Recipe(distant=0.5),
+    "all_dna_fixed": Recipe(**DIVERSE, **STRONG, distant=0.5, dna_share=0.0),
     "diverse": Recipe(**DIVERSE),
-    "strong": Recipe(**STRONG),
-    "all_fast": Recipe(**DIVERSE, **STRONG, distant=0.5, rate=6e-4),
 }
-SCREEN_SHARE = 0.052  # of the lane's time, each recipe
-LONG_SHARE = 0.24  # the long run from version 1's ESM-2
-BRANCH_SHARE = 0.05  # each continuation of the long run; as many as fit
+SCREEN_SHARE = 0.07  # of the lane's time, each recipe
+LONG_SHARE = 0.26  # the long run from version 1's ESM-2
+BRANCH_SHARE = 0.055  # each continuation of the long run; as many as fit
 KEEP_BACK = 60.0  # seconds for the last averages, scores and files
 
 
@@ -95,8 +92,8 @@ class Lane:
         on_gpu = torch.cuda.is_available()
         self.accelerator = Accelerator(mixed_precision="bf16" if on_gpu else "no", cpu=not on_gpu)
         self.device = self.accelerator.device
-        shape = NetworkShape() if not options.tiny else NetworkShape(2, 64, 4, 128, 2, 64, 4, 128, VOCABULARY, 64)
-        self.batch = BATCH if not options.tiny else BatchShape(24, 12, 384, 14, 10)
+        shape = NetworkShape() if not options.tiny else NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
+        self.batch = BATCH if not options.tiny else BatchShape(10, 4, 256, 7, 5)
         self.network = Network(shape).to(self.device)
         self.encoders = None
         if on_gpu:
@@ -406,7 +403,7 @@ class Main:
             self.lane.say("run failed", run=name, error=repr(error)[:300])
 
     def finish(self, name: str, place: int) -> None:
-        """Files of one network: OUT/final/N-esm2, N-rest `.safetensors`, N-scores.npz (validation, and test if it is here)."""
+        """Files of one network: OUT/final/N-esm2, N-rest `.safetensors`, N-scores.npz (validation)."""
         import torch
         from safetensors.torch import save_file
 
@@ -423,19 +420,15 @@ class Main:
         lane.network.round_to_half()
         torch.backends.cuda.matmul.allow_tf32 = False
         everything = {"run": np.array(name)}
-        sides = [("validation", lane.validation)]
-        test = (lane.options.more or Path("-")) / "test.npz"
-        if test.exists() and place == 1:  # scored with the one network that is chosen by now, looked at elsewhere
-            sides.append(("test", Store.load(test)))
-        for side, store in sides:
-            for policy in ("longest", "open") if side == "validation" and place == 1 else ("longest",):
-                rows = np.arange(len(store))
-                if lane.options.few:
-                    rows = rows[:: len(rows) // lane.options.few + 1]
-                scores = lane.score(lane.contig_batches(store, rows, policy), exact=True)
-                for field in FrameScores._fields:
-                    everything[f"{side}_{policy}_{field}"] = getattr(scores, field)
-                np.savez_compressed(final / f"{place}-scores.npz", **everything)
+        store = lane.validation
+        for policy in ("longest", "open") if place == 1 else ("longest",):
+            rows = np.arange(len(store))
+            if lane.options.few:
+                rows = rows[:: len(rows) // lane.options.few + 1]
+            scores = lane.score(lane.contig_batches(store, rows, policy), exact=True)
+            for field in FrameScores._fields:
+                everything[f"{policy}_{field}"] = getattr(scores, field)
+            np.savez_compressed(final / f"{place}-scores.npz", **everything)
         lane.say("finished", run=name, place=place)
 
     def work(self) -> None:
@@ -497,11 +490,11 @@ def folds(lane: Lane) -> None:
         lane.rebuild()
         marks: list = []
         maker = lane.maker(FOLD_RECIPE, lane.genomes, lane.markers, None)
-        lane.train(maker, FOLD_RECIPE, lane.options.heads, 60.0, lambda p, *_: marks.append((p.step, p.seconds)))
+        lane.train(maker, FOLD_RECIPE, max(lane.options.heads // 2, 13), 60.0, lambda p, *_: marks.append((p.step, p.seconds)))
         (step, seconds), (last, end) = next(m for m in marks if m[0] >= 10), marks[-1]
         rate = (last - step) / max(end - seconds, 1e-3)
         each = (lane.left - 15) / len(tasks) - lane.options.fold_overhead
-        steps = int(np.clip(rate * each, 3, 700))
+        steps = int(np.clip(rate * each, 3, lane.options.fold_steps))
         plan.write_text(json.dumps({"steps": steps, "frames": steps * lane.batch.frames, "rate": rate}))
         lane.say("plan", steps=steps, frames=steps * lane.batch.frames, rate=rate, seconds_each=each)
     steps = json.loads(plan.read_text())["steps"]
@@ -581,10 +574,11 @@ def main() -> None:
     parser.add_argument("--more", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=780.0)
-    parser.add_argument("--workers", type=int, default=12, help="loader processes of each lane")
+    parser.add_argument("--workers", type=int, default=6, help="loader processes of each lane")
     parser.add_argument("--report", type=float, default=15.0)
     parser.add_argument("--settle", type=int, default=24, help="batches for the batch-norm statistics")
     parser.add_argument("--heads", type=int, default=150, help="steps for the auxiliary heads, and to measure the rate")
+    parser.add_argument("--fold-steps", type=int, default=400, help="of each fold, at most")
     parser.add_argument("--fold-overhead", type=float, default=9.0, help="seconds a fold needs beside training")
     parser.add_argument("--few", type=int, default=0, help="score only about this many contigs (a trial)")
     parser.add_argument("--tiny", action="store_true", help="a tiny network (a trial on a CPU)")
