@@ -8,6 +8,7 @@ from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.packing import pack
 from virnucpro.training.batches import BatchShape, scoring_batches
 from virnucpro.training.bundling import write_bundle
+from virnucpro.training.network import Thinning
 from virnucpro.training.saving import load_parts, save_parts
 from virnucpro.training.trainer import RunningMean, TrainRules, learning_rate, part_rate, to_device
 
@@ -80,3 +81,19 @@ def test_the_running_mean_swaps_and_restores(network):
     with torch.no_grad():
         for p, old in zip(network.parameters(), before, strict=True):
             p.copy_(old)
+
+
+def test_thinning_drops_values_and_whole_rows_and_keeps_the_mean():
+
+    torch.manual_seed(1)
+    x = torch.ones(4000, 3, 5)
+    thinned = Thinning(0.2, 0.5)
+    assert torch.equal(thinned.eval()(x), x)
+    out = thinned.train()(x)
+    dropped = (out == 0).all(dim=2).all(dim=1).float().mean().item()
+    assert dropped == pytest.approx(0.5, abs=0.03)
+    assert (out == 0).float().mean().item() == pytest.approx(1 - 0.5 * 0.8, abs=0.03)
+    assert out.mean().item() == pytest.approx(1.0, abs=0.05)
+    thinned.values.fill_(0.0)
+    thinned.branches.fill_(0.0)
+    assert torch.equal(thinned(x), x)

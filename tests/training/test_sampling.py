@@ -55,3 +55,12 @@ def test_windows_are_stretches_of_their_records(store):
         assert decode(w.codes[a:b]) in whole
     both = join_windows([w, w])
     assert np.array_equal(both.codes[both.start[400] : both.end[400]], w.codes[w.start[0] : w.end[0]])
+
+
+def test_an_exponent_of_nothing_makes_groups_even():
+    builder = StoreBuilder()
+    for name, n, group in (("long", 160_000, "a"), ("short", 10_000, "b")):
+        builder.add(decode(RNG.integers(0, 4, n).astype(np.uint8)), name, True, "viral", group, "", "train", "genome")
+    made = builder.build()
+    assert share(made, WindowRules(), "group", "a") == pytest.approx(0.8)  # square roots, 4 : 1
+    assert share(made, WindowRules(group_exponent=0.0), "group", "a") == pytest.approx(0.5)
