@@ -84,7 +84,6 @@ def test_the_running_mean_swaps_and_restores(network):
 
 
 def test_thinning_drops_values_and_whole_rows_and_keeps_the_mean():
-
     torch.manual_seed(1)
     x = torch.ones(4000, 3, 5)
     thinned = Thinning(0.2, 0.5)
