@@ -59,6 +59,14 @@ def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundl
     assert results["lengths"]["500"]["all"]["viral_groups"] == 3
     written = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())
     assert written["lengths"]["500"]["all"] == results["lengths"]["500"]["all"]
+    table = [line.split("\t") for line in (tmp_path / "evaluation" / "evaluation.tsv").read_text().splitlines()[1:]]
+    value = {tuple(row[:3]): row[3:] for row in table}
+    at = results["lengths"]["500"]
+    assert value["500", "all", "auroc"] == [*(f"{v:.4f}" for v in at["all"]["auroc"]), "6"]
+    name, figures = next(iter(at["classes"].items()))
+    assert value["500", f"class {name}", "auroc"] == [f"{figures['auroc']:.4f}", "NA", "NA", str(figures["groups"])]
+    assert value["500", "prevalence 0.05", "recall"][0] == f"{at['prevalence']['0.05']['recall']:.4f}"
+    assert value["500", "mean of classes", "auroc"][0] == f"{at['macro']['auroc']:.4f}"
     assert (tmp_path / "evaluation" / "evaluation.png").stat().st_size > 5000
     scores = (tmp_path / "evaluation" / "scores.tsv").read_text().splitlines()
     assert len(scores) == 1 + sum(f["all"]["viruses"] + f["all"]["cellular"] for f in results["lengths"].values())

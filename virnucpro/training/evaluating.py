@@ -208,15 +208,22 @@ def identity_strata(identity: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def write_table(path: Path, results: dict) -> None:
-    """One line a length and figure: value and 95 % limits."""
+    """All of evaluation.json but recall by viral group, one figure a line: value, 95 % limits, and the groups it rests on."""
     with path.open("w", newline="") as handle:
         writer = csv.writer(handle, delimiter="\t", lineterminator="\n")
-        writer.writerow(["length", "sequences", "figure", "value", "low", "high"])
+        writer.writerow(["length", "sequences", "figure", "value", "low", "high", "groups"])
         for length, found in results["lengths"].items():
-            for which in ("all", "scored"):
-                for name, value in found.get(which, {}).items():
-                    if isinstance(value, list):
-                        writer.writerow([length, which, name, *("NA" if v is None else f"{v:.4f}" for v in value)])
+            groups = found["all"]["viral_groups"] + found["all"]["cellular_groups"]
+            parts = {w: (found[w], found[w]["viral_groups"] + found[w]["cellular_groups"]) for w in ("all", "scored") if w in found}
+            parts |= {f"class {name}": (figures, figures["groups"]) for name, figures in found["classes"].items()}
+            parts["mean of classes"] = found["macro"], groups
+            parts |= {f"prevalence {p}": (figures, groups) for p, figures in found["prevalence"].items()}
+            parts |= {f"baseline {name}": (of[length], groups) for name, of in results.get("baselines", {}).items() if length in of}
+            for part, (figures, n) in parts.items():
+                for name, value in figures.items():
+                    if isinstance(value, list | float) or value is None:
+                        limits = value if isinstance(value, list) else [value, None, None]
+                        writer.writerow([length, part, name, *("NA" if v is None else f"{v:.4f}" for v in limits), n])
 
 
 def write_scores(path: Path, s: Scored) -> None:
