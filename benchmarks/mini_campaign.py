@@ -68,11 +68,9 @@ RECIPES = {
     "all": Recipe(**DIVERSE, **STRONG, distant=0.5),
     "distant_diverse": Recipe(**DIVERSE, distant=0.5),
     "plain": Recipe(),
-    "all_dna_fixed": Recipe(**DIVERSE, **STRONG, distant=0.5, dna_share=0.0),
-    "diverse": Recipe(**DIVERSE),
 }
-SCREEN_SHARE = 0.07  # of the lane's time, each recipe
-LONG_SHARE = 0.26  # the long run from version 1's ESM-2
+SCREEN_SHARE = 0.09  # of the lane's time, each recipe
+LONG_SHARE = 0.30  # the long run from version 1's ESM-2
 BRANCH_SHARE = 0.055  # each continuation of the long run; as many as fit
 KEEP_BACK = 60.0  # seconds for the last averages, scores and files
 
@@ -169,6 +167,8 @@ class Lane:
 
         mean = train(self.network, maker, rules, accelerator=self.accelerator, report=watch, encoders=self.encoders)
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        # else the next `prepare` leaves it as it is, without autocast
+        self.network._is_accelerate_prepared = False
         self.accelerator._models.clear()
         self.accelerator._optimizers.clear()
         mean.swap()
@@ -444,7 +444,7 @@ class Main:
             self.run(name, recipe, steps(SCREEN_SHARE), 1.6 * SCREEN_SHARE * total)
         screened = [n for n in RECIPES if n in self.done]
         self.soup("soup_screened", screened)
-        best = max((n for n in screened if n != "all_dna_fixed"), key=lambda n: self.done[n]["validation"]["logit"])
+        best = max(screened, key=lambda n: self.done[n]["validation"]["logit"])
         long = replace(RECIPES[best], start="v1-esm2", rate=7e-4, dna_rate=1.0, dna_share=0.5, seed=5)
         self.run("long", long, steps(LONG_SHARE), min(1.5 * LONG_SHARE * total, lane.left - KEEP_BACK))
         # continuations of whichever is best by now, with the best recipe; another seed each, DNABERT-S fixed in every second
