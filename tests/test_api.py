@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from command import GOLDEN, virnucpro
 
 import virnucpro as package
+from virnucpro import pipeline, preparation
 from virnucpro.api import Options
 from virnucpro.errors import StoreError, UsageError
 
@@ -55,6 +57,18 @@ def test_embed_gives_the_features_of_predict(home, options, fasta, result):
     ids, matrix = package.embed(fasta, **options)
     expected_ids, expected = result.features()
     assert ids == expected_ids and (matrix == np.asarray(expected)).all()
+
+
+def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home, options, fasta, result, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(preparation, "check_room", lambda directory, needed, option: asked.append(needed))
+    monkeypatch.setattr(pipeline, "write_matrix", None)
+    scores_only = package.predict(fasta, output_dir=home / "scores", features="none", **options)
+    assert tables(scores_only.directory) == tables(result.directory)
+    assert not list(scores_only.directory.rglob("*.pt"))
+    ids, matrix = result.features()
+    unique = {name: entry["unique"] for name, entry in json.loads(result.outputs.run_json.read_text())["embedding"].items()}
+    assert asked == [4 * (unique["dnabert_s"] * 48 + unique["esm2"] * 32)] and matrix.shape == (len(ids), 80)
 
 
 def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, result):

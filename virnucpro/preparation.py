@@ -205,10 +205,10 @@ def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
 
 
 def _check_room(run: Run, frames: int, work: dict[str, Work]) -> None:
-    """Before the first batch: is there room for the shards that are still to come, and for the matrix?"""
+    """Before the first batch: is there room for the shards that are still to come, and for the matrix where one is kept?"""
     itemsize = next(iter(work.values())).store.dtype.itemsize
     shards = sum(len(w.plan.rows) * w.store.width for w in work.values()) * itemsize
-    matrix = frames * sum(w.store.width for w in work.values()) * itemsize
+    matrix = 0 if run.settings.features == "none" else frames * sum(w.store.width for w in work.values()) * itemsize
     if run.place.checkpoint_dir is None:
         check_room(run.place.hidden, shards + matrix, "--output-dir")
     else:
