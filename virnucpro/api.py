@@ -16,6 +16,7 @@ from virnucpro.errors import Failure, StoreError, UsageError
 from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
+    COMPILE,
     CONSERVATIVE,
     FEATURE_KINDS,
     PRECISIONS,
@@ -69,7 +70,8 @@ class Options:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("features", FEATURE_KINDS), ("table_format", TABLE_FORMATS)):
+        for name, allowed in (("precision", PRECISIONS), ("compile", COMPILE), ("features", FEATURE_KINDS),
+                              ("table_format", TABLE_FORMATS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.resume and self.force:
