@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.errors import Failure, StoreError, UsageError
+from virnucpro.errors import Failure, InputError, StoreError, UsageError
 from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
@@ -177,6 +177,9 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
     spool = output_dir / ".virnucpro-stdin"
     inputs = _inputs(given, spool, world)
+    if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
+        more = f" (nor are the {len(inputs) - 1} others)" if len(inputs) > 1 else ""
+        raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
     try:
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         settings = options.settings(inputs, output_dir)

@@ -112,7 +112,6 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
     with clock.stage("read"):
         run.display.stage("reading and translating")
         table = _table(run)
-        log.info("%d frames of %d sequences: %s", len(table), len(table.records), "from the cache" if table.reused else "built")
     if table.failures and not any_answered(table):
         if not outputs.run_json.exists():
             write_failures(outputs, table.failures)

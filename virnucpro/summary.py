@@ -32,6 +32,8 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
               ) -> tuple[Outputs, Answers, tuple[Failure, ...], int]:
     """Write the results in `directory` again. Raises StoreError where its features or its inputs are not there any more."""
     clock = Clock()
+    if directory.is_file():
+        raise StoreError(f"{directory}: is a file; give the output directory of a finished predict")
     before = read_run_json(directory / "run.json")
     if before is None or "identity" not in before:
         raise StoreError(f"{directory}: no finished run of predict in here; run predict with --output-dir {directory}")

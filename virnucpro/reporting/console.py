@@ -52,7 +52,7 @@ def summary(outputs: Outputs, answers: Answers, failures: tuple[Failure, ...] = 
     parts += [Text(""), _files(outputs, bool(number["virus"]), bool(number["regions"]))]
     if failures:
         first = failures[0]
-        more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
+        more = f" ({len(failures) - 1} more)" if len(failures) > 1 else ""
         parts.append(Text(f"failed: {first.path}: {first.reason}{more}; see {outputs.failed_files}", "red"))
     return Group(*parts)
 
