@@ -71,6 +71,25 @@ def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home
     assert asked == [4 * (unique["dnabert_s"] * 48 + unique["esm2"] * 32)] and matrix.shape == (len(ids), 80)
 
 
+def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
+    dense = package.predict(fasta, output_dir=home / "dense", stride=100, **options)
+    theirs, mine = tables(result.directory), tables(dense.directory)
+    for name in ("chunks.tsv", "frames.tsv", *(name for name in theirs if "_merged/" in name)):
+        assert mine[name] == theirs[name], name
+    assert dense.contigs.drop_columns("note") == result.contigs.drop_columns("note")
+    assert dense.answers.windows is not None and len(dense.answers.windows) == 8 + 1  # of the 1,250 bases
+    ids, matrix = dense.features()
+    of_chunks = np.array(["_chunk_" in name for name in ids])
+    plain_ids, plain = result.features()
+    assert [name for name in ids if "_chunk_" in name] == plain_ids and (matrix[of_chunks] == plain).all() and not of_chunks.all()
+    package.summarize(dense.directory, cache_dir=home / "cache")
+    assert tables(dense.directory) == mine
+    with pytest.raises(StoreError, match="--stride was 100, now 0"):
+        package.predict(fasta, output_dir=home / "dense", **options)
+    with pytest.raises(UsageError, match="give less than 500"):
+        package.predict(fasta, output_dir=home / "denser", stride=500, **options)
+
+
 def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, result):
     fresh = package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options)
     again = package.predict(fasta, output_dir=home / "loose", **options)

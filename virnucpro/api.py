@@ -55,6 +55,7 @@ class Options:
     compile: str = "auto"
     features: str = "float32"
     min_length: int = 0
+    stride: int | None = None
     resume: bool = False
     force: bool = False
     checkpoint_dir: Path | str | None = None
@@ -74,6 +75,8 @@ class Options:
                               ("table_format", TABLE_FORMATS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
+        if self.stride is not None and self.stride < 1:
+            raise UsageError(f"--stride {self.stride}: give 1 base or more")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
 
@@ -97,7 +100,7 @@ class Options:
             inputs=inputs, output_dir=output_dir,
             model=ModelSettings(self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length),
             precision=self.precision, batch_tokens=self.batch_size, compile=self.compile, features=self.features,
-            min_length=self.min_length, call=self.call_settings(), resume=self.resume, force=self.force,
+            min_length=self.min_length, stride=self.stride or 0, call=self.call_settings(), resume=self.resume, force=self.force,
             checkpoint_dir=_path(self.checkpoint_dir), cache_dir=_path(self.cache_dir), partial_ok=self.partial_ok,
         )  # fmt: skip
 

@@ -26,7 +26,7 @@ from virnucpro.embedding.older_checkpoints import OlderWork, find_older_work
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.taken_up import take_up
 from virnucpro.embedding.token_column import TokenColumn
-from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
+from virnucpro.errors import InputError, ModelError, StoreError, UsageError, VirNucProError
 from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.classifier import Classifier
@@ -173,9 +173,12 @@ def _open_plan(folder: Path) -> Plan:
 
 
 def _table(run: Run) -> FrameTable:
-    rules = FrameRules(run.bundle.chunk_length, run.bundle.frame_policy, run.settings.min_length)
+    settings, chunk_length = run.settings, run.bundle.chunk_length
+    if settings.stride >= chunk_length:
+        raise UsageError(f"--stride {settings.stride}: windows of {chunk_length} bases are to overlap; give less than {chunk_length}")
+    rules = FrameRules(chunk_length, run.bundle.frame_policy, settings.min_length, settings.stride)
     tokenizers = Tokenizers(run.bundle.esm2, run.bundle.dnabert_s)
-    return build_or_open(run.settings.inputs, rules, tokenizers, run.settings.cache_dir, log.info)
+    return build_or_open(settings.inputs, rules, tokenizers, settings.cache_dir, log.info)
 
 
 def _identity(run: Run, table: FrameTable) -> dict[str, str]:
@@ -184,9 +187,9 @@ def _identity(run: Run, table: FrameTable) -> dict[str, str]:
     return {
         **{f"input {file['source']}": file["sha256"] or "unreadable" for file in table.inputs},
         "--chunk-length": str(run.bundle.chunk_length), "frame policy": run.bundle.frame_policy,
-        "--min-length": str(run.settings.min_length), "ESM-2": hashes["esm2"], "DNABERT-S": hashes["dnabert_s"],
-        "classifier": hashes["classifier"], "frames": table.fingerprint, "--precision": run.settings.precision,
-        "--features": run.settings.features,
+        "--min-length": str(run.settings.min_length), "--stride": str(run.settings.stride), "ESM-2": hashes["esm2"],
+        "DNABERT-S": hashes["dnabert_s"], "classifier": hashes["classifier"], "frames": table.fingerprint,
+        "--precision": run.settings.precision, "--features": run.settings.features,
     }  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def write_results(
     `model` is what is said of the model, `facts` what else `run.json` is to keep.
     """
     with clock.stage("call"):
-        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short)
+        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride)
         arrow = table.frames.data.table
         answers = assemble(table.inputs, table.records, arrow, scores, lost, rules, model["name"], calibration, call.prevalence)
     record = {

@@ -83,6 +83,7 @@ class PredictSettings:
     compile: str = "auto"
     features: str = "float32"
     min_length: int = 0
+    stride: int = 0
     call: CallSettings = CallSettings()
     resume: bool = False
     force: bool = False

@@ -68,7 +68,7 @@ def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
     if gone:
         raise StoreError(f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what there is")
     model, identity = before["model"], before["identity"]
-    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]))
+    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]), int(identity["--stride"]))
     table = build_or_open(inputs, rules, Tokenizers(model["directories"]["esm2"], model["directories"]["dnabert_s"]), cache_dir, log.info)
     if table.fingerprint != identity["frames"]:
         raise StoreError("the inputs or the model's tokenizers have changed since the run; run predict again")

@@ -53,6 +53,8 @@ def predict(
                                                help="What merged_features.pt keeps.")] = Features.float32,
     min_length: Annotated[int, typer.Option("--min-length", min=0, help="Skip shorter sequences (they are listed).",
                                             rich_help_panel=INPUTS)] = 0,
+    stride: Annotated[int | None, typer.Option("--stride", min=1, metavar="BASES", rich_help_panel=INPUTS,
+                                               help="Search long sequences for regions in windows that lie so close.")] = None,
     model: Annotated[str | None, typer.Option("-m", "--model", help="500, 300, mini, or a bundle directory. Default: the best installed.",
                                               rich_help_panel=MODEL)] = None,
     esm_model: Annotated[str | None, typer.Option("--esm-model", help="Replace ESM-2: hub id or directory.", rich_help_panel=MODEL)] = None,

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.columns import CALL_WORDS, Call, Note
-from virnucpro.calling.consensus import best_first, chunk_offsets
+from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns, Note
+from virnucpro.calling.consensus import CallRules, best_first
+from virnucpro.calling.regions import fewest_scored
 from virnucpro.reporting import charts
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.citation import CITATIONS
@@ -99,6 +100,7 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "track_chunks": TRACK_CHUNKS,
         "regions": regions(answers),
         "region_tracks": region_tracks(answers),
+        "region_basis": region_basis(answers.rules),
         "inputs": inputs(answers),
         "failures": failures[:MOST_FAILURES],
         "n_failures": len(failures),
@@ -148,19 +150,26 @@ def hit(answers: Answers, row_and_notes: tuple[int, str]) -> dict[str, Any]:
 def tracks(answers: Answers, hits: NDArray[np.int64]) -> list[dict[str, Any]]:
     """The course of the scores along the best hits that are long enough to have one."""
     enough = answers.sequences.n_scored[hits] >= TRACK_CHUNKS
-    return [_track(answers, row) for row in hits[enough][:MOST_TRACKS].tolist()]
+    return [_track(answers, row, answers.chunks) for row in hits[enough][:MOST_TRACKS].tolist()]
 
 
 def region_tracks(answers: Answers) -> list[dict[str, Any]]:
     """The same for the sequences with the best virus-like regions, the regions marked."""
     order = np.argsort(-answers.regions.mean_score, kind="stable")
     best = list(dict.fromkeys(answers.regions.record[order].tolist()))[:MOST_REGION_TRACKS]
-    return [_track(answers, row) for row in best]
+    course = answers.chunks if answers.windows is None else answers.windows
+    return [_track(answers, row, course) for row in best]
 
 
-def _track(answers: Answers, row: int) -> dict[str, Any]:
-    first, last = chunk_offsets(answers.records)[row : row + 2]
-    chunks, regions = answers.chunks, answers.regions
+def region_basis(rules: CallRules) -> str:
+    """How much of what a region is made of, in words."""
+    fewest = fewest_scored(rules.density)
+    return f"{fewest} scored windows ({rules.chunk_length} bases, every {rules.stride})" if rules.stride else f"{fewest} scored chunks"
+
+
+def _track(answers: Answers, row: int, chunks: ChunkColumns) -> dict[str, Any]:
+    first, last = np.searchsorted(chunks.record, (row, row + 1))
+    regions = answers.regions
     edges = np.append(chunks.start[first:last] - 1, chunks.end[last - 1]).astype(float)
     mine = np.flatnonzero(regions.record == row)
     spans = list(zip(regions.start[mine].tolist(), regions.end[mine].tolist(), strict=True))

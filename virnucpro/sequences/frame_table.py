@@ -54,14 +54,16 @@ class FrameTable:
         return len(self.frames)
 
     def frame_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2)."""
+        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2); of those of windows `{name}_window_{k}...`."""
         start, stop, _ = slice(start, stop).indices(len(self))
         if start >= stop:
             return []
         rows = self.frames.data.table.slice(start, stop - start)
         names = self.records["name"].take(rows["record"]).to_pylist()
         chunks, frames = rows["chunk"].to_pylist(), rows["frame"].to_pylist()
-        return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" for n, c, f in zip(names, chunks, frames, strict=True)]
+        own = self.records["n_chunks"].take(rows["record"]).to_pylist() if self.rules.stride else chunks
+        return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" if c <= last else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
+                for n, c, f, last in zip(names, chunks, frames, own, strict=True)]
 
 
 def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None = None,
