@@ -91,6 +91,6 @@ def write_results(
         "calibrated": calibration is not None,
         **facts,
     }
-    write.write_results(outputs, answers, failures, record, clock.stage)
+    write.write_results(outputs, answers, failures, {**record, "seconds": clock.seconds()}, clock.stage)
     write_run_json(outputs, {**record, "seconds": clock.seconds()})
     return answers

@@ -29,10 +29,11 @@ MOST_TRACKS = 12
 MOST_REGIONS = 100
 MOST_REGION_TRACKS = 8
 MOST_INPUTS = 100
-MOST_FAILURES = 50
+MOST_FAILURES = 10
 MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
+PARTS = {"esm2": "ESM-2", "dnabert_s": "DNABERT-S"}
 NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")  # stand elsewhere
 
 # Why a sequence has no call: the first of its notes that says so.
@@ -202,21 +203,23 @@ def inputs(answers: Answers) -> list[dict[str, Any]]:
 
 def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ran on what, as name and value; only what is known."""
-    model, rules = record.get("model", {}), answers.rules
+    model, rules, choices = record.get("model", {}), answers.rules, {choice["name"]: choice for choice in record.get("choices", ())}
     rows: list[tuple[str, Any]] = [
         ("Version", record.get("version")),
         ("Command", _words(["virnucpro", *record.get("command", ())[1:]])),
         ("Finished", record.get("finished")),
         ("Model", answers.model_label),
+        ("Model: why this one", choices.pop("model", {}).get("reason")),
         *((f"Model: {name}", value) for name, value in _flat(model) if name.split()[0] not in NOT_SHOWN),
         ("Chunk length", f"{rules.chunk_length} bases"),
         ("Called virus from", rules.points.virus),
         ("Ambiguous from", rules.points.relaxed),
         ("Short sequences called", "yes" if rules.allow_short else "no"),
+        ("Regions from windows", f"every {rules.stride} bases" if rules.stride else None),
         ("Device", record.get("device")),
-        ("Processes", record.get("processes")),
+        ("Processes", None if "processes" in choices else record.get("processes")),
         *((f"Prevalence assumed for fdr: {source}", f"{share:.4f}") for source, share in list(answers.prevalence.items())[:MOST_INPUTS]),
-        *(_choice(choice) for choice in record.get("choices", ())),
+        *(_choice(choice) for choice in choices.values()),
         *((f"Seconds: {stage}", f"{seconds:.1f}") for stage, seconds in record.get("seconds", {}).items()),
     ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
@@ -232,7 +235,7 @@ def _flat(model: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
     """The facts on a model, one a line, parts of parts as well."""
     rows = []
     for key, value in model.items():
-        name = f"{above} {key}".strip().replace("_", " ")
+        name = f"{above} {PARTS.get(key, key.replace('_', ' '))}".strip()
         rows += _flat(value, name) if isinstance(value, Mapping) else [(name, _words(value))]
     return rows
 
