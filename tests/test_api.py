@@ -53,13 +53,26 @@ def test_tables_come_as_arrow(result):
     assert result.frames.num_rows == len(result.features()[0])
 
 
+def test_run_json_says_how_fast_each_stage_was(result):
+    facts = json.loads(result.outputs.run_json.read_text())
+    speed, seconds = facts["throughput"], facts["seconds"]
+    assert speed["esm2"]["embeddings_per_second"] == pytest.approx(facts["embedding"]["esm2"]["rows"] / seconds["esm2"], abs=0.1)
+    assert speed["tables"]["sequences_per_second"] == pytest.approx(4 / seconds["tables"], abs=0.1)
+    assert speed.keys() >= {"read", "dnabert_s", "esm2", "classify", "tables", "report"}
+
+
 def test_embed_gives_the_features_of_predict(home, options, fasta, result):
     ids, matrix = package.embed(fasta, **options)
     expected_ids, expected = result.features()
     assert ids == expected_ids and (matrix == np.asarray(expected)).all()
 
 
-def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home, options, fasta, result, monkeypatch):
+@pytest.fixture(scope="module")
+def strict(home, options, fasta) -> Path:
+    return package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options).directory
+
+
+def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home, options, fasta, result, strict, monkeypatch):
     asked: list[int] = []
     monkeypatch.setattr(preparation, "check_room", lambda directory, needed, option: asked.append(needed))
     monkeypatch.setattr(pipeline, "write_matrix", None)
@@ -69,6 +82,10 @@ def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home
     ids, matrix = result.features()
     unique = {name: entry["unique"] for name, entry in json.loads(result.outputs.run_json.read_text())["embedding"].items()}
     assert asked == [4 * (unique["dnabert_s"] * 48 + unique["esm2"] * 32)] and matrix.shape == (len(ids), 80)
+    package.summarize(scores_only.directory, min_score=0.7, cache_dir=home / "cache")
+    assert tables(scores_only.directory) == tables(strict)
+    with pytest.raises(StoreError, match="--features none, which keeps too little"):
+        package.summarize(scores_only.directory, PARTS["classifier"])
 
 
 def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
@@ -90,11 +107,10 @@ def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
         package.predict(fasta, output_dir=home / "denser", stride=500, **options)
 
 
-def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, result):
-    fresh = package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options)
+def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, strict):
     again = package.predict(fasta, output_dir=home / "loose", **options)
     package.summarize(again.directory, min_score=0.7, cache_dir=home / "cache")
-    assert tables(again.directory) == tables(fresh.directory)
+    assert tables(again.directory) == tables(strict)
 
 
 def test_summarize_with_another_classifier_equals_a_fresh_run_with_it(home, options, fasta):
