@@ -180,12 +180,12 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
     spool = output_dir / ".virnucpro-stdin"
     inputs = _inputs(given, spool, world)
-    if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
-        more = f" (nor are the {len(inputs) - 1} others)" if len(inputs) > 1 else ""
-        raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
     try:
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         settings = options.settings(inputs, output_dir)
+        if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
+            more = f" (nor are the {len(inputs) - 1} others)" if len(inputs) > 1 else ""
+            raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
         if not processes.spawn:
             return _run_here(settings, options, world, processes, own_process)
         code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
