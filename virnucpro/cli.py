@@ -1,4 +1,4 @@
-"""The command line: options to settings, errors to one line and an exit code. Only this module prints and exits.
+"""The command line: its commands, errors to one line, and the exit code. Only this module exits; only it and `commands` print.
 
 Nothing heavy is imported before a command needs it: `virnucpro --help` must answer at once.
 """
