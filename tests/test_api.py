@@ -53,6 +53,16 @@ def test_tables_come_as_arrow(result):
     assert result.frames.num_rows == len(result.features()[0])
 
 
+def test_a_finished_run_gives_its_tables_and_failures_again(home, options, fasta, tmp_path):
+    (tmp_path / "binary.fa").write_bytes(bytes(range(256)))
+    wanted = {**options, "output_dir": home / "partial", "table_format": "parquet"}
+    first = package.predict([fasta, tmp_path / "binary.fa"], **wanted)
+    again = package.predict([fasta, tmp_path / "binary.fa"], **wanted)
+    assert (first.exit_code, again.exit_code, again.answers) == (2, 0, None)
+    assert again.failures == first.failures and len(first.failures) == 1
+    assert again.contigs == first.contigs and again.contigs.num_rows == 4
+
+
 def test_run_json_says_how_fast_each_stage_was(result):
     facts = json.loads(result.outputs.run_json.read_text())
     speed, seconds = facts["throughput"], facts["seconds"]

@@ -93,6 +93,17 @@ def test_other_commands_parse(page):
                 context = command.make_context(name, rest, parent=context)
 
 
+def test_the_python_of_usage_runs(place):
+    """And that of OUTPUTS on what it left; the pandas one there is run beside the tables."""
+    usage, outputs = ((ROOT / "docs" / name).read_text() for name in ("USAGE.md", "OUTPUTS.md"))
+    found: dict = {}
+    exec(compile(re.search(r"```python\n(.*?)```", usage, re.S)[1], "USAGE.md", "exec"), found)
+    assert len(found["ids"]) == len(found["features"]) and len(found["table"]) == 4
+    os.chdir("results")
+    exec(compile(re.search(r"```python\n(import torch.*?)```", outputs, re.S)[1], "OUTPUTS.md", "exec"), found)
+    assert found["features"]["ids"] == found["ids"]
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)

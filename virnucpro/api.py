@@ -154,6 +154,8 @@ def embed(paths: Path | str | Iterable[Path | str], model: str | None = None, **
 
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
         result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
+        if result is None:
+            raise UsageError("embed starts its own processes: call it without a launcher, with gpus= or num_processes=")
         ids, matrix = result.features()
         return ids, np.array(matrix)
 
@@ -230,7 +232,7 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     from virnucpro.reporting.outputs import Outputs
     from virnucpro.reporting.run_record import read_run_json
 
-    outputs = Outputs(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
+    outputs = Outputs.of(settings)
     facts = read_run_json(outputs.run_json) if code in (0, 2) else None
     if facts is None:
         raise SystemExit(code)

@@ -36,6 +36,7 @@ from virnucpro.preparation import Job, Run, device_name, join, load_encoder, pre
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
+from virnucpro.reporting.run_record import read_run_json
 from virnucpro.results import write_results
 from virnucpro.run_state import WorkPlace
 from virnucpro.sequences.frame_table import FrameTable
@@ -78,11 +79,17 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
             job = prepare(run, stack) if world.is_main else join(run)
             if job is None:
                 leave(accelerator)
-                return Outcome(Outputs(settings.output_dir), None, (), 0) if world.is_main else None
+                return _finished_before(Outputs.of(settings)) if world.is_main else None
             ahead = read_ahead(job, run)
             done = {name: _embed(name, job, run, accelerator, ahead.get(name)) for name in ENCODERS}
             leave(accelerator)
             return _finish(job, done, run) if world.is_main else None
+
+
+def _finished_before(outputs: Outputs) -> Outcome:
+    """An earlier run's results, with what failed then."""
+    facts = read_run_json(outputs.run_json) or {}
+    return Outcome(outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0)
 
 
 def _embed(name: str, job: Job, run: Run, accelerator, ahead: ReadAhead | None) -> Extraction:

@@ -108,7 +108,7 @@ def prepare(run: Run, stack: ExitStack) -> Job | None:
 def _make_job(run: Run, stack: ExitStack) -> Job | None:
     """Read the inputs, compare with what is in the output directory, and plan."""
     settings, bundle, place, clock = run.settings, run.bundle, run.place, run.clock
-    outputs = Outputs(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
+    outputs = Outputs.of(settings)
     with clock.stage("read"):
         run.display.stage("reading and translating")
         table = _table(run)
