@@ -186,7 +186,7 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         settings = options.settings(inputs, output_dir)
         if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
-            more = f" (nor are the {len(inputs) - 1} others)" if len(inputs) > 1 else ""
+            more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
             raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
         if not processes.spawn:
             return _run_here(settings, options, world, processes, own_process)

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -99,8 +100,8 @@ def predict(
     v1_attention: Annotated[bool, typer.Option("--v1-attention", hidden=True)] = False,
 ) -> None:
     """Say for every sequence whether it is viral."""
-    given = {name: word.value if isinstance(word, (Precision, Features, Compile, TableFormat)) else word for name, word in locals().items()}
-    raise typer.Exit(run_predict(given))
+    given = dict(locals())
+    raise typer.Exit(run_predict({name: word.value if isinstance(word, Enum) else word for name, word in given.items()}))
 
 
 def run_predict(given: dict[str, Any]) -> int:
@@ -115,7 +116,7 @@ def run_predict(given: dict[str, Any]) -> int:
         "inputs", "more_inputs", "model_type", "model_path", "expected_length", "no_progress", "device")
     obsolete = [f"--{name.replace('_', '-')}" for name, value in zip(OBSOLETE, take(*OBSOLETE), strict=True) if value]
     options = api.Options(**{**given, "quiet": given["quiet"] or no_progress})
-    options = as_today(options, model_type.value if model_type else None, model_path, expected_length, device)
+    options = as_today(options, model_type, model_path, expected_length, device)
     world = read_world()
     console_logging(options.verbose, options.quiet, world.is_main)
     for name in obsolete if world.is_main and not world.self_launched else ():
