@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from command import GOLDEN, virnucpro
 
 import virnucpro as package
+from virnucpro import pipeline, preparation
 from virnucpro.api import Options
 from virnucpro.errors import StoreError, UsageError
 
@@ -51,17 +53,74 @@ def test_tables_come_as_arrow(result):
     assert result.frames.num_rows == len(result.features()[0])
 
 
+def test_a_finished_run_gives_its_tables_and_failures_again(home, options, fasta, tmp_path):
+    (tmp_path / "binary.fa").write_bytes(bytes(range(256)))
+    wanted = {**options, "output_dir": home / "partial", "table_format": "parquet"}
+    first = package.predict([fasta, tmp_path / "binary.fa"], **wanted)
+    again = package.predict([fasta, tmp_path / "binary.fa"], **wanted)
+    assert (first.exit_code, again.exit_code, again.answers) == (2, 0, None)
+    assert again.failures == first.failures and len(first.failures) == 1
+    assert again.contigs == first.contigs and again.contigs.num_rows == 4
+
+
+def test_run_json_says_how_fast_each_stage_was(result):
+    facts = json.loads(result.outputs.run_json.read_text())
+    speed, seconds = facts["throughput"], facts["seconds"]
+    assert speed["esm2"]["embeddings_per_second"] == pytest.approx(facts["embedding"]["esm2"]["rows"] / seconds["esm2"], abs=0.1)
+    assert speed["tables"]["sequences_per_second"] == pytest.approx(4 / seconds["tables"], abs=0.1)
+    assert speed.keys() >= {"read", "dnabert_s", "esm2", "classify", "tables", "report"}
+
+
 def test_embed_gives_the_features_of_predict(home, options, fasta, result):
     ids, matrix = package.embed(fasta, **options)
     expected_ids, expected = result.features()
     assert ids == expected_ids and (matrix == np.asarray(expected)).all()
 
 
-def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, result):
-    fresh = package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options)
+@pytest.fixture(scope="module")
+def strict(home, options, fasta) -> Path:
+    return package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options).directory
+
+
+def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home, options, fasta, result, strict, monkeypatch):
+    asked: list[int] = []
+    monkeypatch.setattr(preparation, "check_room", lambda directory, needed, option: asked.append(needed))
+    monkeypatch.setattr(pipeline, "write_matrix", None)
+    scores_only = package.predict(fasta, output_dir=home / "scores", features="none", **options)
+    assert tables(scores_only.directory) == tables(result.directory)
+    assert not list(scores_only.directory.rglob("*.pt"))
+    ids, matrix = result.features()
+    unique = {name: entry["unique"] for name, entry in json.loads(result.outputs.run_json.read_text())["embedding"].items()}
+    assert asked == [4 * (unique["dnabert_s"] * 48 + unique["esm2"] * 32)] and matrix.shape == (len(ids), 80)
+    package.summarize(scores_only.directory, min_score=0.7, cache_dir=home / "cache")
+    assert tables(scores_only.directory) == tables(strict)
+    with pytest.raises(StoreError, match="--features none, which keeps too little"):
+        package.summarize(scores_only.directory, PARTS["classifier"])
+
+
+def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
+    dense = package.predict(fasta, output_dir=home / "dense", stride=100, **options)
+    theirs, mine = tables(result.directory), tables(dense.directory)
+    for name in ("chunks.tsv", "frames.tsv", *(name for name in theirs if "_merged/" in name)):
+        assert mine[name] == theirs[name], name
+    assert dense.contigs.drop_columns("note") == result.contigs.drop_columns("note")
+    assert dense.answers.windows is not None and len(dense.answers.windows) == 8 + 1  # of the 1,250 bases
+    ids, matrix = dense.features()
+    of_chunks = np.array(["_chunk_" in name for name in ids])
+    plain_ids, plain = result.features()
+    assert [name for name in ids if "_chunk_" in name] == plain_ids and (matrix[of_chunks] == plain).all() and not of_chunks.all()
+    package.summarize(dense.directory, cache_dir=home / "cache")
+    assert tables(dense.directory) == mine
+    with pytest.raises(StoreError, match="--stride was 100, now 0"):
+        package.predict(fasta, output_dir=home / "dense", **options)
+    with pytest.raises(UsageError, match="give less than 500"):
+        package.predict(fasta, output_dir=home / "denser", stride=500, **options)
+
+
+def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, strict):
     again = package.predict(fasta, output_dir=home / "loose", **options)
     package.summarize(again.directory, min_score=0.7, cache_dir=home / "cache")
-    assert tables(again.directory) == tables(fresh.directory)
+    assert tables(again.directory) == tables(strict)
 
 
 def test_summarize_with_another_classifier_equals_a_fresh_run_with_it(home, options, fasta):

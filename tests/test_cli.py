@@ -8,6 +8,8 @@ import sys
 import pytest
 from command import environment, error_line, virnucpro
 
+from virnucpro import cli
+
 
 def test_help_is_quick_and_loads_no_torch(tmp_path):
     code = (
@@ -30,11 +32,20 @@ def test_version_is_bare(tmp_path):
     assert (result.returncode, result.stdout.decode().strip(), result.stderr) == (0, __version__, b"")
 
 
-@pytest.mark.parametrize("command", ["predict", "summarize"])
-def test_help_of_a_command_fits_80_columns(tmp_path, command):
-    result = virnucpro(tmp_path, command, "-h", extra={"COLUMNS": "80", "TERM": "dumb"})
-    assert result.returncode == 0
-    assert max(map(len, result.stdout.decode().splitlines())) <= 80
+@pytest.mark.parametrize("command", [[name] for name in (
+    "predict", "summarize", "prepare", "train", "evaluate", "calibrate", "models", "doctor", "citation", "benchmark")]
+    + [["models", "download"], ["models", "import"]])  # fmt: skip
+def test_help_of_a_command_fits_80_columns(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.run([*command, "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) > 5 and max(map(len, lines)) <= 80
+
+
+def test_without_a_word_it_shows_its_commands(capsys):
+    assert cli.run([]) == 0
+    out, err = capsys.readouterr()
+    assert "summarize" in out and err == ""
 
 
 @pytest.mark.parametrize(
@@ -51,6 +62,7 @@ def test_help_of_a_command_fits_80_columns(tmp_path, command):
         (["predict", "x.fa", "--device", "tpu"], "--gpus"),
         (["predict", "x.fa", "--prevalence", "0"], "between 0 and 1"),
         (["unheard-of"], "unheard-of"),
+        (["models"], "see virnucpro models --help"),
     ],
 )
 def test_usage_errors_are_one_line_and_exit_64(tmp_path, arguments, said):

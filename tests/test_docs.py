@@ -91,3 +91,29 @@ def test_other_commands_parse(page):
                 rest = [*context._protected_args, *context.args]
                 name, command, rest = command.resolve_command(context, rest)
                 context = command.make_context(name, rest, parent=context)
+
+
+def test_the_python_of_usage_runs(place):
+    """And that of OUTPUTS on what it left; the pandas one there is run beside the tables."""
+    usage, outputs = ((ROOT / "docs" / name).read_text() for name in ("USAGE.md", "OUTPUTS.md"))
+    found: dict = {}
+    exec(compile(re.search(r"```python\n(.*?)```", usage, re.S)[1], "USAGE.md", "exec"), found)
+    assert len(found["ids"]) == len(found["features"]) and len(found["table"]) == 4
+    os.chdir("results")
+    exec(compile(re.search(r"```python\n(import torch.*?)```", outputs, re.S)[1], "OUTPUTS.md", "exec"), found)
+    assert found["features"]["ids"] == found["ids"]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors that GitHub gives a page's headings."""
+    headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "examples" / "README.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        file, _, anchor = link.partition("#")
+        if "://" not in link:
+            target = page.parent / file if file else page
+            assert target.exists() and (not anchor or anchor in anchors(target)), link

@@ -12,10 +12,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.errors import Failure, StoreError, UsageError
+from virnucpro.errors import Failure, InputError, StoreError, UsageError
 from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
+    COMPILE,
     CONSERVATIVE,
     FEATURE_KINDS,
     PRECISIONS,
@@ -54,6 +55,7 @@ class Options:
     compile: str = "auto"
     features: str = "float32"
     min_length: int = 0
+    stride: int | None = None
     resume: bool = False
     force: bool = False
     checkpoint_dir: Path | str | None = None
@@ -69,9 +71,12 @@ class Options:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("features", FEATURE_KINDS), ("table_format", TABLE_FORMATS)):
+        for name, allowed in (("precision", PRECISIONS), ("compile", COMPILE), ("features", FEATURE_KINDS),
+                              ("table_format", TABLE_FORMATS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
+        if self.stride is not None and self.stride < 1:
+            raise UsageError(f"--stride {self.stride}: give 1 base or more")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
 
@@ -95,7 +100,7 @@ class Options:
             inputs=inputs, output_dir=output_dir,
             model=ModelSettings(self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length),
             precision=self.precision, batch_tokens=self.batch_size, compile=self.compile, features=self.features,
-            min_length=self.min_length, call=self.call_settings(), resume=self.resume, force=self.force,
+            min_length=self.min_length, stride=self.stride or 0, call=self.call_settings(), resume=self.resume, force=self.force,
             checkpoint_dir=_path(self.checkpoint_dir), cache_dir=_path(self.cache_dir), partial_ok=self.partial_ok,
         )  # fmt: skip
 
@@ -149,6 +154,8 @@ def embed(paths: Path | str | Iterable[Path | str], model: str | None = None, **
 
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
         result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
+        if result is None:
+            raise UsageError("embed starts its own processes: call it without a launcher, with gpus= or num_processes=")
         ids, matrix = result.features()
         return ids, np.array(matrix)
 
@@ -178,6 +185,9 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     try:
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         settings = options.settings(inputs, output_dir)
+        if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
+            more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
+            raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
         if not processes.spawn:
             return _run_here(settings, options, world, processes, own_process)
         code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
@@ -222,7 +232,7 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     from virnucpro.reporting.outputs import Outputs
     from virnucpro.reporting.run_record import read_run_json
 
-    outputs = Outputs(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
+    outputs = Outputs.of(settings)
     facts = read_run_json(outputs.run_json) if code in (0, 2) else None
     if facts is None:
         raise SystemExit(code)

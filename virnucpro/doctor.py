@@ -202,7 +202,8 @@ def models() -> list[Check]:
     checks = []
     for row in list_models():
         if row.state == "incomplete":
-            checks.append(Check("models", WARNING, f"{row.name}: incomplete in {row.where}", f"virnucpro models download {row.name}"))
+            checks.append(Check("models", WARNING, f"{row.name}: incomplete in {row.where}",
+                                f"virnucpro models download {row.name if row.name in PUBLISHED else 500}"))
         elif row.state == "not installed":
             fix = f"virnucpro models download {row.name}" if row.name == "500" else ""
             checks.append(Check("models", WARNING if fix else OK, f"{row.name}: not installed", fix))

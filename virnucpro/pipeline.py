@@ -22,6 +22,7 @@ from virnucpro.embedding.devices import drop_out, leave, make_accelerator
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.job import ENCODERS, longest_tokens
+from virnucpro.embedding.joined_rows import JoinedRows
 from virnucpro.embedding.matrix import Part, read_matrix, write_matrix
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import Failure, StoreError
@@ -35,6 +36,7 @@ from virnucpro.preparation import Job, Run, device_name, join, load_encoder, pre
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
+from virnucpro.reporting.run_record import read_run_json
 from virnucpro.results import write_results
 from virnucpro.run_state import WorkPlace
 from virnucpro.sequences.frame_table import FrameTable
@@ -77,11 +79,17 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
             job = prepare(run, stack) if world.is_main else join(run)
             if job is None:
                 leave(accelerator)
-                return Outcome(Outputs(settings.output_dir), None, (), 0) if world.is_main else None
+                return _finished_before(Outputs.of(settings)) if world.is_main else None
             ahead = read_ahead(job, run)
             done = {name: _embed(name, job, run, accelerator, ahead.get(name)) for name in ENCODERS}
             leave(accelerator)
             return _finish(job, done, run) if world.is_main else None
+
+
+def _finished_before(outputs: Outputs) -> Outcome:
+    """An earlier run's results, with what failed then."""
+    facts = read_run_json(outputs.run_json) or {}
+    return Outcome(outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0)
 
 
 def _embed(name: str, job: Job, run: Run, accelerator, ahead: ReadAhead | None) -> Extraction:
@@ -112,16 +120,13 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
     with run.clock.stage("store"):
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
-        ids = table.frame_ids()
-        ids = ids if covered.kept.all() else [ids[row] for row in rows]
         parts = [Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS]
-        features = job.outputs.features if settings.features != "none" else run.place.hidden / "features.pt"
-        write_matrix(features, ids, parts, {"name": bundle.name, **bundle.identity()})
-        del ids
+        features = JoinedRows(parts) if settings.features == "none" else _write_features(job, rows, parts, bundle)
     with run.clock.stage("classify"):
         run.display.stage("classifying")
         scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-        scores[rows] = Classifier.load(bundle.classifier).scores(read_matrix(features)[1])
+        scores[rows] = Classifier.load(bundle.classifier).scores(features)
+        del features
     run.display.stage("writing tables and report")
     code = _exit_code(table, covered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())
@@ -143,6 +148,14 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
             work.store.remove()
         run.place.clear()
     return Outcome(job.outputs, answers, tuple(failures), _for_the_launcher(code, run.world))
+
+
+def _write_features(job: Job, rows: np.ndarray, parts: list[Part], bundle: Bundle) -> np.ndarray:
+    """`merged_features.pt` of the frames `rows`; its data, memory-mapped."""
+    ids = job.table.frame_ids()
+    ids = ids if len(rows) == len(ids) else [ids[row] for row in rows]
+    write_matrix(job.outputs.features, ids, parts, {"name": bundle.name, **bundle.identity()})
+    return read_matrix(job.outputs.features)[1]
 
 
 def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:

@@ -26,7 +26,7 @@ from virnucpro.embedding.older_checkpoints import OlderWork, find_older_work
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.taken_up import take_up
 from virnucpro.embedding.token_column import TokenColumn
-from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
+from virnucpro.errors import InputError, ModelError, StoreError, UsageError, VirNucProError
 from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.classifier import Classifier
@@ -108,11 +108,10 @@ def prepare(run: Run, stack: ExitStack) -> Job | None:
 def _make_job(run: Run, stack: ExitStack) -> Job | None:
     """Read the inputs, compare with what is in the output directory, and plan."""
     settings, bundle, place, clock = run.settings, run.bundle, run.place, run.clock
-    outputs = Outputs(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
+    outputs = Outputs.of(settings)
     with clock.stage("read"):
         run.display.stage("reading and translating")
         table = _table(run)
-        log.info("%d frames of %d sequences: %s", len(table), len(table.records), "from the cache" if table.reused else "built")
     if table.failures and not any_answered(table):
         if not outputs.run_json.exists():
             write_failures(outputs, table.failures)
@@ -174,9 +173,12 @@ def _open_plan(folder: Path) -> Plan:
 
 
 def _table(run: Run) -> FrameTable:
-    rules = FrameRules(run.bundle.chunk_length, run.bundle.frame_policy, run.settings.min_length)
+    settings, chunk_length = run.settings, run.bundle.chunk_length
+    if settings.stride >= chunk_length:
+        raise UsageError(f"--stride {settings.stride}: windows of {chunk_length} bases are to overlap; give less than {chunk_length}")
+    rules = FrameRules(chunk_length, run.bundle.frame_policy, settings.min_length, settings.stride)
     tokenizers = Tokenizers(run.bundle.esm2, run.bundle.dnabert_s)
-    return build_or_open(run.settings.inputs, rules, tokenizers, run.settings.cache_dir, log.info)
+    return build_or_open(settings.inputs, rules, tokenizers, settings.cache_dir, log.info)
 
 
 def _identity(run: Run, table: FrameTable) -> dict[str, str]:
@@ -185,9 +187,9 @@ def _identity(run: Run, table: FrameTable) -> dict[str, str]:
     return {
         **{f"input {file['source']}": file["sha256"] or "unreadable" for file in table.inputs},
         "--chunk-length": str(run.bundle.chunk_length), "frame policy": run.bundle.frame_policy,
-        "--min-length": str(run.settings.min_length), "ESM-2": hashes["esm2"], "DNABERT-S": hashes["dnabert_s"],
-        "classifier": hashes["classifier"], "frames": table.fingerprint, "--precision": run.settings.precision,
-        "--features": run.settings.features,
+        "--min-length": str(run.settings.min_length), "--stride": str(run.settings.stride), "ESM-2": hashes["esm2"],
+        "DNABERT-S": hashes["dnabert_s"], "classifier": hashes["classifier"], "frames": table.fingerprint,
+        "--precision": run.settings.precision, "--features": run.settings.features,
     }  # fmt: skip
 
 
@@ -205,10 +207,10 @@ def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
 
 
 def _check_room(run: Run, frames: int, work: dict[str, Work]) -> None:
-    """Before the first batch: is there room for the shards that are still to come, and for the matrix?"""
+    """Before the first batch: is there room for the shards that are still to come, and for the matrix where one is kept?"""
     itemsize = next(iter(work.values())).store.dtype.itemsize
     shards = sum(len(w.plan.rows) * w.store.width for w in work.values()) * itemsize
-    matrix = frames * sum(w.store.width for w in work.values()) * itemsize
+    matrix = 0 if run.settings.features == "none" else frames * sum(w.store.width for w in work.values()) * itemsize
     if run.place.checkpoint_dir is None:
         check_room(run.place.hidden, shards + matrix, "--output-dir")
     else:

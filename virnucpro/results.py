@@ -30,6 +30,9 @@ from virnucpro.settings import CallSettings
 
 log = logging.getLogger(__name__)
 
+UNITS = {"read": "frames", "store": "frames", "classify": "frames", "call": "sequences", "tables": "sequences", "sequences": "sequences",
+         "report": "sequences"}  # of the stages that `run.json` times
+
 
 @dataclass(frozen=True, slots=True)
 class Finished:
@@ -74,7 +77,7 @@ def write_results(
     `model` is what is said of the model, `facts` what else `run.json` is to keep.
     """
     with clock.stage("call"):
-        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short)
+        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride)
         arrow = table.frames.data.table
         answers = assemble(table.inputs, table.records, arrow, scores, lost, rules, model["name"], calibration, call.prevalence)
     record = {
@@ -91,6 +94,15 @@ def write_results(
         "calibrated": calibration is not None,
         **facts,
     }
-    write.write_results(outputs, answers, failures, record, clock.stage)
-    write_run_json(outputs, {**record, "seconds": clock.seconds()})
+    write.write_results(outputs, answers, failures, {**record, "seconds": clock.seconds()}, clock.stage)
+    seconds = clock.seconds()
+    write_run_json(outputs, {**record, "seconds": seconds, "throughput": throughput(seconds, len(scores), len(answers.records), facts)})
     return answers
+
+
+def throughput(seconds: Mapping[str, float], frames: int, sequences: int, facts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """What each stage did in a second: frames or sequences, or embeddings where it made them."""
+    done = {"frames": frames, "sequences": sequences}
+    work = {stage: (unit, done[unit]) for stage, unit in UNITS.items()}
+    work |= {name: ("embeddings", entry["rows"]) for name, entry in facts.get("embedding", {}).items()}
+    return {stage: {f"{unit}_per_second": round(n / seconds[stage], 1)} for stage, (unit, n) in work.items() if seconds.get(stage)}

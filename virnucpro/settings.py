@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 PRECISIONS: tuple[str, ...] = ("auto", "bf16", "fp16", "fp32", "int8")
 FEATURE_KINDS: tuple[str, ...] = ("float32", "float16", "none")
+COMPILE: tuple[str, ...] = ("auto", "on", "off")
 TABLE_FORMATS: tuple[str, ...] = ("tsv", "parquet")
+SHORTEST_CHUNK = 30  # bases
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 
@@ -81,6 +83,7 @@ class PredictSettings:
     compile: str = "auto"
     features: str = "float32"
     min_length: int = 0
+    stride: int = 0
     call: CallSettings = CallSettings()
     resume: bool = False
     force: bool = False

@@ -14,6 +14,7 @@ from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.files import file_digest
 from virnucpro.reporting.answers import Answers
+from virnucpro.reporting.original import read_scores
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.run_record import logging_to, read_run_json
 from virnucpro.results import write_results
@@ -32,16 +33,23 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
               ) -> tuple[Outputs, Answers, tuple[Failure, ...], int]:
     """Write the results in `directory` again. Raises StoreError where its features or its inputs are not there any more."""
     clock = Clock()
+    if directory.is_file():
+        raise StoreError(f"{directory}: is a file; give the output directory of a finished predict")
     before = read_run_json(directory / "run.json")
     if before is None or "identity" not in before:
         raise StoreError(f"{directory}: no finished run of predict in here; run predict with --output-dir {directory}")
     outputs = Outputs(directory, tuple(entry["stem"] for entry in before["inputs"]), call.table_format)
-    if not outputs.features.exists():
+    scores_only = before["features"] == "none"
+    if scores_only and (classifier is not None or before["identity"]["--stride"] != "0"):
+        raise StoreError(f"{directory}: was made with --features none, which keeps too little for --classifier or --stride; "
+                         "run predict again")
+    if not scores_only and not outputs.features.exists():
         raise StoreError(f"{outputs.features}: not there, and without features nothing can be called again; run predict again")
     with WorkPlace(directory).lock, logging_to(outputs, logging.getLogger("virnucpro")):
         with clock.stage("read"):
             table = _table(before, cache_dir)
-            lost, features = _features(table, outputs.features)
+            ids, rows = read_scores(outputs) if scores_only else read_matrix(outputs.features)
+            lost = _lost(table, ids, directory)
         with clock.stage("classify"):
             model, calibration = dict(before["model"]), before["model"]["calibration"]
             if classifier is not None:
@@ -49,7 +57,7 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
                           "sha256": model["sha256"] | {"classifier": file_digest(classifier)}, "calibration": None, "accuracy": None}
                 calibration = None
             scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-            scores[~lost] = Classifier.load(Path(model["classifier"])).scores(features)
+            scores[~lost] = rows if scores_only else Classifier.load(Path(model["classifier"])).scores(rows)
         failures = tuple(Failure(**failure) for failure in before["failures"])
         facts = {name: before[name] for name in KEPT} | {"seconds_of_embedding": before.get("seconds_of_embedding") or before["seconds"]}
         facts["identity"] = facts["identity"] | {"classifier": model["sha256"]["classifier"]}
@@ -66,20 +74,15 @@ def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
     if gone:
         raise StoreError(f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what there is")
     model, identity = before["model"], before["identity"]
-    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]))
+    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]), int(identity["--stride"]))
     table = build_or_open(inputs, rules, Tokenizers(model["directories"]["esm2"], model["directories"]["dnabert_s"]), cache_dir, log.info)
     if table.fingerprint != identity["frames"]:
         raise StoreError("the inputs or the model's tokenizers have changed since the run; run predict again")
     return table
 
 
-def _features(table: FrameTable, path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """bool [frames] of those without a row, and the rows of the others, memory-mapped."""
-    ids, features = read_matrix(path)
-    if len(ids) == len(table):
-        if ids != table.frame_ids():
-            raise StoreError(f"{path}: its frames are not those of the run beside it; run predict again")
-        return np.zeros(len(table), dtype=bool), features
+def _lost(table: FrameTable, ids: list[str], directory: Path) -> np.ndarray:
+    """bool [frames]: those without a stored row; `ids` are the others', in the table's order."""
     lost = np.ones(len(table), dtype=bool)
     at = 0
     for row, name in enumerate(table.frame_ids()):
@@ -87,5 +90,5 @@ def _features(table: FrameTable, path: Path) -> tuple[np.ndarray, np.ndarray]:
             lost[row] = False
             at += 1
     if at < len(ids):
-        raise StoreError(f"{path}: its frames are not those of the run beside it; run predict again")
-    return lost, features
+        raise StoreError(f"{directory}: its frames are not those of the run in there; run predict again")
+    return lost

@@ -6,7 +6,7 @@ import pytest
 
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, FrameColumns, Note, RecordColumns
-from virnucpro.calling.consensus import CallRules, best_first, call_chunks, call_sequences
+from virnucpro.calling.consensus import CallRules, best_first, call_chunks, call_sequences, call_windows
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
 from virnucpro.settings import CallPoints
 
@@ -168,3 +168,15 @@ def test_best_first():
 def test_nothing_at_all():
     chunks, sequences = call([], [])
     assert len(chunks) == len(sequences) == 0
+
+
+def test_windows_are_scored_by_the_same_rule_as_chunks():
+    records = records_of([900, 1600, 1100, 2000], problem=[2], skipped=[3])
+    rows = [(1, 5, 0, 0.2, 0.8), (1, 5, 4, 0.6, 0.4), (1, 8, 1, 0.9, 0.1), (1, 6, 2, None, None)]  # chunks 1-4, then windows
+    windows = call_windows(frames_of(rows), records, C, 400)
+    assert windows.record.tolist() == [1, 1, 1, 1, 2, 2, 2] and windows.chunk.tolist() == [1, 2, 3, 4, 1, 2, 3]
+    assert windows.start.tolist()[:4] == [1, 401, 801, 1101] and windows.end.tolist()[:4] == [500, 900, 1300, 1600]
+    status = ["scored", "failed", "no_open_frame", "scored", *["invalid_characters"] * 3]
+    assert [ChunkStatus(s).name for s in windows.status] == status
+    assert windows.virus_score[[0, 3]] == pytest.approx([0.8 / 1.4, 0.1])
+    assert windows.n_open_frames.tolist()[:4] == [2, 1, 0, 1]

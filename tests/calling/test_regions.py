@@ -29,12 +29,13 @@ def columns(*score_lists, calls=None, step=400, width=500):
     return chunks, sequences, lengths
 
 
-def reference(scores):
+def reference(scores, density):
     """(first, last) chunk of every region of one sequence, by walking it."""
+    reach, fewest = REACH * density, (FEWEST_SCORED - 1) * density + 1
     n = len(scores)
     smooth = []
     for i in range(n):
-        near = [s for s in scores[max(0, i - REACH) : i + REACH + 1] if s == s]
+        near = [s for s in scores[max(0, i - reach) : i + reach + 1] if s == s]
         smooth.append(sum(near) / len(near) if near else -1)
     found, i = [], 0
     while i < n:
@@ -45,23 +46,24 @@ def reference(scores):
             core = [k for k in range(i, j) if scores[k] >= STAYS]
             if core:
                 inside = [s for s in scores[core[0] : core[-1] + 1] if s == s]
-                if len(inside) >= FEWEST_SCORED:
+                if len(inside) >= fewest:
                     found.append((core[0], core[-1], len(inside), np.mean(inside), max(inside)))
         i = max(j, i + 1)
     return found
 
 
-def test_random_sequences_equal_the_walk():
+@pytest.mark.parametrize("density", [1, 3])
+def test_random_sequences_equal_the_walk(density):
     rng = np.random.default_rng(0)
     lists = []
     for _ in range(400):
-        level = np.repeat(rng.random(8), rng.integers(1, 12, 8))
+        level = np.repeat(rng.random(8), density * rng.integers(1, 12, 8))
         scores = np.clip(level + rng.normal(0, 0.1, len(level)), 0, 1)
         scores[rng.random(len(scores)) < 0.4] = NAN
         lists.append(scores[: rng.integers(0, len(scores) + 1)])
     chunks, sequences, lengths = columns(*lists)
-    regions = find_regions(chunks, sequences, lengths)
-    expected = [(r, number, *region) for r, s in enumerate(lists) for number, region in enumerate(reference(list(s)), start=1)]
+    regions = find_regions(chunks, sequences, lengths, density)
+    expected = [(r, number, *region) for r, s in enumerate(lists) for number, region in enumerate(reference(list(s), density), start=1)]
     assert len(expected) > 100
     ours = zip(regions.record, regions.region, (regions.start - 1) // 400, (regions.end - 500) // 400, regions.n_scored,
                regions.mean_score, regions.max_score, strict=True)  # fmt: skip
@@ -77,6 +79,12 @@ def test_a_prophage_like_stretch():
     assert (len(regions), regions.n_chunks[0], regions.n_scored[0], regions.resolution[0]) == (1, 5, 4, 400)
     note_regions(sequences, regions)
     assert sequences.notes.tolist() == [Note.contains_virus_like_region, 0]
+
+
+def test_windows_know_a_border_to_half_their_length_at_best():
+    chunks, sequences, lengths = columns([0.1] * 20 + [0.9] * 30 + [0.1] * 20, step=100)
+    regions = find_regions(chunks, sequences, lengths, density=5)
+    assert (regions.start.tolist(), regions.end.tolist(), regions.resolution.tolist()) == ([2001], [4900 + 500], [250])
 
 
 def test_gaps_beside_a_region_widen_its_resolution():

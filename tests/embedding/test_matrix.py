@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.joined_rows import JoinedRows
 from virnucpro.embedding.matrix import Part, check_room, read_matrix, write_matrix
 from virnucpro.errors import StoreError
 
@@ -35,6 +36,18 @@ def test_every_frame_gets_the_rows_of_its_representatives(tmp_path):
     assert (content["data"].numpy() == np.concatenate([dna_rows[first], protein_rows[second]], axis=1)).all()
     assert zipfile.ZipFile(tmp_path / "merged_features.pt").testzip() is None
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["merged_features.pt"]
+
+
+def test_rows_joined_where_they_lie_are_the_rows_of_the_matrix(tmp_path):
+    dna, dna_rows = store_of(tmp_path / "dna", 3, 10, 0)
+    protein, protein_rows = store_of(tmp_path / "protein", 5, 10, 1)
+    first, second = np.array([0, 1, 0, 3, 3]), np.array([9, 9, 9, 2, 0])
+    joined = JoinedRows([Part(dna, first), Part(protein, second)])
+    expected = np.concatenate([dna_rows[first], protein_rows[second]], axis=1)
+    assert joined.shape == expected.shape and (joined[0:5] == expected).all() and (joined[2:4] == expected[2:4]).all()
+    with pytest.raises(StoreError, match="2 rows are missing"):
+        JoinedRows([Part(dna, np.array([0, 77, 11]))])
+    assert JoinedRows([Part(dna, np.empty(0, dtype=np.int64))])[0:7].shape == (0, 3)
 
 
 def test_without_frames_the_matrix_has_its_width(tmp_path):

@@ -222,3 +222,10 @@ def test_conversion_executes_nothing(tmp_path: Path):
     with pytest.raises(ModelError, match="refused"):
         convert_directory(tmp_path)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_classifier_of_other_encoders_is_not_taken(home: Path, tmp_path: Path):
+    shutil.copy(GOLDEN / "500_model.pth", tmp_path / "mine.pth")
+    with pytest.raises(ModelError, match="takes 80 features, the published encoders give 3328"):
+        published.import_model(tmp_path / "mine.pth")
+    assert not (home / "mine").exists()

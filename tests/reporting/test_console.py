@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 from types import SimpleNamespace
 
 import pyarrow as pa
+import pytest
 from rich.console import Console
 
 from virnucpro.errors import Failure
@@ -23,10 +25,10 @@ def test_summary_has_calls_hits_and_paths(tmp_path, golden):
     outputs = Outputs(tmp_path, ("input",))
     outputs.prepare()
     write_tables(outputs, golden)
-    text = printed(summary(outputs, golden, (Failure("a.fa", "read", "cut short"),)), 160)
+    text = printed(summary(outputs, golden), 160)
     number = counts(golden)
     assert f"{number['virus']} virus" in text and f"{number['not_scored']} not scored" in text
-    assert "the full model is 500" in text and str(outputs.virus_summary) in text and "a.fa: cut short" in text
+    assert "the full model is 500" in text and str(outputs.virus_summary) in text
     assert max(map(len, printed(summary(outputs, golden)).splitlines())) <= 80
 
 
@@ -41,3 +43,14 @@ def test_quiet_prints_nothing(tmp_path, golden, capsys):
     assert capsys.readouterr().out == ""
     show_outcome(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()))
     assert "sequences" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_failed_is_warned_of_quiet_or_not(tmp_path, golden, caplog, capsys, quiet):
+    failures = (Failure("a.fa", "read", "cut short"), Failure("b.fa", "read", "binary"))
+    with caplog.at_level(logging.WARNING, "virnucpro"):
+        logging.getLogger("virnucpro").propagate = True
+        show_outcome(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=failures), quiet=quiet)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"failed: a.fa: cut short (1 more); see {tmp_path / 'failed_files.txt'}"]
+    assert "cut short" not in capsys.readouterr().out

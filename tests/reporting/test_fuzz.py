@@ -87,15 +87,16 @@ def tokenizers():
 @given(
     made=st.lists(files(), min_size=FILES_AT_ONCE, max_size=FILES_AT_ONCE), seed=st.integers(0, 2**32 - 1),
     min_length=st.sampled_from([0, 0, 300]), calibrated=st.booleans(), policy=st.sampled_from(["open", "longest"]),
+    stride=st.sampled_from([0, 0, 130]),
     call=st.builds(CallSettings, st.builds(CallPoints, st.sampled_from([0.3, 0.5, 0.8])), st.booleans(), st.sampled_from([None, 0.1])),
 )  # fmt: skip
-def test_no_sequence_is_missing_and_all_counts_agree(tmp_path_factory, tokenizers, made, seed, min_length, calibrated, policy, call):
+def test_no_sequence_is_missing_and_counts_agree(tmp_path_factory, tokenizers, made, seed, min_length, calibrated, policy, stride, call):
     folder = tmp_path_factory.mktemp("fuzz")
     paths = [folder / f"in{i}.fa" for i in range(len(made))]
     for path, (content, _) in zip(paths, made, strict=True):
         path.write_bytes(content)
     inputs = find_inputs(paths)
-    table = build_or_open(inputs, FrameRules(500, policy, min_length), tokenizers, folder / "cache")
+    table = build_or_open(inputs, FrameRules(500, policy, min_length, stride), tokenizers, folder / "cache")
     rng = np.random.default_rng(seed)
     virus = rng.random(len(table)).astype(np.float32)
     outputs = Outputs(folder / "out", tuple(file.stem for file in inputs))
@@ -129,7 +130,9 @@ def test_no_sequence_is_missing_and_all_counts_agree(tmp_path_factory, tokenizer
     assert len(contigs) == counts["sequences"] == shown["sequences"]
     assert sum(row["n_scored"] != "0" for row in contigs) == counts["scored"] == shown["scored"]
     assert len(chunks) == counts["chunks"] == sum(int(row["n_chunks"]) for row in contigs)
-    assert len(frames) == counts["frames"] == len(table)
+    of_chunks = [frame["chunk"] <= table.records["n_chunks"][frame["record"]].as_py()
+                 for frame in table.frames.select_columns(["record", "chunk"]).to_list()]
+    assert len(frames) == counts["frames"] == sum(of_chunks) and (stride or all(of_chunks))
     assert sum(row["status"] == "scored" for row in chunks) == counts["chunks_scored"] == sum(int(row["n_scored"]) for row in contigs)
     assert [row["seq_name"] for row in rows(outputs.virus_summary)] == re.findall(r"^>(\S+)$", outputs.virus_fasta.read_text(), re.M)
     for row in contigs:

@@ -108,6 +108,28 @@ def test_nothing_to_show_is_a_page_too(tmp_path, rows):
     assert elements.by_id["n-sequences"] == str(rows)
 
 
+def test_regions_of_a_stride_rest_on_windows_and_nothing_else_does(tmp_path):
+    length, n_chunks, n_windows = 10_000, 20, 96
+    records = pa.table({
+        "input": np.zeros(1, np.int32), "name": ["a"], "length": [length], "gc": [0.5], "n_chunks": np.array([n_chunks], np.int32),
+        "n_ambiguous": [0], "notes": [""], "problem": [""], "skipped": [False],
+    })  # fmt: skip
+    number = np.arange(1, n_chunks + n_windows + 1)
+    window = number - n_chunks  # from 1
+    viral = (window > 40) & (window <= 76)
+    frames = pa.table({"record": np.zeros(len(number), np.int64), "chunk": number.astype(np.int32), "frame": np.zeros(len(number), np.int8),
+                       "start": number, "end": number + 99, "aa_length": np.full(len(number), 33, np.int32)})  # fmt: skip
+    scores = np.where(viral, 0.95, 0.05).astype(np.float32)
+    inputs = [{"path": "a.fa", "source": "a.fa", "stem": "a"}]
+    answers = assemble(inputs, records, frames, np.column_stack([1 - scores, scores]), np.zeros(len(number), bool),
+                       CallRules(500, stride=100), "mini")  # fmt: skip
+    assert (len(answers.frames), len(answers.chunks), len(answers.windows)) == (n_chunks, n_chunks, n_windows)
+    assert answers.sequences.max_chunk_score == pytest.approx(0.05) and counts(answers)["note_contains_virus_like_region"] == 1
+    region = answers.regions
+    assert (region.start.tolist(), region.end.tolist(), region.n_scored.tolist()) == ([4001], [8000], [36])
+    assert "at least 11 scored windows (500 bases, every 100)" in render(Outputs(tmp_path), answers, {})
+
+
 def test_a_hundred_thousand_sequences_stay_under_3_mb(tmp_path):
     path = Path(__file__).parents[2] / "benchmarks" / "tables.py"
     spec = importlib.util.spec_from_file_location("benchmark_tables", path)

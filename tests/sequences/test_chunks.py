@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.sequences.chunks import all_spans, chunk_spans, n_chunks
+from virnucpro.sequences.chunks import all_spans, all_windows, chunk_spans, chunks_and_windows, n_chunks
 
 
 def by_recurrence(length: int, chunk: int) -> list[tuple[int, int]]:
@@ -50,3 +50,18 @@ def test_many_sequences_at_once_are_each_alone(lengths, chunk):
     expected = [(i, k, a, b) for i, n in enumerate(lengths) for k, (a, b) in enumerate(by_recurrence(n, chunk), start=1)]
     assert list(zip(*(column.tolist() for column in spans), strict=True)) == expected
     assert n_chunks(np.array(lengths, dtype=np.int64), chunk).tolist() == [-(-n // chunk) for n in lengths]
+
+
+@given(st.lists(st.integers(0, 3_000), max_size=6), st.sampled_from([300, 500]), st.sampled_from([1, 70, 100, 299]))
+def test_windows_of_long_sequences_lie_a_stride_apart_and_reach_the_end(lengths, chunk, stride):
+    expected = []
+    for i, length in enumerate(lengths):
+        starts = [*range(0, length - chunk, stride), length - chunk] if length > 2 * chunk else []
+        n = len(by_recurrence(length, chunk))
+        expected += [(i, n + k, start, start + chunk) for k, start in enumerate(starts, start=1)]
+    spans = all_windows(np.array(lengths, dtype=np.int64), chunk, stride)
+    assert list(zip(*(column.tolist() for column in spans), strict=True)) == expected
+    both = chunks_and_windows(np.array(lengths, dtype=np.int64), chunk, stride)
+    chunks = all_spans(np.array(lengths, dtype=np.int64), chunk)
+    together = sorted([*zip(*(c.tolist() for c in chunks), strict=True), *expected])  # by sequence, then by number
+    assert list(zip(*(column.tolist() for column in both), strict=True)) == together

@@ -17,6 +17,7 @@ from Bio.Seq import Seq
 from virnucpro.errors import StoreError
 from virnucpro.sequences import frame_columns, table_builder
 from virnucpro.sequences.frame_table import FrameRules, build_or_open, cache_root, open_existing
+from virnucpro.sequences.frames import FRAME_NAMES
 from virnucpro.sequences.reader import find_inputs
 from virnucpro.sequences.tokens import Tokenizers
 
@@ -73,14 +74,15 @@ def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, tab
         assert np.isnan(gc) if known == 0 else gc == pytest.approx((sequence.count("G") + sequence.count("C")) / known)
 
 
-def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch):
+@pytest.mark.parametrize("rules", [RULES, FrameRules(500, stride=130)])
+def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch, rules):
     """Records spread over blocks, or sharing one, give the same rows."""
-    whole = table_of(golden / "input.fa")
+    whole = table_of(golden / "input.fa", rules=rules)
     for bases, records in ((600, 3), (5_000, 1_000)):
         monkeypatch.setattr(frame_columns, "BLOCK_BASES", bases)
         monkeypatch.setattr(frame_columns, "BLOCK_RECORDS", records)
         monkeypatch.setattr(table_builder, "_FLUSH", 2)
-        small = build_or_open(find_inputs([golden / "input.fa"]), RULES, tokenizers, tmp_path / str(bases))
+        small = build_or_open(find_inputs([golden / "input.fa"]), rules, tokenizers, tmp_path / str(bases))
         assert small.frames.to_dict() == whole.frames.to_dict()
         assert [r | {"gc": 0} for r in small.records.to_pylist()] == [r | {"gc": 0} for r in whole.records.to_pylist()]
 
@@ -104,10 +106,33 @@ def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, wr
     (tmp_path / "tokenizer.json").write_bytes((golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n")
     other = Tokenizers(golden / "esm2", tmp_path)
     different = [table_of(golden / "input.fa", rules=rules).fingerprint
-                 for rules in (FrameRules(300), FrameRules(500, "longest"), FrameRules(500, "open", 10))]
+                 for rules in (FrameRules(300), FrameRules(500, "longest"), FrameRules(500, "open", 10), FrameRules(500, stride=100))]
     different += [table_of(write(">a\nA\n")).fingerprint, table_of(moved, moved).fingerprint]
     different += [build_or_open(find_inputs([moved]), RULES, other, tmp_path / "cache").fingerprint]
-    assert len({base, *different}) == 7
+    assert len({base, *different}) == 8
+
+
+@pytest.mark.parametrize("policy", ["open", "longest"])
+def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_their_own(golden, fasta, table_of, write, policy):
+    plain = table_of(golden / "input.fa", rules=FrameRules(500, policy))
+    dense = table_of(golden / "input.fa", rules=FrameRules(500, policy, stride=130))
+    rows, ids = dense.frames.to_list(), dense.frame_ids()
+    assert dense.records.drop_columns(["n_frames", "gc"]) == plain.records.drop_columns(["n_frames", "gc"])  # gc may be NaN
+    windows = [i for i, frame_id in enumerate(ids) if "_window_" in frame_id]
+    of_chunks = sorted(set(range(len(ids))) - set(windows))
+    assert [rows[i] for i in of_chunks] == plain.frames.to_list() and [ids[i] for i in of_chunks] == plain.frame_ids()
+
+    pieces = [(name.split()[0], k, start, sequence[start:start + 500]) for name, sequence in fasta(golden / "input.fa")
+              if len(sequence) > 1000 for k, start in enumerate([*range(0, len(sequence) - 500, 130), len(sequence) - 500], start=1)]
+    alone = table_of(write("".join(f">{i}\n{piece}\n" for i, (*_, piece) in enumerate(pieces))), rules=FrameRules(500, policy))
+    expected = {}
+    for row in alone.frames.to_list():
+        name, k, start, _ = pieces[row["record"]]
+        frame_id = f"{name}_window_{k}{FRAME_NAMES[row['frame']]}"
+        expected[frame_id] = row | {"start": row["start"] + start, "end": row["end"] + start, "record": 0, "chunk": 0}
+    assert len(expected) > 50
+    assert {ids[i]: rows[i] | {"record": 0, "chunk": 0} for i in windows} == expected
+    assert [row["record"] for row in rows] == sorted(row["record"] for row in rows)
 
 
 @pytest.mark.parametrize("damage", ["truncated frames", "truncated records", "no manifest", "broken manifest", "no frames"])

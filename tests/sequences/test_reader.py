@@ -60,7 +60,7 @@ def test_cut_compressed_data_give_the_intact_records_and_one_line(tmp_path, kind
     data = COMPRESS[kind]("".join(f">{n}\n{s}\n" for n, s in records.items()).encode())
     path = write(tmp_path, data[: len(data) * 3 // 4])
     intact = []
-    with pytest.raises(UnreadableInput, match=r"cut short; \d+ intact records"):
+    with pytest.raises(UnreadableInput, match=r"cut short; \d+ intact records?"):
         for record in read_records(InputFile(path, "x", "x")):
             intact.append(record)
     assert 100 < len(intact) < 800  # bzip2 loses a block
@@ -125,8 +125,8 @@ def test_a_missing_file_and_a_directory_are_unreadable(tmp_path):
 
 
 @pytest.mark.parametrize(("letters", "words"), [
-    ("MKVLEERF*", "looks like protein"), ("ACGT-ACG--", "gaps"), ("ACGT1", "letters 1 are no nucleotide"),
-    ("ACGé", "outside ASCII"), ("ACG\x01T", r"\\x01"),
+    ("MKVLEERF*", "looks like protein"), ("ACGT-ACG--", "gaps"), ("ACGT1", "letter 1 is no nucleotide"),
+    ("ACGTXX", "letter X is no nucleotide code .IUPAC"), ("ACGé", "outside ASCII"), ("ACG\x01T", r"\\x01"),
 ])
 def test_letters_that_are_no_nucleotides_fail_the_record_alone(letters, words):
     record = make_record("a", letters, 1)

@@ -5,7 +5,7 @@ and positions are 1-based and inclusive on the forward strand, as in the tables.
 """
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum, IntFlag
 
 import numpy as np
@@ -65,6 +65,10 @@ class FrameColumns:
 
     def __len__(self) -> int:
         return len(self.record)
+
+    def take(self, rows: NDArray[np.bool_]) -> FrameColumns:
+        """The frames at `rows`, bool [frames]."""
+        return FrameColumns(*(getattr(self, column.name)[rows] for column in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

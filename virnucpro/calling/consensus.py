@@ -19,7 +19,7 @@ from virnucpro.calling.columns import (
     RecordColumns,
     SequenceColumns,
 )
-from virnucpro.sequences.chunks import all_spans
+from virnucpro.sequences.chunks import Spans, all_spans, all_windows
 from virnucpro.settings import CallPoints
 
 LONGEST_PROTEIN = 1022  # residues ESM-2 was trained on: 1,024 tokens less <cls> and <eos>
@@ -35,6 +35,12 @@ class CallRules:
     chunk_length: int
     points: CallPoints = field(default_factory=CallPoints)
     allow_short: bool = False
+    stride: int = 0  # of the windows on which regions rest; 0: they rest on the chunks
+
+    @property
+    def density(self) -> int:
+        """Windows to a chunk."""
+        return round(self.chunk_length / self.stride) if self.stride else 1
 
 
 def chunk_offsets(records: RecordColumns) -> NDArray[np.int64]:
@@ -50,11 +56,34 @@ def call_chunks(
     `max_others` and `max_virus` are maxima over the chunk's frames, so they need not sum to 1;
     `virus_score` = max_virus / (max_virus + max_others), and a tie is virus.
     """
-    record, chunk, start, end = all_spans(np.where(records.n_chunks > 0, records.length, 0), chunk_length)
-    total = len(record)
-    if total != int(records.n_chunks.sum()):
+    spans = all_spans(_cut_lengths(records), chunk_length)
+    if len(spans.chunk) != int(records.n_chunks.sum()):
         raise ValueError(f"the records were not cut into chunks of {chunk_length}")
     row = chunk_offsets(records)[frames.record] + (frames.chunk - 1)  # [frames] -> row of its chunk
+    return _joined(spans, row, frames, records, longest_protein)
+
+
+def call_windows(
+    frames: FrameColumns, records: RecordColumns, chunk_length: int, stride: int, longest_protein: int = LONGEST_PROTEIN
+) -> ChunkColumns:
+    """The same for the windows of `--stride` and their frames; `chunk` counts a sequence's windows from 1."""
+    spans = all_windows(_cut_lengths(records), chunk_length, stride)
+    first = np.searchsorted(spans.sequence, np.arange(len(records)))
+    row = first[frames.record] + (frames.chunk - records.n_chunks[frames.record] - 1)
+    numbered = spans._replace(chunk=spans.chunk - records.n_chunks[spans.sequence])
+    return _joined(numbered, row, frames, records, longest_protein)
+
+
+def _cut_lengths(records: RecordColumns) -> NDArray[np.int64]:
+    return np.where(records.n_chunks > 0, records.length, 0)
+
+
+def _joined(
+    spans: Spans, row: NDArray[np.int64], frames: FrameColumns, records: RecordColumns, longest_protein: int
+) -> ChunkColumns:
+    """`spans` with the scores of their frames; `row` [frames] is the span of each."""
+    record, chunk, start, end = spans
+    total = len(record)
     n_open = np.bincount(row, minlength=total).astype(np.int32)
 
     best_others, best_virus = np.full((2, total), -np.inf, np.float32)

@@ -23,7 +23,8 @@ class RegionColumns:
     """Every region, in input order. `start` and `end` are 1-based and inclusive; `region` counts from 1 in a sequence.
 
     `resolution`: bases within which either border is known: the distance from it to the nearest scored chunk
-    outside, or to the end of the sequence where there is none, and never less than the step between chunks.
+    outside, or to the end of the sequence where there is none, and never less than the step between chunks, nor than
+    half a chunk: one that straddles a border may score either way.
     """
 
     record: NDArray[np.int64]
@@ -38,6 +39,11 @@ class RegionColumns:
 
     def __len__(self) -> int:
         return len(self.record)
+
+
+def fewest_scored(density: int) -> int:
+    """Scored chunks, or windows `density` to a chunk, that a region must have."""
+    return (FEWEST_SCORED - 1) * density + 1
 
 
 def smooth_scores(chunks: ChunkColumns, reach: int = REACH) -> NDArray[np.float64]:
@@ -57,12 +63,15 @@ def smooth_scores(chunks: ChunkColumns, reach: int = REACH) -> NDArray[np.float6
     return np.divide(total, count, out=np.full(len(chunks), np.nan), where=count > 0)
 
 
-def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64]) -> RegionColumns:
+def find_regions(
+    chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64], density: int = 1
+) -> RegionColumns:
     """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at least `STAYS` themselves.
 
     Of a sequence called virus, which is in `virus.fna` as a whole, only a region of at most half of its scored chunks counts.
+    `chunks` may be windows, `density` of them to a chunk: so many more are averaged and wanted, that the bases stay the same.
     """
-    smooth = smooth_scores(chunks)
+    smooth = smooth_scores(chunks, REACH * density)
     inside = smooth >= STAYS  # False where NaN
     begins = inside.copy()
     begins[1:] &= ~(inside[:-1] & (chunks.record[1:] == chunks.record[:-1]))
@@ -83,8 +92,9 @@ def find_regions(chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDAr
     scored_before = np.concatenate([[0], np.cumsum(scored)])  # [chunks + 1]
     n_scored = scored_before[last + 1] - scored_before[first]
     record = chunks.record[first]
-    most = (sequences.call[record] == Call.virus) & (2 * n_scored > sequences.n_scored[record])
-    kept = (n_scored >= FEWEST_SCORED) & ~most
+    all_scored = np.bincount(chunks.record[scored], minlength=len(sequences))
+    most = (sequences.call[record] == Call.virus) & (2 * n_scored > all_scored[record])
+    kept = (n_scored >= fewest_scored(density)) & ~most
     first, last, record, n_scored = first[kept], last[kept], record[kept], n_scored[kept]
 
     scores = chunks.virus_score[scored]
@@ -125,4 +135,5 @@ def _resolution(
     left = np.where(has_before, chunks.start[first] - chunks.start[before], chunks.start[first] - 1)
     right = np.where(has_after, chunks.end[after] - chunks.end[last], lengths[record] - chunks.end[last])
     step = chunks.start[np.minimum(first + 1, len(chunks) - 1)] - chunks.start[first]  # first has a successor: >= 3 chunks
-    return np.maximum(np.maximum(left, right), step)
+    half = (chunks.end[first] - chunks.start[first] + 1) // 2
+    return np.maximum(np.maximum(left, right), np.maximum(step, half))

@@ -4,11 +4,39 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from virnucpro.commands.options import Compile, Precision, one_of
+
+ModelShape = one_of("ModelShape", ("3B", "650M", "mini", "tiny"))
+SequenceLengths = one_of("SequenceLengths", ("500bp", "reads", "mix"))
+Rival = one_of("Rival", ("original",))
 
 
-def run_benchmark_command(output: Path | None, **options: Any) -> int:
-    """Choices and steps to standard error as they come, the table to standard output; 0."""
+def benchmark(
+    model_shape: Annotated[ModelShape, typer.Option("--model-shape", help="Random weights of this shape.")] = ModelShape("3B"),
+    lengths: Annotated[SequenceLengths, typer.Option("--lengths", help="Of the random sequences.")] = SequenceLengths("500bp"),
+    precision: Annotated[Precision, typer.Option("--precision", help="As for predict.")] = Precision.auto,
+    compile: Annotated[Compile, typer.Option("--compile", help="As for predict.")] = Compile.auto,
+    against: Annotated[
+        Rival | None, typer.Option("--against", help="Run fair-esm in fp32 at 2,048 tokens a batch beside it.", show_default=False)
+    ] = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Sequences of the whole run.", show_default=False)] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=512, metavar="TOKENS", show_default=False,
+                                                   help="Tokens in a batch.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Measure the CPU, GPU or not.")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", metavar="FILE", help="Also as JSON.", show_default=False)] = None,
+) -> None:
+    """Measure this machine. The matrix-product ceiling, each encoder, and a whole run."""
+    run_benchmark_command(
+        output, model_shape=model_shape.value, lengths=lengths.value, precision=precision.value, compile=compile.value,
+        against=against.value if against else None, frames=frames, batch_tokens=batch_size, cpu=cpu)  # fmt: skip
+
+
+def run_benchmark_command(output: Path | None, **options: Any) -> None:
+    """Choices and steps to standard error as they come, the table to standard output."""
     from virnucpro.benchmark import BenchmarkSettings, closing_lines, run_benchmark, table
 
     result = run_benchmark(BenchmarkSettings(**options), lambda line: print(line, file=sys.stderr, flush=True))
@@ -20,4 +48,3 @@ def run_benchmark_command(output: Path | None, **options: Any) -> int:
         print(line)
     if output is not None:
         output.write_text(json.dumps(result, indent=1) + "\n")
-    return 0

@@ -3,6 +3,10 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from virnucpro import api
 
 
 def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
@@ -17,3 +21,10 @@ def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
     handler.setFormatter(logging.Formatter("%(message)s"))
     handler.setLevel(logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO)
     logger.addHandler(handler)
+
+
+def show(result: api.Result, quiet: bool) -> None:
+    """The calls, the best hits and where the files are, on standard output."""
+    from virnucpro.reporting.console import show_outcome
+
+    show_outcome(result, quiet)

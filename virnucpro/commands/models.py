@@ -4,36 +4,51 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from virnucpro.commands.console import console_logging
 
+models = typer.Typer(help="List, download, import and verify models.")
 
-def run_list() -> int:
+
+@models.command("list")
+def models_list() -> None:
+    """What is installed, and where."""
     from virnucpro.models.published import list_models
 
     rows = [("model", "state", "chunk", "where", "what")]
     rows += [(row.name, row.state, str(row.chunk_length), row.where, row.what) for row in list_models()]
     _print_columns(rows)
-    return 0
 
 
-def run_download(name: str, to: Path | None) -> int:
+@models.command("download")
+def models_download(
+    name: Annotated[str, typer.Argument(help="500 or 300.", show_default=False)],
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro.")] = None,
+) -> None:
+    """Fetch a published model (13 GB), checked and converted once; goes on where it was interrupted."""
     from virnucpro.models.published import download
 
     console_logging(False, False, True)
     print(download(name, to, _say))
-    return 0
 
 
-def run_import(path: Path, name: str | None) -> int:
+@models.command("import")
+def models_import(
+    path: Annotated[Path, typer.Argument(help="The original's .pth, a .safetensors, or an encoder's directory.", show_default=False)],
+    name: Annotated[str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")] = None,
+) -> None:
+    """Take a model that was brought by other means; nothing in it is executed."""
     from virnucpro.models.published import import_model
 
     print(import_model(path, name, _say))
-    return 0
 
 
-def run_verify(name: str) -> int:
-    """0 when the model gives the published figures, 1 when it does not."""
+@models.command("verify")
+def models_verify(name: Annotated[str, typer.Argument(help="500, 300, or any installed bundle.", show_default=False)]) -> None:
+    """Compare an installed model with the published figures on this machine, in every precision it has."""
     from virnucpro.models.verify import verify_model
 
     verification = verify_model(name, _say)
@@ -41,28 +56,30 @@ def run_verify(name: str) -> int:
         print(line)
     if not verification.passed:
         print(f"{name}: not passed")
-    elif verification.record is None:
+        raise typer.Exit(1)
+    if verification.record is None:
         print(f"{name}: its files are whole; no figures of it were published to compare with")
     else:
         print(f"{name}: passed, signed off in {verification.record}")
-    return 0 if verification.passed else 1
 
 
-def run_doctor(directory: Path | None) -> int:
-    """1 when something keeps VirNucPro from working."""
+def doctor(
+    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where results would go.", show_default=False)] = None,
+) -> None:
+    """Look this machine over. A verdict a line, and a fix where one is needed."""
     from virnucpro.doctor import PROBLEM, check_all, worst
 
     checks = check_all(directory)
     for check in checks:
         print(f"{check.verdict:8} {check.name:12} {check.found}" + (f" -> {check.fix}" if check.fix else ""))
-    return 1 if worst(checks) == PROBLEM else 0
+    raise typer.Exit(1 if worst(checks) == PROBLEM else 0)
 
 
-def run_citation(as_bibtex: bool) -> int:
-    from virnucpro import citation
+def citation(bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX.")] = False) -> None:
+    """What to cite."""
+    from virnucpro import citation as works
 
-    print(citation.bibtex() if as_bibtex else citation.text())
-    return 0
+    print(works.bibtex() if bibtex else works.text())
 
 
 def _say(line: str) -> None:

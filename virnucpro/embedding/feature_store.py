@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors.numpy import save
+from safetensors.torch import load_file
 
 from virnucpro.errors import StoreError
 
@@ -118,7 +119,7 @@ class FeatureStore:
             ) from error
 
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(index, rows) of each shard on disk, verified again; raises StoreError on damage since `load`."""
+        """(index, rows) of each shard on disk, verified again, memory-mapped; raises StoreError on damage since `load`."""
         self.flush()
         for path in self._shards():
             try:
@@ -134,8 +135,8 @@ class FeatureStore:
         return sorted(self.directory.glob("*.safetensors"))
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        content = load_file(path)
-        index, rows = content["index"], content["rows"]
+        content = load_file(path)  # torch's, which maps the file instead of reading it
+        index, rows = content["index"].numpy(), content["rows"].numpy()
         if rows.shape != (len(index), self.width) or rows.dtype != self.dtype:
             raise ValueError(f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width {self.width}")
         if path.stem.rpartition("-")[2] != _checksum(index, rows):

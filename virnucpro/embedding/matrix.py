@@ -37,7 +37,7 @@ def check_room(directory: Path, needed: int, option: str = "--output-dir") -> No
     if needed > free:
         raise StoreError(
             f"{directory}: {needed / 1e9:.1f} GB wanted for features, {free / 1e9:.1f} GB free; "
-            f"make room, choose another {option}, or keep less with --features float16"
+            f"make room, choose another {option}, or keep less with --features float16 or none"
         )
 
 

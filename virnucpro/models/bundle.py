@@ -21,14 +21,14 @@ from typing import Any
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.models.files import directory_digest, file_digest, models_dir
 from virnucpro.models.parts import Part, parse_part
-from virnucpro.settings import Choice, ModelSettings
+from virnucpro.settings import SHORTEST_CHUNK, Choice, ModelSettings
 
 PARTS = ("esm2", "dnabert_s", "classifier")
 OPTIONS = {"esm2": "--esm-model", "dnabert_s": "--dna-model", "classifier": "--classifier"}
 FRAME_POLICIES = ("open", "longest")
 CLASSES = ("others", "virus")
-SHORTEST_CHUNK = 30
 PUBLISHED = {"500": 500, "300": 300}  # name -> chunk length
+FULL_ONE = "; the full model is 500"
 MINI = Path(__file__).parent / "mini"
 
 
@@ -162,9 +162,9 @@ def base_spec(model: str | None, parts: dict[str, Part]) -> tuple[BundleSpec, st
         return BundleSpec("custom", length, parts), "all parts given" + (f", chunks of --model {model}" if model else "")
     pinned = os.environ.get("VIRNUCPRO_MODEL")
     if model is not None:
-        return named_spec(model), "as asked for"
+        return named_spec(model), "as asked for" + (FULL_ONE if model == "mini" else "")
     if pinned:
-        return named_spec(pinned), "VIRNUCPRO_MODEL"
+        return named_spec(pinned), "VIRNUCPRO_MODEL" + (FULL_ONE if pinned == "mini" else "")
     if installed("500"):
         return named_spec("500"), "the full model is installed"
     return named_spec("mini"), "shipped with the package; `virnucpro models download 500` gets the full model"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -19,6 +20,17 @@ from virnucpro.models.weights import load_restricted, read_state_dict
 
 TENSORS = ("hidden_layer.weight", "hidden_layer.bias", "bn1.weight", "bn1.bias", "bn1.running_mean", "bn1.running_var",
            "output_layer.weight", "output_layer.bias")
+
+
+class Rows(Protocol):
+    """Feature rows [n, width], read a slice at a time: an array, a tensor, or rows that lie elsewhere."""
+
+    @property
+    def shape(self) -> Any: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: slice) -> Any: ...
 
 
 class MLPClassifier(nn.Module):
@@ -59,16 +71,15 @@ class Classifier:
         return self.tensors["hidden_layer.weight"].shape[1]
 
     @torch.inference_mode()
-    def scores(self, features: np.ndarray | torch.Tensor) -> np.ndarray:
+    def scores(self, features: Rows) -> np.ndarray:
         """Softmax scores float32 [n, 2] (others, virus) of features [n, width]; NaN for a row that is not finite."""
-        rows = torch.as_tensor(features)
-        if rows.ndim != 2 or rows.shape[1] != self.width:
-            raise ModelError(f"features of shape {tuple(rows.shape)} do not fit a classifier of width {self.width}")
-        out = np.empty((len(rows), 2), np.float32)
+        if len(features.shape) != 2 or features.shape[1] != self.width:
+            raise ModelError(f"features of shape {tuple(features.shape)} do not fit a classifier of width {self.width}")
+        out = np.empty((len(features), 2), np.float32)
         size = block_rows()
         block = torch.zeros(size, self.width)
-        for start in range(0, len(rows), size):
-            part = rows[start:start + size]
+        for start in range(0, len(features), size):
+            part = torch.as_tensor(features[start:start + size])
             block[:len(part)] = part
             out[start:start + len(part)] = self._block(block)[:len(part)].numpy()
         return out

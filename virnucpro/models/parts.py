@@ -5,7 +5,10 @@ does not know what a part computes.
 """
 from __future__ import annotations
 
+import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,14 +93,27 @@ class Part:
 
         wanted = " ".join(FILES[self.kind])
         try:
-            names = HfApi().list_repo_files(self.hub, revision=self.revision)
-            weights = WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else WEIGHTS[1]
-            self._snapshot(allow_patterns=PATTERNS + weights)
+            with _without_retries_told():
+                names = HfApi().list_repo_files(self.hub, revision=self.revision)
+                weights = WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else WEIGHTS[1]
+                self._snapshot(allow_patterns=PATTERNS + weights)
         except Exception as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ModelError(f"{self}: not on this machine and not to be had from the hub ({type(error).__name__}: {reason:.120}); "
                              f"put its {wanted} and model.safetensors or pytorch_model.bin into "
                              f"{models_dir() / self.hub.replace('/', '--')}, or name a directory") from None
+
+
+@contextmanager
+def _without_retries_told() -> Iterator[None]:
+    """The hub's client logs every attempt of many; what is said in the end says it all."""
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def parse_part(kind: str, value: object, base: Path) -> Part:

@@ -93,7 +93,8 @@ def list_models() -> list[Row]:
         name = file.parent.name
         if name not in PUBLISHED:
             state = "installed" if installed(name) else "incomplete"
-            rows.append(Row(name, state, read_spec(file.parent).chunk_length, str(file.parent), "your own"))
+            hint = "your own" if state == "installed" else "your own; virnucpro models download 500 brings the encoders"
+            rows.append(Row(name, state, read_spec(file.parent).chunk_length, str(file.parent), hint))
     return rows
 
 
@@ -136,6 +137,7 @@ def import_model(path: Path | str, name: str | None = None, log: Log = lambda li
         if Path(bundle).name != bundle or bundle.startswith("."):
             raise UsageError(f"--name {bundle}: a plain name, without slashes or a leading dot")
         length = known.chunk_length if known else 300 if "300" in bundle else 500
+        _check_width(path)
         _place_classifier(path, bundle, models_dir(), known.blob_id if known else "imported", log)
         _write_bundle(bundle, length, models_dir())
         missing = [part.folder for part in ENCODERS if not is_whole(models_dir() / part.folder)]
@@ -236,6 +238,16 @@ def _download_classifier(model: Published, home: Path, log: Log) -> None:
                          f"{offline_help(model.name, home)}") from None
     _place_classifier(arrived, model.name, home, model.blob_id, log)
     arrived.unlink()
+
+
+def _check_width(source: Path) -> None:
+    """Raises ModelError where a classifier was trained with other encoders than the published ones."""
+    from virnucpro.models.classifier import Classifier
+
+    given, wanted = Classifier.load(source).width, sum(part.shape["hidden_size"] for part in ENCODERS)
+    if given != wanted:
+        raise ModelError(f"{source}: takes {given} features, the published encoders give {wanted}; use it with its own encoders "
+                         "(--classifier, --esm-model, --dna-model)")
 
 
 def _place_classifier(source: Path, name: str, home: Path, origin: str, log: Log) -> None:

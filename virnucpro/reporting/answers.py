@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from virnucpro.calling.calibration import Calibration, prevalence_by_source
 from virnucpro.calling.columns import ChunkColumns, FrameColumns, RecordColumns, SequenceColumns
-from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences
+from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.regions import RegionColumns, find_regions, note_regions
 
 FULL_MODEL = "500"
@@ -44,6 +44,7 @@ class Answers:
     sequences: SequenceColumns
     regions: RegionColumns
     prevalence: Mapping[str, float] = field(default_factory=dict)  # by source: what the fdr assumes
+    windows: ChunkColumns | None = None  # of --stride: what the regions rest on; frames and chunks are without them
 
     @property
     def model_label(self) -> str:
@@ -64,10 +65,14 @@ def assemble(
 ) -> Answers:
     """Calls from a frame table and its scores [frames, 2] (others, virus); rows of `failed` frames are ignored."""
     records = record_columns(record_table)
-    frames = frame_columns(frame_table, scores, failed)
+    frames, windows = frame_columns(frame_table, scores, failed), None
+    if rules.stride:
+        of_window = frames.chunk > records.n_chunks[frames.record]
+        windows = call_windows(frames.take(of_window), records, rules.chunk_length, rules.stride)
+        frames = frames.take(~of_window)
     chunks = call_chunks(frames, records, rules.chunk_length)
     sequences = call_sequences(chunks, records, rules, calibration, prevalence)
-    regions = find_regions(chunks, sequences, records.length)
+    regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density)
     note_regions(sequences, regions)
     sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
     used: dict[str, float] = {}
@@ -82,7 +87,7 @@ def assemble(
     return Answers(
         inputs=sources, model=model, rules=rules, names=_text(record_table, "name"),
         record_notes=_text(record_table, "notes"), records=records, frames=frames, chunks=chunks, sequences=sequences,
-        regions=regions, prevalence=used,
+        regions=regions, prevalence=used, windows=windows,
     )  # fmt: skip
 
 

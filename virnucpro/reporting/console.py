@@ -4,6 +4,7 @@
 """
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from virnucpro.errors import Failure
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import counts
+
+log = logging.getLogger(__name__)
 
 TOP = 10  # hits shown
 CALL_PHRASES = {"virus": "virus", "non_virus": "non-virus", "ambiguous": "ambiguous", "not_scored": "not scored"}
@@ -31,14 +34,17 @@ class OutcomeLike(Protocol):
 
 
 def show_outcome(outcome: OutcomeLike, quiet: bool = False, console: Console | None = None) -> None:
-    """Print the summary of a finished run; quiet prints nothing."""
-    if quiet or outcome.answers is None:
+    """Print the summary of a finished run, and log what failed; quiet prints nothing."""
+    if outcome.answers is None:
         return
-    console = console or Console(highlight=False, soft_wrap=False)
-    console.print(summary(outcome.outputs, outcome.answers, outcome.failures))
+    if not quiet:
+        (console or Console(highlight=False, soft_wrap=False)).print(summary(outcome.outputs, outcome.answers))
+    if outcome.failures:
+        first, more = outcome.failures[0], len(outcome.failures) - 1
+        log.warning("failed: %s: %s%s; see %s", first.path, first.reason, f" ({more} more)" if more else "", outcome.outputs.failed_files)
 
 
-def summary(outputs: Outputs, answers: Answers, failures: tuple[Failure, ...] = ()) -> RenderableType:
+def summary(outputs: Outputs, answers: Answers) -> RenderableType:
     """The calls in one line, the best hits as a table, the files to open next."""
     number = counts(answers)
     calls = Text("\n")
@@ -50,10 +56,6 @@ def summary(outputs: Outputs, answers: Answers, failures: tuple[Failure, ...] = 
     if number["virus"]:
         parts += [Text(""), _hits(answers)]
     parts += [Text(""), _files(outputs, bool(number["virus"]), bool(number["regions"]))]
-    if failures:
-        first = failures[0]
-        more = f" and {len(failures) - 1} more" if len(failures) > 1 else ""
-        parts.append(Text(f"failed: {first.path}: {first.reason}{more}; see {outputs.failed_files}", "red"))
     return Group(*parts)
 
 

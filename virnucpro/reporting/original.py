@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnucpro.errors import StoreError, one_line
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs, writing
 from virnucpro.reporting.tables import SLICE, chunk_ids, frame_ids, frame_labels
@@ -39,6 +40,22 @@ def write_prediction_results(path: Path, answers: Answers, rows: NDArray[np.int6
         for part in _parts(rows):
             columns = frame_ids(answers, part), frame_labels(answers, part)
             write_lines(stream, [*columns, shortest(frames.others[part]), shortest(frames.virus[part])])
+
+
+def read_scores(outputs: Outputs) -> tuple[list[str], NDArray[np.float32]]:
+    """Frame ids, and scores [n, 2] to the last bit, of every `prediction_results.txt`, input after input."""
+    import pyarrow.csv
+
+    types = {"Sequence_ID": pa.string(), "score1": pa.float32(), "score2": pa.float32()}
+    parse = pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False)
+    convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
+    paths = [outputs.prediction_results(stem) for stem in outputs.stems]
+    try:
+        tables = [pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert) for path in paths]
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(f"{outputs.directory}: its scores cannot be read ({one_line(error)}); run predict again") from error
+    table = pa.concat_tables(tables)
+    return table["Sequence_ID"].to_pylist(), np.column_stack([table["score1"].to_numpy(), table["score2"].to_numpy()])
 
 
 def write_highest_scores(path: Path, answers: Answers, rows: NDArray[np.int64]) -> None:

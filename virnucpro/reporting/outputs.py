@@ -10,9 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from virnucpro.errors import VirNucProError
+
+if TYPE_CHECKING:
+    from virnucpro.settings import PredictSettings
 
 LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
 
@@ -45,6 +48,11 @@ class Outputs:
     directory: Path
     stems: tuple[str, ...] = ()
     table_format: str = "tsv"  # or "parquet": contigs, chunks and frames then end in .parquet
+
+    @classmethod
+    def of(cls, settings: PredictSettings) -> Outputs:
+        """The paths of a run with these settings."""
+        return cls(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
 
     @property
     def contigs(self) -> Path:

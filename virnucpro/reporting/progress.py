@@ -135,7 +135,7 @@ class LineDisplay(Display):
 
     def embedding(self, encoder: str, batches: int, processes: int) -> None:
         super().embedding(encoder, batches, processes)
-        log.info("%s: %d batches", self.counters.stage, batches)
+        log.info("%s: %d batch%s", self.counters.stage, batches, "" if batches == 1 else "es")
 
     def _run(self) -> None:
         while not self._over.wait(self._every):

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.columns import CALL_WORDS, Call, Note
-from virnucpro.calling.consensus import best_first, chunk_offsets
+from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns, Note
+from virnucpro.calling.consensus import CallRules, best_first
+from virnucpro.calling.regions import fewest_scored
 from virnucpro.reporting import charts
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.citation import CITATIONS
@@ -28,10 +29,11 @@ MOST_TRACKS = 12
 MOST_REGIONS = 100
 MOST_REGION_TRACKS = 8
 MOST_INPUTS = 100
-MOST_FAILURES = 50
+MOST_FAILURES = 10
 MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
+PARTS = {"esm2": "ESM-2", "dnabert_s": "DNABERT-S"}
 NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")  # stand elsewhere
 
 # Why a sequence has no call: the first of its notes that says so.
@@ -99,6 +101,7 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "track_chunks": TRACK_CHUNKS,
         "regions": regions(answers),
         "region_tracks": region_tracks(answers),
+        "region_basis": region_basis(answers.rules),
         "inputs": inputs(answers),
         "failures": failures[:MOST_FAILURES],
         "n_failures": len(failures),
@@ -148,19 +151,26 @@ def hit(answers: Answers, row_and_notes: tuple[int, str]) -> dict[str, Any]:
 def tracks(answers: Answers, hits: NDArray[np.int64]) -> list[dict[str, Any]]:
     """The course of the scores along the best hits that are long enough to have one."""
     enough = answers.sequences.n_scored[hits] >= TRACK_CHUNKS
-    return [_track(answers, row) for row in hits[enough][:MOST_TRACKS].tolist()]
+    return [_track(answers, row, answers.chunks) for row in hits[enough][:MOST_TRACKS].tolist()]
 
 
 def region_tracks(answers: Answers) -> list[dict[str, Any]]:
     """The same for the sequences with the best virus-like regions, the regions marked."""
     order = np.argsort(-answers.regions.mean_score, kind="stable")
     best = list(dict.fromkeys(answers.regions.record[order].tolist()))[:MOST_REGION_TRACKS]
-    return [_track(answers, row) for row in best]
+    course = answers.chunks if answers.windows is None else answers.windows
+    return [_track(answers, row, course) for row in best]
 
 
-def _track(answers: Answers, row: int) -> dict[str, Any]:
-    first, last = chunk_offsets(answers.records)[row : row + 2]
-    chunks, regions = answers.chunks, answers.regions
+def region_basis(rules: CallRules) -> str:
+    """How much of what a region is made of, in words."""
+    fewest = fewest_scored(rules.density)
+    return f"{fewest} scored windows ({rules.chunk_length} bases, every {rules.stride})" if rules.stride else f"{fewest} scored chunks"
+
+
+def _track(answers: Answers, row: int, chunks: ChunkColumns) -> dict[str, Any]:
+    first, last = np.searchsorted(chunks.record, (row, row + 1))
+    regions = answers.regions
     edges = np.append(chunks.start[first:last] - 1, chunks.end[last - 1]).astype(float)
     mine = np.flatnonzero(regions.record == row)
     spans = list(zip(regions.start[mine].tolist(), regions.end[mine].tolist(), strict=True))
@@ -193,21 +203,23 @@ def inputs(answers: Answers) -> list[dict[str, Any]]:
 
 def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ran on what, as name and value; only what is known."""
-    model, rules = record.get("model", {}), answers.rules
+    model, rules, choices = record.get("model", {}), answers.rules, {choice["name"]: choice for choice in record.get("choices", ())}
     rows: list[tuple[str, Any]] = [
         ("Version", record.get("version")),
         ("Command", _words(["virnucpro", *record.get("command", ())[1:]])),
         ("Finished", record.get("finished")),
         ("Model", answers.model_label),
+        ("Model: why this one", choices.pop("model", {}).get("reason")),
         *((f"Model: {name}", value) for name, value in _flat(model) if name.split()[0] not in NOT_SHOWN),
         ("Chunk length", f"{rules.chunk_length} bases"),
         ("Called virus from", rules.points.virus),
         ("Ambiguous from", rules.points.relaxed),
         ("Short sequences called", "yes" if rules.allow_short else "no"),
+        ("Regions from windows", f"every {rules.stride} bases" if rules.stride else None),
         ("Device", record.get("device")),
-        ("Processes", record.get("processes")),
+        ("Processes", None if "processes" in choices else record.get("processes")),
         *((f"Prevalence assumed for fdr: {source}", f"{share:.4f}") for source, share in list(answers.prevalence.items())[:MOST_INPUTS]),
-        *(_choice(choice) for choice in record.get("choices", ())),
+        *(_choice(choice) for choice in choices.values()),
         *((f"Seconds: {stage}", f"{seconds:.1f}") for stage, seconds in record.get("seconds", {}).items()),
     ]  # fmt: skip
     return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
@@ -223,7 +235,7 @@ def _flat(model: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
     """The facts on a model, one a line, parts of parts as well."""
     rows = []
     for key, value in model.items():
-        name = f"{above} {key}".strip().replace("_", " ")
+        name = f"{above} {PARTS.get(key, key.replace('_', ' '))}".strip()
         rows += _flat(value, name) if isinstance(value, Mapping) else [(name, _words(value))]
     return rows
 

@@ -1,4 +1,5 @@
-"""Lengths -> chunks. The original's overlapping cut (SPEC 2), in closed form, for any number of sequences at once.
+"""Lengths -> chunks. The original's overlapping cut (SPEC 2), in closed form, for any number of sequences at once; and
+the denser windows of `--stride`, on which nothing but the regions of long sequences rests.
 
 Knows numbers only.
 """
@@ -7,6 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+
+FEWEST_CHUNKS = 3  # from which on a sequence can have a region, and so has windows
 
 
 class Spans(NamedTuple):
@@ -35,6 +38,30 @@ def all_spans(lengths: np.ndarray, chunk_length: int) -> Spans:
     q, r = np.divmod(counts * chunk_length - lengths, np.maximum(counts, 1))
     start = k * (chunk_length - q)[sequence] - np.minimum(k, (q + r)[sequence])
     return Spans(sequence, k + 1, start, np.minimum(start + chunk_length, lengths[sequence]))
+
+
+def all_windows(lengths: np.ndarray, chunk_length: int, stride: int) -> Spans:
+    """Windows of `chunk_length` every `stride` bases, and one at the end, of every sequence of `FEWEST_CHUNKS` chunks or more.
+
+    Shorter ones have none. `chunk` counts on from the sequence's chunks: n_chunks + 1, n_chunks + 2, ...
+    """
+    lengths = np.asarray(lengths, dtype=np.int64)
+    chunks = n_chunks(lengths, chunk_length)
+    counts = np.where(chunks >= FEWEST_CHUNKS, -(-(lengths - chunk_length) // stride) + 1, 0)
+    sequence = np.repeat(np.arange(len(lengths)), counts)
+    k = np.arange(len(sequence)) - np.repeat(np.cumsum(counts) - counts, counts)
+    start = np.minimum(k * stride, (lengths - chunk_length)[sequence])
+    return Spans(sequence, chunks[sequence] + k + 1, start, start + chunk_length)
+
+
+def chunks_and_windows(lengths: np.ndarray, chunk_length: int, stride: int) -> Spans:
+    """Of each sequence its chunks and then its windows; stride 0: its chunks alone."""
+    spans = all_spans(lengths, chunk_length)
+    if not stride:
+        return spans
+    both = [np.concatenate(pair) for pair in zip(spans, all_windows(lengths, chunk_length, stride), strict=True)]
+    order = np.argsort(both[0], kind="stable")
+    return Spans(*(column[order] for column in both))
 
 
 def chunk_spans(length: int, chunk_length: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from virnucpro.sequences.chunks import all_spans
+from virnucpro.sequences.chunks import all_spans, all_windows, chunks_and_windows
 from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.reader import Record
 from virnucpro.sequences.tokens import Tokenizers
@@ -22,7 +22,7 @@ _G_BUT_NOT_C = np.uint8(ord("G") ^ ord("C"))
 
 FRAME_SCHEMA = pa.schema([
     ("record", pa.int64()),  # row of the table of records
-    ("chunk", pa.int32()),  # from 1
+    ("chunk", pa.int32()),  # from 1; beyond the record's n_chunks: a window of --stride
     ("frame", pa.int8()),  # 0..5 = F1 F2 F3 R1 R2 R3
     ("start", pa.int64()),  # 1-based, inclusive, forward strand of the record: the codons read
     ("end", pa.int64()),
@@ -62,6 +62,7 @@ class FrameRules:
     chunk_length: int
     frame_policy: str = "open"
     min_length: int = 0
+    stride: int = 0  # bases between the windows of long sequences, for their regions; 0: no windows
 
 
 def record_row(input_index: int, record: Record, rules: FrameRules) -> dict:
@@ -92,44 +93,45 @@ class Block:
     complete: int  # no later block has chunks of the rows before this one
 
 
-def blocks(records: Iterable[tuple[int, bytes]], chunk_length: int) -> Iterator[Block]:
-    """(row, sequence) of records -> blocks of about BLOCK_BASES; a longer record is spread over several."""
+def blocks(records: Iterable[tuple[int, bytes]], chunk_length: int, stride: int = 0) -> Iterator[Block]:
+    """(row, sequence) of records -> blocks of about BLOCK_BASES of chunks; a longer record is spread over several."""
+    room = BLOCK_BASES * stride // (stride + chunk_length) if stride else BLOCK_BASES  # windows hold bases many times
     rows: list[int] = []
     parts: list[bytes] = []
     size = 0
     for row, sequence in records:
-        if len(sequence) > BLOCK_BASES:
+        if len(sequence) > room:
             if rows:
-                yield _block(rows, parts, chunk_length)
+                yield _block(rows, parts, chunk_length, stride)
             rows, parts, size = [], [], 0
-            yield from _blocks_of_one(row, sequence, chunk_length)
+            yield from _blocks_of_one(row, sequence, chunk_length, stride)
             continue
         rows.append(row)
         parts.append(sequence)
         size += len(sequence)
-        if size >= BLOCK_BASES or len(rows) >= BLOCK_RECORDS:
-            yield _block(rows, parts, chunk_length)
+        if size >= room or len(rows) >= BLOCK_RECORDS:
+            yield _block(rows, parts, chunk_length, stride)
             rows, parts, size = [], [], 0
     if rows:
-        yield _block(rows, parts, chunk_length)
+        yield _block(rows, parts, chunk_length, stride)
 
 
-def _block(rows: list[int], parts: list[bytes], chunk_length: int) -> Block:
+def _block(rows: list[int], parts: list[bytes], chunk_length: int, stride: int) -> Block:
     lengths = np.fromiter(map(len, parts), dtype=np.int64, count=len(parts))
-    spans = all_spans(lengths, chunk_length)
+    spans = chunks_and_windows(lengths, chunk_length, stride)
     before = (np.cumsum(lengths) - lengths)[spans.sequence]
     record = np.array(rows, dtype=np.int64)[spans.sequence]
     return Block(b"".join(parts), record, spans.chunk, spans.start + before, spans.end + before, -before, rows[-1] + 1)
 
 
-def _blocks_of_one(row: int, sequence: bytes, chunk_length: int) -> Iterator[Block]:
-    spans = all_spans(np.array([len(sequence)]), chunk_length)
-    step = max(BLOCK_BASES // chunk_length, 1)
-    for i in range(0, len(spans.chunk), step):
-        chunk, start, end = spans.chunk[i : i + step], spans.start[i : i + step], spans.end[i : i + step]
-        first = int(start[0])
-        same = np.full(len(chunk), row, dtype=np.int64)
-        yield Block(sequence[first : int(end[-1])], same, chunk, start - first, end - first, np.full(len(chunk), first), row)
+def _blocks_of_one(row: int, sequence: bytes, chunk_length: int, stride: int) -> Iterator[Block]:
+    length, step = np.array([len(sequence)]), max(BLOCK_BASES // chunk_length, 1)
+    for spans in (all_spans(length, chunk_length), *([all_windows(length, chunk_length, stride)] if stride else [])):
+        for i in range(0, len(spans.chunk), step):
+            chunk, start, end = spans.chunk[i : i + step], spans.start[i : i + step], spans.end[i : i + step]
+            first = int(start[0])
+            same = np.full(len(chunk), row, dtype=np.int64)
+            yield Block(sequence[first : int(end[-1])], same, chunk, start - first, end - first, np.full(len(chunk), first), row)
 
 
 def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordBatch:

@@ -54,14 +54,16 @@ class FrameTable:
         return len(self.frames)
 
     def frame_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2)."""
+        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2); of those of windows `{name}_window_{k}...`."""
         start, stop, _ = slice(start, stop).indices(len(self))
         if start >= stop:
             return []
         rows = self.frames.data.table.slice(start, stop - start)
         names = self.records["name"].take(rows["record"]).to_pylist()
         chunks, frames = rows["chunk"].to_pylist(), rows["frame"].to_pylist()
-        return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" for n, c, f in zip(names, chunks, frames, strict=True)]
+        own = self.records["n_chunks"].take(rows["record"]).to_pylist() if self.rules.stride else chunks
+        return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" if c <= last else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
+                for n, c, f, last in zip(names, chunks, frames, own, strict=True)]
 
 
 def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None = None,
@@ -218,5 +220,6 @@ def _explained(root: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT):
             reason = "no space left for the table of frames; free some, or name another --cache-dir"
         else:
-            reason = f"the table of frames cannot be written ({one_line(error)}); name another --cache-dir"
+            why = (getattr(error, "strerror", None) or one_line(error)).lower()
+            reason = f"the table of frames cannot be written ({why}); name another --cache-dir"
         raise StoreError(f"{root}: {reason}") from error

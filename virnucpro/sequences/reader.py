@@ -160,14 +160,16 @@ def make_record(title: str, letters: str, number: int) -> Record:
 
 def _problem(letters: str, bad: bytes) -> str:
     """Why letters that are no IUPAC nucleotide codes make a record unanswerable, in one line."""
-    shown = " ".join(sorted({chr(letter) if letter > 32 else f"\\x{letter:02x}" for letter in bad})[:12])
+    found = sorted({chr(letter) if letter > 32 else f"\\x{letter:02x}" for letter in bad})[:12]
+    shown, codes = " ".join(found), "is no nucleotide code" if len(found) == 1 else "are no nucleotide codes"
+    letter = "letter" if len(found) == 1 else "letters"
     if not letters.isascii():
         return f"the sequence holds letters outside ASCII ({shown}); give nucleotides"
     if set(bad) <= set(b"-.~"):
         return f"the sequence holds gaps ({shown}), as in an alignment; remove them"
-    if set(bad) <= set(PROTEIN):
-        return f"the letters {shown} are no nucleotide codes, the sequence looks like protein; give nucleotides"
-    return f"the letters {shown} are no nucleotide codes (IUPAC); correct or remove the record"
+    if set(bad) <= set(PROTEIN) and bad.strip(b"X*"):
+        return f"the {letter} {shown} {codes}, the sequence looks like protein; give nucleotides"
+    return f"the {letter} {shown} {codes} (IUPAC); correct or remove the record"
 
 
 def _text(path: Path) -> TextIO:
@@ -214,11 +216,15 @@ def _fastq(text: TextIO) -> Iterator[tuple[str, str]]:
         for number, (title, letters, _) in enumerate(FastqGeneralIterator(text), start=1):  # noqa: B007
             yield title, letters
     except ValueError as error:
-        raise UnreadableInput(f"FASTQ broken or cut short after {number} intact records: {one_line(error)}") from error
+        raise UnreadableInput(f"FASTQ broken or cut short after {_intact(number)}: {one_line(error)}") from error
 
 
 def _explain(error: BaseException, intact: int) -> str:
     what = {EOFError: "the compressed data are cut short"}.get(type(error), f"the data are damaged ({one_line(error)})")
     if isinstance(error, OSError) and error.errno:
         what = f"reading failed: {os.strerror(error.errno)}"
-    return f"{what}; {intact} intact records were read"
+    return f"{what}; {_intact(intact)} read before that"
+
+
+def _intact(number: int) -> str:
+    return f"{number} intact record{'' if number == 1 else 's'}"

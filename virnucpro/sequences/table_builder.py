@@ -42,7 +42,7 @@ def build(directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers:
                 unreadable.append((i, str(error)))
 
     with rows, _Stream(directory / FRAMES, _with_features(FRAME_SCHEMA)) as frames:
-        for block in blocks(sequences(), rules.chunk_length):
+        for block in blocks(sequences(), rules.chunk_length, rules.stride):
             batch = frame_batch(block, rules.frame_policy, tokenizers)
             if len(batch):
                 frames.write(batch)

@@ -1,0 +1,76 @@
+"""How long `summarize` takes with features as wide as ESM-2 3B's, and what it spends the time on.
+
+    python benchmarks/summarize.py [FRAMES]
+
+The sequences, the features and the classifier are random: only time is measured here. 1,000,000 frames take 14 GB of disk.
+"""
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from virnucpro import api
+from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.matrix import Part, write_matrix
+from virnucpro.models.bundle import MINI
+from virnucpro.models.random_bundle import random_classifier
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open
+from virnucpro.sequences.reader import find_inputs
+from virnucpro.sequences.tokens import Tokenizers
+
+CHUNK = 500
+WIDTHS = (768, 2560)
+HIDDEN = 512  # units of the published classifiers
+DIFFERENT = 2000  # rows; the others repeat them
+
+
+def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
+    """A finished run of about `frames` frames (two chunks a sequence, one frame a chunk), but for its tables."""
+    rng = np.random.default_rng(0)
+    fasta = folder / "input.fna"
+    letters = rng.choice(np.frombuffer(b"ACGT", np.uint8), 1 << 20).tobytes()
+    with open(fasta, "wb") as file:
+        for i in range(frames // 2):
+            start = (i * 7919) % ((1 << 20) - 1000)
+            file.write(b">s%d\n%s\n" % (i, letters[start : start + 1000]))
+    inputs = find_inputs([fasta])
+    table = build_or_open(inputs, FrameRules(CHUNK, "longest"), Tokenizers(MINI / "esm2", MINI / "dnabert_s"), folder / "cache")
+    outputs = Outputs(folder / "out", ("input",))
+    outputs.prepare()
+    parts = []
+    for width in WIDTHS:
+        store = FeatureStore(folder / f"rows{width}", width)
+        store.load()
+        store.add(np.arange(DIFFERENT), rng.normal(size=(DIFFERENT, width)).astype(np.float32))
+        parts.append(Part(store, rng.integers(0, DIFFERENT, len(table))))
+    write_matrix(outputs.features, table.frame_ids(), parts, {})
+    random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
+    outputs.run_json.write_text(json.dumps({
+        "inputs": list(table.inputs), "failures": [], "exit_code": 0, "retry": 0, "choices": [], "device": "", "processes": 1,
+        "precision": "fp32", "features": "float32", "batch_tokens": {}, "embedding": {}, "seconds": {},
+        "identity": {"--min-length": "0", "--stride": "0", "frames": table.fingerprint, "classifier": ""},
+        "model": {"name": "random", "chunk_length": CHUNK, "frame_policy": "longest", "calibration": None, "sha256": {"classifier": ""},
+                  "classifier": str(folder / "classifier.safetensors"),
+                  "directories": {"esm2": str(MINI / "esm2"), "dnabert_s": str(MINI / "dnabert_s")}},
+    }))  # fmt: skip
+    return table, outputs
+
+
+def main(frames: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table, outputs = made_up(frames, Path(folder))
+        print(f"{len(table):,} frames of {len(table.records):,} sequences, features {outputs.features.stat().st_size / 1e9:.1f} GB")
+        start, cpu = time.perf_counter(), time.process_time()
+        api.summarize(outputs.directory, min_score=0.7, cache_dir=Path(folder) / "cache")
+        print(f"summarize: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of one core")
+        print(json.loads(outputs.run_json.read_text())["seconds"])
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)
