@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from virnucpro.embedding.devices import drop_out, leave, make_accelerator
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.job import ENCODERS, longest_tokens
-from virnucpro.embedding.matrix import Part, read_matrix, write_matrix
+from virnucpro.embedding.matrix import Part, map_rows, write_matrix
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import Failure, StoreError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
@@ -37,7 +38,7 @@ from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
 from virnucpro.results import write_results
 from virnucpro.run_state import WorkPlace
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.sequences.frame_table import FrameIds, FrameTable
 from virnucpro.settings import Choice, PredictSettings
 from virnucpro.stopping import Stopping
 
@@ -111,17 +112,14 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
     failures = [*table.failures, *covered.failures]
     with run.clock.stage("store"):
         run.display.stage("joining features")
-        rows = np.flatnonzero(covered.kept)
-        ids = table.frame_ids()
-        ids = ids if covered.kept.all() else [ids[row] for row in rows]
-        parts = [Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS]
         features = job.outputs.features if settings.features != "none" else run.place.hidden / "features.pt"
-        write_matrix(features, ids, parts, {"name": bundle.name, **bundle.identity()})
-        del ids
+        rows = np.flatnonzero(covered.kept)
+        joined = _join_features(features, rows, job, bundle)
     with run.clock.stage("classify"):
         run.display.stage("classifying")
         scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-        scores[rows] = Classifier.load(bundle.classifier).scores(read_matrix(features)[1])
+        scores[rows] = Classifier.load(bundle.classifier).scores(joined)
+        del rows, joined
     run.display.stage("writing tables and report")
     code = _exit_code(table, covered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())
@@ -135,14 +133,24 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
                    "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
         },
     }  # fmt: skip
+    stores = [work.store for work in job.work.values()]
+    job.work.clear()  # with the plans, 60 bytes a frame that calling may need
+    job.plans.clear()
     calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
     answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration,
                             settings.call, facts, run.clock)  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
-        for work in job.work.values():
-            work.store.remove()
+        for store in stores:
+            store.remove()
         run.place.clear()
     return Outcome(job.outputs, answers, tuple(failures), _for_the_launcher(code, run.world))
+
+
+def _join_features(path: Path, rows: np.ndarray, job: Job, bundle: Bundle) -> np.ndarray:
+    """Write the features of the frames `rows`; [rows, width], memory-mapped."""
+    parts = [Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS]
+    write_matrix(path, FrameIds(job.table, rows), parts, {"name": bundle.name, **bundle.identity()})
+    return map_rows(path, (len(rows), sum(part.store.width for part in parts)), parts[0].store.dtype)
 
 
 def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:
