@@ -42,9 +42,13 @@ def check_room(directory: Path, needed: int, option: str = "--output-dir") -> No
     free = shutil.disk_usage(directory).free
     if needed > free:
         raise StoreError(
-            f"{directory}: {needed / 1e9:.1f} GB wanted for features, {free / 1e9:.1f} GB free; "
+            f"{directory}: {_size(needed)} wanted for features, {_size(free)} free; "
             f"make room, choose another {option}, or keep less with --features float16"
         )
+
+
+def _size(n: int) -> str:
+    return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e3:,.0f} kB"
 
 
 def write_matrix(path: Path, ids: Sequence[str], parts: Sequence[Part], model: Mapping[str, str]) -> None:

@@ -240,5 +240,6 @@ def _explained(root: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT):
             reason = "no space left for the table of frames; free some, or name another --cache-dir"
         else:
-            reason = f"the table of frames cannot be written ({one_line(error)}); name another --cache-dir"
+            what = one_line(getattr(error, "strerror", None) or error)
+            reason = f"the table of frames cannot be written ({what}); name another --cache-dir"
         raise StoreError(f"{root}: {reason}") from error
