@@ -20,7 +20,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from torch.serialization import set_default_mmap_options, skip_data
+from torch.serialization import skip_data
 
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.errors import StoreError
@@ -64,8 +64,7 @@ def write_matrix(path: Path, ids: Sequence[str], parts: Sequence[Part], model: M
     try:
         _write_empty(beside, ids, width, dtype, model)
         if len(ids):
-            with set_default_mmap_options(mmap.MAP_SHARED):
-                matrix = torch.load(beside, mmap=True, weights_only=True)["data"].numpy()
+            matrix = _mapped(beside, (len(ids), width), dtype, "r+")
             column = 0
             for part in parts:
                 _scatter(part, matrix[:, column : column + part.store.width])
@@ -93,9 +92,11 @@ def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:
 
 def map_rows(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     """The data of a `merged_features.pt` that was just written, memory-mapped, without making its ids."""
-    if shape[0] == 0:
-        return np.empty(shape, dtype)
-    return np.memmap(path, dtype, "c", _place_of_data(path)[0], shape)
+    return _mapped(path, shape, dtype, "c") if shape[0] else np.empty(shape, dtype)
+
+
+def _mapped(path: Path, shape: tuple[int, int], dtype: np.dtype, mode: str) -> np.memmap:
+    return np.memmap(path, dtype, mode, _place_of_data(path)[0], shape)
 
 
 def _place_of_data(path: Path) -> tuple[int, int, zipfile.ZipInfo, int]:
