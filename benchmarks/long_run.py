@@ -47,16 +47,17 @@ class StandIn:
 
 
 class Memory(threading.Thread):
-    """The peak of memory that is no file's, by looking every tenth of a second. GiB."""
+    """The peak of memory that is no file's, in each stage, by looking every tenth of a second. GiB."""
 
     def __init__(self):
         super().__init__(daemon=True)
-        self.peak = 0.0
+        self.stage, self.peaks = "", {}
 
     def run(self) -> None:
         while True:
             status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-            self.peak = max(self.peak, sum(int(status[key].split()[0]) for key in ("RssAnon", "RssShmem")) / 2**20)
+            now = sum(int(status[key].split()[0]) for key in ("RssAnon", "RssShmem")) / 2**20
+            self.peaks[self.stage] = max(self.peaks.get(self.stage, 0.0), now)
             time.sleep(0.1)
 
 
@@ -67,22 +68,22 @@ def work(arguments: list[str], out: Path) -> int:
 
     preparation.LOADERS = {"dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0), "esm2": lambda *_: StandIn("esm2", 32, 1)}
     cpu: dict[str, float] = {}
-    Clock.stage = _with_cpu(Clock.stage, cpu)
     memory = Memory()
+    Clock.stage = _observed(Clock.stage, cpu, memory)
     memory.start()
     code = cli.run(arguments)
     used = resource.getrusage(resource.RUSAGE_SELF)
     out.with_suffix(f".{os.environ.get('RANK', 0)}").write_text(json.dumps(
-        {"cpu": used.ru_utime + used.ru_stime, "stages": cpu, "memory": memory.peak, "with files": used.ru_maxrss / 2**20}))
+        {"cpu": used.ru_utime + used.ru_stime, "stages": cpu, "memory": memory.peaks, "with files": used.ru_maxrss / 2**20}))
     return code
 
 
-def _with_cpu(stage, cpu: dict[str, float]):
+def _observed(stage, cpu: dict[str, float], memory: Memory):
     from contextlib import contextmanager
 
     @contextmanager
     def timed(self, name: str):
-        begin = time.process_time()
+        begin, memory.stage = time.process_time(), name
         with stage(self, name):
             yield
         cpu[name] = cpu.get(name, 0.0) + time.process_time() - begin
@@ -111,12 +112,14 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
     facts = json.loads((out / "run.json").read_text())
     used = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e9
     stages = {name: sum(f["stages"].get(name, 0.0) for f in found) for name in found[0]["stages"]}
+    peaks = {name: max(f["memory"].get(name, 0.0) for f in found) for name in found[0]["memory"]}
     steady = sum(stages.values())
     print(f"{frames:,} frames, {facts['counts']['sequences']:,} sequences, {processes} process{'es' * (processes > 1)}: "
           f"{1e6 * steady / frames:.1f} us of CPU a frame, {seconds:.0f} s by the clock; "
-          f"memory {max(f['memory'] for f in found):.2f} GiB, with mapped files {max(f['with files'] for f in found):.2f} GiB; "
+          f"memory {max(peaks.values()):.2f} GiB, with mapped files {max(f['with files'] for f in found):.2f} GiB; "
           f"{used:.1f} GB left on disk")  # fmt: skip
-    print("   us a frame: " + ", ".join(f"{name} {1e6 * value / frames:.2f}" for name, value in stages.items()), flush=True)
+    print("   us a frame: " + ", ".join(f"{name} {1e6 * value / frames:.2f}" for name, value in stages.items()))
+    print("   GiB: " + ", ".join(f"{name} {peak:.2f}" for name, peak in peaks.items() if name), flush=True)
     return frames, steady
 
 

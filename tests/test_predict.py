@@ -76,13 +76,6 @@ def free_port() -> int:
 # --- however it is launched ----------------------------------------------------------------------------------------
 
 
-def test_processes_of_our_own(home, files, alone):
-    run = virnucpro(home, "predict", *files, "-o", "own", *GOLDEN_MODEL, *BATCH, "--num-processes", "2")
-    assert run.returncode == 0, run.stderr.decode()
-    assert facts(home / "own")["processes"] == 2
-    assert_same(home / "own", alone)
-
-
 def test_torchrun_with_more_processes_than_batches(home, files, alone):
     run = virnucpro(home, "predict", *files, "-o", "three", *GOLDEN_MODEL, *BATCH, launcher=torchrun(3), extra=CPU)
     assert run.returncode == 0, run.stderr.decode()
@@ -255,9 +248,10 @@ def test_under_a_launcher_some_wishes_are_refused(home, options, said):
     assert run.returncode == 64 and said in error_line(run)
 
 
-def test_standard_input(home, files, alone):
+def test_standard_input_in_processes_of_our_own(home, files, alone):
     run = virnucpro(home, "predict", "-", "-o", "piped", *GOLDEN_MODEL, *BATCH, "--num-processes", "2", stdin=files[0].read_bytes())
     assert run.returncode == 0, run.stderr.decode()
+    assert facts(home / "piped")["processes"] == 2
     found, expected = features(home / "piped"), features(alone)
     rows = len(found["ids"])
     assert rows and found["ids"] == expected["ids"][:rows] and torch.equal(found["data"], expected["data"][:rows])

@@ -23,7 +23,7 @@ from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.job import ENCODERS, longest_tokens
 from virnucpro.embedding.joined_rows import JoinedRows
-from virnucpro.embedding.matrix import Part, read_matrix, write_matrix
+from virnucpro.embedding.matrix import Part, map_rows, write_matrix
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import Failure, StoreError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
@@ -39,7 +39,7 @@ from virnucpro.reporting.progress import Display
 from virnucpro.reporting.run_record import read_run_json
 from virnucpro.results import write_results
 from virnucpro.run_state import WorkPlace
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.sequences.frame_table import FrameIds, FrameTable
 from virnucpro.settings import Choice, PredictSettings
 from virnucpro.stopping import Stopping
 
@@ -126,7 +126,7 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
         run.display.stage("classifying")
         scores = np.full((len(table), 2), np.nan, dtype=np.float32)
         scores[rows] = Classifier.load(bundle.classifier).scores(features)
-        del features
+        del rows, parts, features
     run.display.stage("writing tables and report")
     code = _exit_code(table, covered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())
@@ -140,22 +140,24 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
                    "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
         },
     }  # fmt: skip
+    stores = [work.store for work in job.work.values()]
+    job.work.clear()  # with the plans, 60 bytes a frame that calling may need
+    job.plans.clear()
     calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
     answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration,
                             settings.call, facts, run.clock)  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
-        for work in job.work.values():
-            work.store.remove()
+        for store in stores:
+            store.remove()
         run.place.clear()
     return Outcome(job.outputs, answers, tuple(failures), _for_the_launcher(code, run.world))
 
 
 def _write_features(job: Job, rows: np.ndarray, parts: list[Part], bundle: Bundle) -> np.ndarray:
-    """`merged_features.pt` of the frames `rows`; its data, memory-mapped."""
-    ids = job.table.frame_ids()
-    ids = ids if len(rows) == len(ids) else [ids[row] for row in rows]
-    write_matrix(job.outputs.features, ids, parts, {"name": bundle.name, **bundle.identity()})
-    return read_matrix(job.outputs.features)[1]
+    """`merged_features.pt` of the frames `rows`; its data [rows, width], memory-mapped."""
+    path = job.outputs.features
+    write_matrix(path, FrameIds(job.table, rows), parts, {"name": bundle.name, **bundle.identity()})
+    return map_rows(path, (len(rows), sum(part.store.width for part in parts)), parts[0].store.dtype)
 
 
 def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:

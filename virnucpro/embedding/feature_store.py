@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 from virnucpro.errors import StoreError
 
 FLUSH_SECONDS = 30.0
-FLUSH_BYTES = 256 << 20
+FLUSH_BYTES = 64 << 20  # a shard is in memory three times while it is written
 
 
 @dataclass(frozen=True, slots=True)

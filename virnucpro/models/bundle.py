@@ -224,4 +224,4 @@ def classifier_width(file: Path) -> int:
                 raise ValueError("header too long")
             return int(json.loads(opened.read(size))["hidden_layer.weight"]["shape"][1])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(f"{file}: not a classifier in safetensors format ({error!r}); give another --classifier") from None
+        raise ModelError(f"{file}: not a classifier in safetensors format ({error}); give another --classifier") from None

@@ -9,6 +9,7 @@ import ctypes
 import json
 import re
 import sys
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,7 +34,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     if path.is_file():
         return (path,)
     if not path.is_dir():
-        raise ModelError(f"{path}: no such model directory or file")
+        raise ModelError(f"{path}: no such model directory or file; name one, or a hub id (owner/name)")
     found = next((path / name for name in WEIGHT_NAMES if (path / name).is_file()), None)
     if found is None:
         raise ModelError(f"{path}: no weights there; put model.safetensors (or its shards with "
@@ -107,7 +108,8 @@ def load_restricted(file: Path, safe_globals: tuple = ()):
     import torch
 
     try:
-        with torch.serialization.safe_globals(list(safe_globals)):
+        with torch.serialization.safe_globals(list(safe_globals)), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles, which are refused below in our words
             try:
                 return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             except RuntimeError:  # files older than the zip format cannot be memory mapped

@@ -31,14 +31,15 @@ def write_fastas(outputs: Outputs, answers: Answers) -> None:
     for i, record in enumerate(regions.record.tolist()):
         region_at.setdefault(record, []).append(i)
     wanted = np.union1d(best, regions.record)
-    called = set(best.tolist())
+    called = np.zeros(len(answers.records), bool)
+    called[best] = True
     place = np.zeros((len(answers.records), 2) if len(best) else (0, 2), np.int64)  # offset and length while waiting
     with (
         tempfile.SpooledTemporaryFile(IN_MEMORY, prefix=LEFTOVER, dir=outputs.directory) as waiting,
         writing(outputs.regions_fasta) as region_stream,
     ):
         for row, sequence in _pick(answers, wanted):
-            if row in called:
+            if called[row]:
                 place[row] = waiting.tell(), len(sequence)
                 waiting.write(sequence)
             for i in region_at.get(row, ()):
@@ -46,7 +47,7 @@ def write_fastas(outputs: Outputs, answers: Answers) -> None:
                 name = f"{answers.names[row].as_py()}_region_{regions.region[i]} {start}-{end}"
                 _write_record(region_stream, name, sequence[start - 1 : end])
         with writing(outputs.virus_fasta) as stream:
-            for row in best.tolist():
+            for row in best:
                 offset, length = place[row].tolist()
                 waiting.seek(offset)
                 _write_record(stream, answers.names[row].as_py(), waiting.read(length))

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it when the columns or their meaning change
 MANIFEST = "manifest.json"
 
-__all__ = ["FrameRules", "FrameTable", "build_or_open", "cache_root", "fingerprint_of", "open_existing"]
+__all__ = ["FrameIds", "FrameRules", "FrameTable", "build_or_open", "cache_root", "fingerprint_of", "open_existing"]
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,32 @@ class FrameTable:
         if start >= stop:
             return []
         rows = self.frames.data.table.slice(start, stop - start)
-        names = self.records["name"].take(rows["record"]).to_pylist()
+        record = rows["record"].to_numpy()
+        first, final = int(record.min()), int(record.max())
+        names = self.records["name"].slice(first, final - first + 1).take(pa.array(record - first)).to_pylist()
         chunks, frames = rows["chunk"].to_pylist(), rows["frame"].to_pylist()
         own = self.records["n_chunks"].take(rows["record"]).to_pylist() if self.rules.stride else chunks
         return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" if c <= last else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
                 for n, c, f, last in zip(names, chunks, frames, own, strict=True)]
+
+
+@dataclass(frozen=True)
+class FrameIds:
+    """The ids of the frames `rows` (int64, ascending) of a table, made as slices of them are asked for."""
+
+    table: FrameTable
+    rows: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, part: slice) -> list[str]:
+        rows = self.rows[part]
+        if len(rows) == 0:
+            return []
+        first = int(rows[0])
+        ids = self.table.frame_ids(first, int(rows[-1]) + 1)
+        return ids if len(ids) == len(rows) else [ids[row - first] for row in rows.tolist()]
 
 
 def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None = None,
@@ -220,6 +242,6 @@ def _explained(root: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT):
             reason = "no space left for the table of frames; free some, or name another --cache-dir"
         else:
-            why = (getattr(error, "strerror", None) or one_line(error)).lower()
+            why = one_line(getattr(error, "strerror", None) or error).lower()
             reason = f"the table of frames cannot be written ({why}); name another --cache-dir"
         raise StoreError(f"{root}: {reason}") from error
