@@ -48,7 +48,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         store = FeatureStore(folder / f"rows{width}", width)
         store.load()
         store.add(np.arange(DIFFERENT), rng.normal(size=(DIFFERENT, width)).astype(np.float32))
-        parts.append(Part(store, rng.integers(0, DIFFERENT, len(table))))
+        parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))  # sorted: written from first to last
     write_matrix(outputs.features, table.frame_ids(), parts, {})
     random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
     outputs.run_json.write_text(json.dumps({
@@ -65,7 +65,8 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
 def main(frames: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table, outputs = made_up(frames, Path(folder))
-        print(f"{len(table):,} frames of {len(table.records):,} sequences, features {outputs.features.stat().st_size / 1e9:.1f} GB")
+        size = outputs.features.stat().st_size / 1e9
+        print(f"{len(table):,} frames of {len(table.records):,} sequences, features {size:.1f} GB", flush=True)
         start, cpu = time.perf_counter(), time.process_time()
         api.summarize(outputs.directory, min_score=0.7, cache_dir=Path(folder) / "cache")
         print(f"summarize: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of one core")

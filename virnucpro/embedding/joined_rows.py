@@ -49,6 +49,7 @@ class _Column:
         shard, row = self._shard[frames], self._row[frames]
         out = np.empty((len(row), self._width), self._dtype)
         for number in np.unique(shard).tolist():
-            here = shard == number
+            here = np.flatnonzero(shard == number)
+            here = here[np.argsort(row[here])]  # a disk likes to be read in order
             out[here] = self._shards[number][row[here]]
         return out
