@@ -117,8 +117,11 @@ def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
         package.predict(fasta, output_dir=home / "denser", stride=500, **options)
 
 
-def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, strict):
-    again = package.predict(fasta, output_dir=home / "loose", **options)
+@pytest.mark.parametrize("scores_are_there", [True, False])
+def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, strict, scores_are_there):
+    again = package.predict(fasta, output_dir=home / "loose", force=True, **options)
+    if not scores_are_there:  # then from the features
+        again.outputs.prediction_results("few").unlink()
     package.summarize(again.directory, min_score=0.7, cache_dir=home / "cache")
     assert tables(again.directory) == tables(strict)
 

@@ -48,7 +48,7 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
     with WorkPlace(directory).lock, logging_to(outputs, logging.getLogger("virnucpro")):
         with clock.stage("read"):
             table = _table(before, cache_dir)
-            ids, rows = read_scores(outputs) if scores_only else read_matrix(outputs.features)
+            scored, (ids, rows) = _stored(outputs, before, classifier)
             lost = _lost(table, ids, directory)
         with clock.stage("classify"):
             model, calibration = dict(before["model"]), before["model"]["calibration"]
@@ -57,7 +57,7 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
                           "sha256": model["sha256"] | {"classifier": file_digest(classifier)}, "calibration": None, "accuracy": None}
                 calibration = None
             scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-            scores[~lost] = rows if scores_only else Classifier.load(Path(model["classifier"])).scores(rows)
+            scores[~lost] = rows if scored else Classifier.load(Path(model["classifier"])).scores(rows)
         failures = tuple(Failure(**failure) for failure in before["failures"])
         facts = {name: before[name] for name in KEPT} | {"seconds_of_embedding": before.get("seconds_of_embedding") or before["seconds"]}
         facts["identity"] = facts["identity"] | {"classifier": model["sha256"]["classifier"]}
@@ -65,6 +65,21 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
         outputs.prepare()
         answers = write_results(table, outputs, scores, lost, failures, model, calibrated, call, facts, clock)
     return outputs, answers, failures, int(before["exit_code"])
+
+
+def _stored(outputs: Outputs, before: dict[str, Any], classifier: Path | None) -> tuple[bool, tuple[list[str], np.ndarray]]:
+    """(Whether they are scores, (ids, rows)): scores where they answer, since a million features take minutes to classify again.
+
+    The original's tables keep scores to the last bit, but for windows, and of the classifier that wrote them alone.
+    """
+    scores_only = before["features"] == "none"
+    if classifier is None and before["identity"]["--stride"] == "0":
+        try:
+            return True, read_scores(outputs)
+        except StoreError:
+            if scores_only:
+                raise
+    return False, read_matrix(outputs.features)
 
 
 def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
