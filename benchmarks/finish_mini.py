@@ -1,9 +1,10 @@
 """From the weights and scores of a training run to the bundle: calibration on validation, then the test side, once.
 
-    python -P benchmarks/finish_mini.py --data work --run run --bundle virnucpro/models/mini [--hits hits.tsv]
+    python -P benchmarks/finish_mini.py --data work --packed PACKED --run run --bundle virnucpro/models/mini [--hits hits.tsv]
 
-Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--hits`:
-DIAMOND's blastx of the test windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
+Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--run`: what
+`mini_score.py gather` wrote of a campaign, with its folds.npz. `--hits`: DIAMOND's blastx of the test windows against the
+training proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
 from __future__ import annotations
 
@@ -25,11 +26,12 @@ from virnucpro.training.store import Store
 CHUNK_LENGTH = 500
 
 
-def frame_scores(path: Path, policy: str) -> FrameScores | None:
+def frame_scores(path: Path, prefix: str) -> FrameScores | None:
+    """Scores kept under `prefix`: a frame policy, or a fold."""
     with np.load(path) as z:
-        if f"{policy}_logit" not in z:
+        if f"{prefix}_logit" not in z:
             return None
-        return FrameScores(*(z[f"{policy}_{f}"] for f in FrameScores._fields))
+        return FrameScores(*(z[f"{prefix}_{f}"] for f in FrameScores._fields))
 
 
 def table(contigs: Store, columns: tuple, rows: np.ndarray, fitted=None) -> Scored:
@@ -142,6 +144,51 @@ def by_identity(contigs: Store, rows: np.ndarray, s: Scored, hits: Path) -> dict
     return rounded(out)
 
 
+def folds(packed: Path, run: Path) -> dict:
+    """AUROC of each held-out fold, and of the fixed split's validation side after as many steps."""
+    from mini_folds import fold_contigs
+
+    contigs, fold_of = fold_contigs(packed)
+    validation = Store.load(packed / "validation.npz")
+    tasks = [("fixed 0", validation, np.flatnonzero(np.char.startswith(validation.labels.kind, "contig")))]
+    tasks += [(f"{kind} {f}", contigs, np.flatnonzero(of == f)) for kind, of in fold_of.items() for f in np.unique(of)]
+    out = {}
+    for name, store, rows in tasks:
+        scores = frame_scores(run / "folds.npz", name.replace(" ", "_"))
+        if scores is None:
+            continue
+        score = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH)[1].virus_score[rows]
+        record, length = store.record[rows], store.length[rows]
+        lab = store.labels.select(record)
+        virus, classes = lab.virus.astype(bool), {}
+        for category in sorted(set(lab.category[~virus])):
+            mine = (length == 500) & (virus | (lab.category == category))
+            if mine[~virus].sum() >= 30:
+                classes[category] = auroc(score[mine], virus[mine])
+        every, long = length == 500, length >= 3000
+        out[name] = {
+            "viral_groups": len(set(lab.group[virus])), "cellular_classes": len(set(lab.category[~virus])),
+            "windows_500": int(every.sum()), "auroc_500": auroc(score[every], virus[every]), "auroc_500_by_class": classes,
+            "contigs_3000_and_more": int(long.sum()), "auroc_3000_and_more": auroc(score[long], virus[long]),
+        }  # fmt: skip
+    return rounded(out)
+
+
+def campaign(log: list[dict]) -> dict:
+    """Validation AUROC of every network of a campaign in order, and the learning curve of its long run."""
+    networks = {}
+    for e in log:
+        if e["event"] == "run":
+            v, took = e["validation"], e.get("took", {})
+            networks[e["run"]] = {
+                "auroc": v["logit"], "recall_at_5pct": v["recall5"], "frames": took.get("frames"), "seconds": took.get("seconds"),
+                "mean_of": e.get("runs"),
+            }  # fmt: skip
+    curve = [{"frames": e["frames"], **{k: e["validation"][k] for k in ("logit", "esm2_logit", "dnabert_s_logit", "recall5")}}
+             for e in log if e["event"] == "train" and "validation" in e]  # fmt: skip
+    return {"networks": networks, "learning_curve": curve}
+
+
 def rounded(x):
     if isinstance(x, dict):
         return {str(k): rounded(v) for k, v in x.items()}
@@ -153,6 +200,7 @@ def rounded(x):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--packed", type=Path, required=True, help="what mini_folds.py packed")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--hits", type=Path)
@@ -185,10 +233,8 @@ def main() -> None:
     if options.hits:
         results["by_identity"] = by_identity(contigs, windows, table(contigs, columns, windows, fitted), options.hits)
     log = [json.loads(line) for line in (options.run / "log.jsonl").read_text().splitlines()]
-    results["learning_curve"] = [
-        {"frames": e["frames"], "seconds": e["seconds"], **{k: e["validation"][k] for k in
-         ("logit", "esm2_logit", "dnabert_s_logit", "recall5")}} for e in log if "validation" in e
-    ]  # fmt: skip
+    results["campaign"] = campaign(log)
+    results["folds"] = folds(options.packed, options.run)
     options.results.write_text(json.dumps(results, indent=1) + "\n")
     head = results["test"]
     accuracy = {
@@ -201,7 +247,7 @@ def main() -> None:
         "intervals": "value, then 95 % limits from drawing groups again",
     }  # fmt: skip
     write_bundle(options.bundle, options.run, options.data / "dnabert_s", NetworkShape(), {
-        "name": "mini", "version": "1", "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
+        "name": "mini", "version": "2", "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
         "training_data": "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md",
         "accuracy": accuracy, "calibration": fitted.to_json(),
     })  # fmt: skip
@@ -209,5 +255,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-
     main()

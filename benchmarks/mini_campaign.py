@@ -1,13 +1,14 @@
 """Version 2 of `mini` and the grouped folds: one unattended run on one GPU, two processes side by side.
 
     export PYTHONPATH=.:benchmarks
-    python -P benchmarks/mini_campaign.py --data PACKED [--more PACKED_MORE] --out OUT --seconds 780
+    python -P benchmarks/mini_campaign.py --start run2 --data PACKED [--more PACKED_MORE] --out OUT --seconds 560
 
-PACKED and PACKED_MORE come from mini_folds.py. The lane `main` fine-tunes version 1 by several recipes (`RECIPES`), goes on
-with what is best on the validation groups, and averages weights; OUT/final gets the best networks and their validation
-scores. The lane `folds` trains one network a held-out fold from nothing, all for the same number of steps, and one on the
-fixed split; OUT/folds.npz gets their scores. Results are written as they come; a lane that dies is started again and goes
-on after its last result. OUT/log.jsonl has a line an event.
+`--start` is version 1: the run of train_mini.py that it came from, or its bundle. PACKED and PACKED_MORE come from
+mini_folds.py. The lane `main` fine-tunes it by several recipes (`RECIPES`), goes on with what is best on the validation
+groups, and averages weights; OUT/final gets the best networks and their validation scores. The lane `folds` trains one
+network a held-out fold from nothing, all for the same number of steps, and one on the fixed split; OUT/folds.npz gets their
+scores. Results are written as they come; a lane that dies is started again and goes on after its last result. OUT/log.jsonl
+has a line an event.
 """
 from __future__ import annotations
 
@@ -22,6 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from mini_folds import fold_contigs
 from train_mini import CHUNK_LENGTH, GENOME_SHARE, KIND_SHARE, MARKER_SHARE
 
 from virnucpro.sequences.tokens import Tokenizers
@@ -333,11 +335,12 @@ class Main:
             lane.rate = self.done["heads"]["rate"]
             return
         if not lane.options.tiny:
-            parts = self.out / "runs" / "v1"
-            parts.mkdir(exist_ok=True)
-            for part, file in (("esm2", "esm2/model.safetensors"), ("dnabert_s", "dnabert_s/model.safetensors"),
-                               ("classifier", "classifier.safetensors")):  # fmt: skip
-                (parts / f"{part}.safetensors").write_bytes((BUNDLE / file).read_bytes())
+            parts = lane.options.start
+            if (parts / "bundle.json").exists():
+                parts = self.out / "runs" / "v1"
+                parts.mkdir(exist_ok=True)
+                for part, file in (("esm2", "esm2/model"), ("dnabert_s", "dnabert_s/model"), ("classifier", "classifier")):
+                    (parts / f"{part}.safetensors").write_bytes((lane.options.start / f"{file}.safetensors").read_bytes())
             load_parts(lane.network, parts, ("esm2", "dnabert_s", "classifier"))
         with torch.no_grad():
             for head in (lane.network.esm2_only, lane.network.dnabert_s_only):
@@ -474,11 +477,7 @@ def folds(lane: Lane) -> None:
     from virnucpro.training.metrics import auroc
 
     out = lane.options.out
-    places = np.load(lane.options.data / "fold_places.npy").astype(np.int64)
-    g = Store.load(lane.options.data / "genomes.npz")
-    contigs = Store(g.codes, g.start[places[:, 0]] + places[:, 1], places[:, 2], g.record[places[:, 0]],
-                    g.offset[places[:, 0]] + places[:, 1], g.labels)  # fmt: skip
-    first = np.load(lane.options.data / "genomes_folds.npz")
+    contigs, fold_of = fold_contigs(lane.options.data)
     left_out = {n: np.concatenate([np.load(f / f"{n}_folds.npz")["out"] for f in lane.folders]) for n in ("genomes", "markers")}
     n_folds = left_out["genomes"].shape[1] // 2
     tasks: list = [("fixed", 0, None)]
@@ -509,7 +508,7 @@ def folds(lane: Lane) -> None:
             if column is not None:
                 genomes = genomes.select_records(~left_out["genomes"][:, column])
                 markers = markers.select_records(~left_out["markers"][:, column])
-                store, rows = contigs, np.flatnonzero(first[kind][contigs.record] == fold)
+                store, rows = contigs, np.flatnonzero(fold_of[kind] == fold)
             if lane.options.few:
                 rows = rows[:: len(rows) // lane.options.few + 1]
             import torch
@@ -571,10 +570,11 @@ def supervise(options: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", type=Path, help="version 1 (all but --tiny need it)")
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=780.0)
+    parser.add_argument("--seconds", type=float, default=560.0)
     parser.add_argument("--workers", type=int, default=6, help="loader processes of each lane")
     parser.add_argument("--report", type=float, default=15.0)
     parser.add_argument("--settle", type=int, default=24, help="batches for the batch-norm statistics")
@@ -587,6 +587,8 @@ def main() -> None:
     parser.add_argument("--began", type=float, default=0.0)
     parser.add_argument("--deadline", type=float, default=0.0)
     options = parser.parse_args()
+    if options.start is None and not options.tiny:
+        parser.error("--start is missing: a run of train_mini.py, or the bundle of version 1")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.lane == "main":
         run_lane(options, "main", lambda lane: Main(lane).work())

@@ -119,6 +119,17 @@ def places(store: Store, rng: np.random.Generator) -> np.ndarray:
     return np.array(out, dtype=np.int64)
 
 
+def fold_contigs(packed: Path) -> tuple[Store, dict[str, np.ndarray]]:
+    """The contigs the folds are measured on, and the fold of each by kind, from what `main` wrote."""
+    place = np.load(packed / "fold_places.npy").astype(np.int64)
+    g = Store.load(packed / "genomes.npz")
+    segment = place[:, 0]
+    contigs = Store(g.codes, g.start[segment] + place[:, 1], place[:, 2], g.record[segment], g.offset[segment] + place[:, 1],
+                    g.labels)  # fmt: skip
+    with np.load(packed / "genomes_folds.npz") as z:
+        return contigs, {kind: z[kind][contigs.record] for kind in KINDS}
+
+
 def part(name: str, store: Store, rng: np.random.Generator) -> tuple[Store, np.ndarray]:
     """(the store cut into pieces, bool: those that go into PACKED): all that is viral, and a part of the rest."""
     if name != "genomes":

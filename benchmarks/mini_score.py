@@ -1,7 +1,7 @@
 """Test contigs scored with the network a campaign chose, and everything put where finish_mini.py looks for it.
 
     python -P benchmarks/mini_score.py score --final OUT/final --contigs test.npz --out test_scores.npz   # GPU 20 s, CPU an hour
-    python -P benchmarks/mini_score.py gather --final OUT/final --data work --test test_scores.npz --log OUT/log.jsonl --out run
+    python -P benchmarks/mini_score.py gather --final OUT/final --campaign OUT --data work --test test_scores.npz --out run
 
 Run with PYTHONPATH=.:benchmarks. `score` shows nothing of what it finds; `--place` takes the second choice instead of the first.
 """
@@ -69,7 +69,8 @@ def gather(options: argparse.Namespace) -> None:
             order = np.lexsort([together[f"{policy}_{k}"] for k in ("frame", "chunk", "contig")])
             together |= {k: v[order] for k, v in together.items() if k.startswith(policy)}
     np.savez_compressed(options.out / "scores.npz", **together)
-    shutil.copyfile(options.log, options.out / "log.jsonl")
+    for name in ("log.jsonl", "folds.npz"):
+        shutil.copyfile(options.campaign / name, options.out / name)
 
 
 def main() -> None:
@@ -81,7 +82,7 @@ def main() -> None:
     parser.add_argument("--contigs", type=Path)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--test", type=Path)
-    parser.add_argument("--log", type=Path)
+    parser.add_argument("--campaign", type=Path, help="its log.jsonl and folds.npz go along")
     parser.add_argument("--workers", type=int, default=0)
     options = parser.parse_args()
     {"score": score, "gather": gather}[options.stage](options)
