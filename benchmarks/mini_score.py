@@ -1,6 +1,6 @@
 """Test contigs scored with the network a campaign chose, and everything put where finish_mini.py looks for it.
 
-    python -P benchmarks/mini_score.py score --final OUT/final --contigs test.npz --out test_scores.npz   # GPU 20 s, CPU an hour
+    python -P benchmarks/mini_score.py score --final OUT/final --contigs work/contigs.npz --out test_scores.npz   # GPU 20 s, CPU an hour
     python -P benchmarks/mini_score.py gather --final OUT/final --campaign OUT --data work --test test_scores.npz --out run
 
 Run with PYTHONPATH=.:benchmarks. `score` shows nothing of what it finds; `--place` takes the second choice instead of the first.
@@ -47,6 +47,7 @@ def score(options: argparse.Namespace) -> None:
     network.to(device).eval()
     torch.backends.cuda.matmul.allow_tf32 = False
     contigs = Store.load(options.contigs)
+    contigs = contigs.select_records(contigs.labels.split == "test")
     shape = BatchShape(640, 0, 384, 312, 168) if device.type == "cuda" else BatchShape(128, 0, 192, 90, 60)
     scores = score_contigs(network, contigs, np.arange(len(contigs)), Tokenizers(BUNDLE / "esm2", BUNDLE / "dnabert_s"), shape,
                            CHUNK_LENGTH, "longest", device, options.workers)  # fmt: skip
