@@ -144,32 +144,37 @@ def by_identity(contigs: Store, rows: np.ndarray, s: Scored, hits: Path) -> dict
     return rounded(out)
 
 
-def folds(packed: Path, run: Path) -> dict:
-    """AUROC of each held-out fold, and of the fixed split's validation side after as many steps."""
+def fold_tables(packed: Path, run: Path):
+    """(name, Scored, scored share, number of frames) of each held-out fold, first of the fixed split after as many steps."""
     from mini_folds import fold_contigs
 
     contigs, fold_of = fold_contigs(packed)
     validation = Store.load(packed / "validation.npz")
     tasks = [("fixed 0", validation, np.flatnonzero(np.char.startswith(validation.labels.kind, "contig")))]
     tasks += [(f"{kind} {f}", contigs, np.flatnonzero(of == f)) for kind, of in fold_of.items() for f in np.unique(of)]
-    out = {}
     for name, store, rows in tasks:
         scores = frame_scores(run / "folds.npz", name.replace(" ", "_"))
         if scores is None:
             continue
-        score = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH)[1].virus_score[rows]
-        record, length = store.record[rows], store.length[rows]
-        lab = store.labels.select(record)
-        virus, classes = lab.virus.astype(bool), {}
-        for category in sorted(set(lab.category[~virus])):
-            mine = (length == 500) & (virus | (lab.category == category))
-            if mine[~virus].sum() >= 30:
-                classes[category] = auroc(score[mine], virus[mine])
-        every, long = length == 500, length >= 3000
+        answers = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH)[1]
+        lab, score = store.labels.select(store.record[rows]), answers.virus_score[rows]
+        table = Scored(score, np.full(len(rows), np.nan), lab.virus.astype(bool), lab.category, lab.group, store.length[rows])
+        yield name, table, answers.scored_fraction[rows], answers.n_open_frames[rows].astype(np.float64)
+
+
+def folds(packed: Path, run: Path) -> dict:
+    """AUROC of each held-out fold, and of the fixed split's validation side after as many steps."""
+    out = {}
+    for name, s, *_ in fold_tables(packed, run):
+        every, long, classes = s.length == 500, s.length >= 3000, {}
+        for category in sorted(set(s.category[~s.virus])):
+            mine = every & (s.virus | (s.category == category))
+            if (mine & ~s.virus).sum() >= 30:
+                classes[category] = auroc(s.score[mine], s.virus[mine])
         out[name] = {
-            "viral_groups": len(set(lab.group[virus])), "cellular_classes": len(set(lab.category[~virus])),
-            "windows_500": int(every.sum()), "auroc_500": auroc(score[every], virus[every]), "auroc_500_by_class": classes,
-            "contigs_3000_and_more": int(long.sum()), "auroc_3000_and_more": auroc(score[long], virus[long]),
+            "viral_groups": len(set(s.group[s.virus])), "cellular_classes": len(set(s.category[~s.virus])),
+            "windows_500": int(every.sum()), "auroc_500": auroc(s.score[every], s.virus[every]), "auroc_500_by_class": classes,
+            "contigs_3000_and_more": int(long.sum()), "auroc_3000_and_more": auroc(s.score[long], s.virus[long]),
         }  # fmt: skip
     return rounded(out)
 

@@ -1,11 +1,9 @@
-"""`mini` again, from packed data to a bundle, on one GPU in under 30 minutes.
+"""The two runs of version 1 of `mini`, on one GPU; mini_again.sh goes on from them to what is shipped.
 
     export PYTHONPATH=.:benchmarks
-    python -P benchmarks/mini_data.py DATA_DIR work                  # CPU, 8 minutes: packed stores
     python -P benchmarks/train_mini.py vocabulary --data work        # CPU, a minute: the DNA tokenizer
     python -P benchmarks/train_mini.py train --data work --out run1 --dna-share 1 --until 485 --compile
     python -P benchmarks/train_mini.py train --data work --out run2 --warm run1 --until 338 --compile
-    python -P benchmarks/finish_mini.py --data work --run run2 --bundle DIR      # CPU: calibration, tables, the bundle
 
 `train` writes weights as it goes, so a run that is stopped leaves its last ones.
 """
