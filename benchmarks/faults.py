@@ -219,7 +219,10 @@ class Forked:
 
 
 def shards(out: Path) -> int:
-    return sum(1 for _ in out.glob(".virnucpro/*/*.safetensors"))
+    try:
+        return sum(1 for _ in out.glob(".virnucpro/*/*.safetensors"))
+    except FileNotFoundError:  # the run has come to its end, and takes them away
+        return 0
 
 
 def wait_for_shards(running: Running, out: Path, count: int) -> bool:

@@ -152,10 +152,10 @@ def embed(paths: Path | str | Iterable[Path | str], model: str | None = None, **
     """Frame ids and features float32 [frames, width] of `paths`; writes nothing but the cache of tokenized frames."""
     import numpy as np
 
+    if read_world().launched:
+        raise UsageError("embed starts its own processes: call it without a launcher, with gpus= or num_processes=")
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
         result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
-        if result is None:
-            raise UsageError("embed starts its own processes: call it without a launcher, with gpus= or num_processes=")
         ids, matrix = result.features()
         return ids, np.array(matrix)
 

@@ -29,8 +29,8 @@ from virnucpro.errors import Failure, StoreError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
+from virnucpro.models.encoder import Encoder
 from virnucpro.models.precision import resolve_precision
-from virnucpro.models.read_ahead import ReadAhead
 from virnucpro.models.verify import read_verification
 from virnucpro.preparation import Job, Run, device_name, join, load_encoder, prepare, read_ahead
 from virnucpro.reporting.answers import Answers
@@ -80,8 +80,7 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
             if job is None:
                 leave(accelerator)
                 return _finished_before(Outputs.of(settings)) if world.is_main else None
-            ahead = read_ahead(job, run)
-            done = {name: _embed(name, job, run, accelerator, ahead.get(name)) for name in ENCODERS}
+            done = _embed_all(job, run, accelerator)
             leave(accelerator)
             return _finish(job, done, run) if world.is_main else None
 
@@ -92,24 +91,36 @@ def _finished_before(outputs: Outputs) -> Outcome:
     return Outcome(outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0)
 
 
-def _embed(name: str, job: Job, run: Run, accelerator, ahead: ReadAhead | None) -> Extraction:
-    """One encoder over all that is missing of it; the weights are read only if something is."""
+def _embed_all(job: Job, run: Run, accelerator) -> dict[str, Extraction]:
+    """Every encoder over all that is missing of it; the weights are read only if something is."""
+    done, ahead = {}, None
+    try:
+        for name in ENCODERS:
+            if len(job.plans[name]) == 0:
+                done[name] = Extraction(0, 0, 0, {})
+                continue
+            with run.clock.stage(f"load {name}"):
+                encoder = load_encoder(name, run, ahead)
+            ahead = read_ahead(name, job, run)
+            done[name] = _embed(name, encoder, job, run, accelerator)
+            del encoder
+            if run.device.type == "cuda":
+                torch.cuda.empty_cache()
+    finally:
+        if ahead is not None:
+            ahead.take()  # no thread may be left at work on the device when the program ends
+    return done
+
+
+def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extraction:
     plan, store = job.plans[name], job.work[name].store if name in job.work else None
-    if len(plan) == 0:
-        return Extraction(0, 0, 0, {})
-    with run.clock.stage(f"load {name}"):
-        encoder = load_encoder(name, run, ahead)
-        run.choices.extend(encoder.choices)
-        log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
+    run.choices.extend(encoder.choices)
+    log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
     with run.clock.stage(name):
         run.display.embedding(name, len(plan), accelerator.num_processes)
         token_ids = TokenColumn(job.table.frames.data.table[f"{name}_ids"])
         batches = PlannedBatches(plan, token_ids, encoder.pad_id, longest_tokens(job.table, name))
-        result = extract(accelerator, encoder, batches, store, run.display.step)
-    del encoder
-    if run.device.type == "cuda":
-        torch.cuda.empty_cache()
-    return result
+        return extract(accelerator, encoder, batches, store, run.display.step)
 
 
 def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:

@@ -35,7 +35,7 @@ from virnucpro.models.encoder import Encoder
 from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.fast_path import preferred_tokens
 from virnucpro.models.packing import pack
-from virnucpro.models.read_ahead import ReadAhead
+from virnucpro.models.read_ahead import ReadAhead, fits_beside
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
 from virnucpro.reporting.run_record import logging_to, write_failures
@@ -49,6 +49,7 @@ log = logging.getLogger(__name__)
 
 ARCHITECTURES = {"dnabert_s": DnabertEncoder, "esm2": Esm2Encoder}
 LOADERS = {name: architecture.load for name, architecture in ARCHITECTURES.items()}
+WINDOWS_OVER_A_BASE = 20  # closer ones say nothing more of a region and multiply the work
 SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
 
@@ -174,8 +175,10 @@ def _open_plan(folder: Path) -> Plan:
 
 def _table(run: Run) -> FrameTable:
     settings, chunk_length = run.settings, run.bundle.chunk_length
-    if settings.stride >= chunk_length:
-        raise UsageError(f"--stride {settings.stride}: windows of {chunk_length} bases are to overlap; give less than {chunk_length}")
+    least = chunk_length // WINDOWS_OVER_A_BASE
+    if settings.stride and not least <= settings.stride < chunk_length:
+        raise UsageError(f"--stride {settings.stride}: windows of {chunk_length} bases are to overlap, up to {WINDOWS_OVER_A_BASE} of "
+                         f"them; give {least} to {chunk_length - 1}")
     rules = FrameRules(chunk_length, run.bundle.frame_policy, settings.min_length, settings.stride)
     tokenizers = Tokenizers(run.bundle.esm2, run.bundle.dnabert_s)
     return build_or_open(settings.inputs, rules, tokenizers, settings.cache_dir, log.info)
@@ -249,17 +252,19 @@ def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) ->
     return lambda sharing, store, done: take_up(older, name, table, widths, sharing, store, done, embed, precision)
 
 
-def read_ahead(job: Job, run: Run) -> dict[str, ReadAhead]:
-    """On a GPU, the networks of all encoders but the first that has work: read while that one computes."""
-    later = [name for name in ENCODERS if len(job.plans[name])][1:] if run.device.type == "cuda" else []
-    return {name: ReadAhead(ARCHITECTURES[name], getattr(run.bundle, name), run.device, run.settings.precision) for name in later}
+def read_ahead(name: str, job: Job, run: Run) -> ReadAhead | None:
+    """On a GPU with room for it, the network of the encoder that has work after `name`: read while that one computes."""
+    later = [other for other in ENCODERS[ENCODERS.index(name) + 1 :] if len(job.plans[other])]
+    if not later or run.device.type != "cuda" or not fits_beside(getattr(run.bundle, later[0]), run.device):
+        return None
+    return ReadAhead(ARCHITECTURES[later[0]], getattr(run.bundle, later[0]), run.device, run.settings.precision)
 
 
 def load_encoder(name: str, run: Run, ahead: ReadAhead | None = None) -> Encoder:
     run.display.stage(f"loading {name}")
-    model = ahead.take() if ahead else None
+    more = (ahead.take,) if ahead else ()
     try:
-        return LOADERS[name](getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile, model)
+        return LOADERS[name](getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile, *more)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or choose another "
                          "device with --gpus") from error

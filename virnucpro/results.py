@@ -21,6 +21,7 @@ from virnucpro.clock import Clock
 from virnucpro.errors import Failure
 from virnucpro.reporting import write
 from virnucpro.reporting.answers import Answers, assemble
+from virnucpro.reporting.original import scores_digest
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.run_record import read_run_json, write_run_json
 from virnucpro.reporting.tables import counts
@@ -96,6 +97,7 @@ def write_results(
     }
     write.write_results(outputs, answers, failures, {**record, "seconds": clock.seconds()}, clock.stage)
     seconds = clock.seconds()
+    record["scores"] = scores_digest(outputs)
     write_run_json(outputs, {**record, "seconds": seconds, "throughput": throughput(seconds, len(scores), len(answers.records), facts)})
     return answers
 

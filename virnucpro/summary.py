@@ -14,7 +14,7 @@ from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.files import file_digest
 from virnucpro.reporting.answers import Answers
-from virnucpro.reporting.original import read_scores
+from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.run_record import logging_to, read_run_json
 from virnucpro.results import write_results
@@ -40,7 +40,7 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
         raise StoreError(f"{directory}: no finished run of predict in here; run predict with --output-dir {directory}")
     outputs = Outputs(directory, tuple(entry["stem"] for entry in before["inputs"]), call.table_format)
     scores_only = before["features"] == "none"
-    if scores_only and (classifier is not None or before["identity"]["--stride"] != "0"):
+    if scores_only and (classifier is not None or _stride(before)):
         raise StoreError(f"{directory}: was made with --features none, which keeps too little for --classifier or --stride; "
                          "run predict again")
     if not scores_only and not outputs.features.exists():
@@ -70,16 +70,18 @@ def summarize(directory: Path, classifier: Path | None, call: CallSettings, cach
 def _stored(outputs: Outputs, before: dict[str, Any], classifier: Path | None) -> tuple[bool, tuple[list[str], np.ndarray]]:
     """(Whether they are scores, (ids, rows)): scores where they answer, since a million features take minutes to classify again.
 
-    The original's tables keep scores to the last bit, but for windows, and of the classifier that wrote them alone.
+    The original's tables keep scores to the last bit, but for windows, and of the classifier that wrote them alone; a table that
+    was changed since, or written by a start that did not come to its end, does not count.
     """
-    scores_only = before["features"] == "none"
-    if classifier is None and before["identity"]["--stride"] == "0":
-        try:
-            return True, read_scores(outputs)
-        except StoreError:
-            if scores_only:
-                raise
+    if classifier is None and _stride(before) == 0 and before.get("scores") == scores_digest(outputs):
+        return True, read_scores(outputs)
+    if before["features"] == "none":
+        raise StoreError(f"{outputs.directory}: its prediction_results.txt are not those that the run wrote; run predict again")
     return False, read_matrix(outputs.features)
+
+
+def _stride(before: dict[str, Any]) -> int:
+    return int(before["identity"].get("--stride", 0))
 
 
 def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
@@ -89,7 +91,7 @@ def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
     if gone:
         raise StoreError(f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what there is")
     model, identity = before["model"], before["identity"]
-    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]), int(identity["--stride"]))
+    rules = FrameRules(model["chunk_length"], model["frame_policy"], int(identity["--min-length"]), _stride(before))
     table = build_or_open(inputs, rules, Tokenizers(model["directories"]["esm2"], model["directories"]["dnabert_s"]), cache_dir, log.info)
     if table.fingerprint != identity["frames"]:
         raise StoreError("the inputs or the model's tokenizers have changed since the run; run predict again")

@@ -23,7 +23,7 @@ def test_the_same_network_as_without(architecture: type[Encoder]):
     assert ahead is not None
     for (name, found), wanted in zip(ahead.named_parameters(), expected.parameters(), strict=True):
         assert found.dtype == torch.bfloat16 and torch.equal(found, wanted), name
-    encoder = architecture.load(directory, CPU, "bf16", model=ahead)
+    encoder = architecture.load(directory, CPU, "bf16", ahead=lambda: ahead)
     assert encoder.model is ahead
 
 

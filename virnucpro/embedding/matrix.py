@@ -92,7 +92,7 @@ def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:
 
 def map_rows(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     """The data of a `merged_features.pt` that was just written, memory-mapped, without making its ids."""
-    return _mapped(path, shape, dtype, "c") if shape[0] else np.empty(shape, dtype)
+    return _mapped(path, shape, dtype, "r") if shape[0] else np.empty(shape, dtype)
 
 
 def _mapped(path: Path, shape: tuple[int, int], dtype: np.dtype, mode: str) -> np.memmap:

@@ -50,13 +50,13 @@ class Encoder:
 
     @classmethod
     def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto",
-             model: torch.nn.Module | None = None) -> Encoder:
+             ahead: Callable[[], torch.nn.Module | None] = lambda: None) -> Encoder:
         """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError.
 
-        model: what `read` gives for these arguments, where that was done already.
+        ahead: gives what `read` gives for these arguments, where that was done already.
         """
         directory, device, precision = Path(directory), torch.device(device), cls.own(precision)
-        model = model or cls.read(directory, device, compute_dtype(precision))
+        model = ahead() or cls.read(directory, device, compute_dtype(precision))
         try:
             return cls(model, device, precision, compile, Fp32Rescue(cls.load, directory, device))
         except FastPathFailed as error:

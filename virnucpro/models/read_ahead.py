@@ -12,8 +12,14 @@ import torch
 
 from virnucpro.models.encoder import Encoder
 from virnucpro.models.precision import compute_dtype
+from virnucpro.models.weights import weight_files
 
 log = logging.getLogger(__name__)
+
+
+def fits_beside(directory: Path, device: torch.device) -> bool:
+    """Whether the device has room for these weights as they lie on the disk, which is never less than what they will take."""
+    return sum(file.stat().st_size for file in weight_files(directory)) < torch.cuda.mem_get_info(device)[0]
 
 
 class ReadAhead:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import mmap
 import re
 import sys
 import warnings
@@ -24,7 +25,6 @@ WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_mo
                 "pytorch_model.bin.index.json")
 
 MADV_POPULATE_READ = 22  # madvise(2), Linux 5.14
-PAGE = 4096
 READERS = 8
 
 
@@ -84,7 +84,7 @@ def map_pages(tensors: Iterable[torch.Tensor]) -> None:
     madvise = ctypes.CDLL(None).madvise
 
     def populate(tensor: torch.Tensor) -> None:
-        begin = tensor.data_ptr() // PAGE * PAGE
+        begin = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
         madvise(ctypes.c_void_p(begin), ctypes.c_size_t(tensor.data_ptr() + tensor.nbytes - begin), MADV_POPULATE_READ)
 
     with ThreadPoolExecutor(READERS) as pool:

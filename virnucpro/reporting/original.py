@@ -5,11 +5,13 @@ Same columns, same order, same digits: `prediction_results.txt` a line a frame, 
 """
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import xxhash
 from numpy.typing import NDArray
 
 from virnucpro.errors import StoreError, one_line
@@ -56,6 +58,18 @@ def read_scores(outputs: Outputs) -> tuple[list[str], NDArray[np.float32]]:
         raise StoreError(f"{outputs.directory}: its scores cannot be read ({one_line(error)}); run predict again") from error
     table = pa.concat_tables(tables)
     return table["Sequence_ID"].to_pylist(), np.column_stack([table["score1"].to_numpy(), table["score2"].to_numpy()])
+
+
+def scores_digest(outputs: Outputs) -> dict[str, str]:
+    """A checksum of each `prediction_results.txt` that is there, by the stem of its input."""
+    found = {}
+    for stem in outputs.stems:
+        digest = xxhash.xxh3_128()
+        with suppress(FileNotFoundError), open(outputs.prediction_results(stem), "rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+            found[stem] = digest.hexdigest()
+    return found
 
 
 def write_highest_scores(path: Path, answers: Answers, rows: NDArray[np.int64]) -> None:
