@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import shutil
-import sys
 
 import pytest
 import torch
@@ -15,7 +13,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.random_bundle import random_bundle
-from virnucpro.models.weights import map_pages, read_safetensors, read_state_dict, weight_files
+from virnucpro.models.weights import read_state_dict, weight_files
 
 
 @pytest.fixture(scope="module")
@@ -117,18 +115,3 @@ def test_a_truncated_safetensors_file_says_so(bundle, tmp_path):
 def test_a_bert_that_is_no_esm_is_refused(bundle):
     with pytest.raises(ModelError, match="not an ESM-2"):
         load_esm2(bundle / "dnabert_s", "cpu", "fp32")
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone can map pages ahead")
-def test_mapped_pages_are_in_memory(tmp_path):
-    """Counted by the kernel: what is read after that meets hardly a page that is not there."""
-    save_file({"a": torch.ones(16 << 20)}, tmp_path / "a.safetensors")
-    faults = []
-    for prepare in (lambda tensors: None, map_pages):
-        tensor = read_safetensors(tmp_path / "a.safetensors")["a"]
-        prepare([tensor])
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        assert float(tensor.sum()) == 16 << 20
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        faults.append(after.ru_minflt + after.ru_majflt - before.ru_minflt - before.ru_majflt)
-    assert faults[1] < faults[0] / 4

@@ -79,7 +79,7 @@ class Classifier:
         size = block_rows()
         block = torch.zeros(size, self.width)
         for start in range(0, len(features), size):
-            part = torch.from_numpy(np.asarray(features[start:start + size]).copy())  # a copy: what is mapped for reading may not be written to
+            part = torch.from_numpy(np.asarray(features[start:start + size]).copy())  # torch warns of memory that is mapped for reading
             block[:len(part)] = part
             out[start:start + len(part)] = self._block(block)[:len(part)].numpy()
         return out

@@ -14,7 +14,6 @@ from virnucpro.errors import ModelError
 from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
 from virnucpro.models.self_check import FastPathFailed, plain_instead
-from virnucpro.models.weights import map_pages
 from virnucpro.settings import Choice
 
 Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
@@ -122,8 +121,6 @@ def assign_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], dev
         if tensors[name].shape != parameter.shape:
             raise ModelError(f"{source}: {name} is {tuple(tensors[name].shape)} but {tuple(parameter.shape)} by "
                              "config.json; config and weights do not belong together")
-    if device.type == "cuda":
-        map_pages(tensors[name] for name in wanted)
     # moved first and rounded there: on the host that would be one core's work for as long as the file takes to read
     state = {name: tensors[name].to(device).to(dtype) for name in wanted}
     model.load_state_dict(state, strict=False, assign=True)

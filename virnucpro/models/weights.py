@@ -5,14 +5,9 @@ memory mapped: nothing is read until it is used. torch is loaded only when weigh
 """
 from __future__ import annotations
 
-import ctypes
 import json
-import mmap
 import re
-import sys
 import warnings
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,9 +18,6 @@ if TYPE_CHECKING:
 
 WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
                 "pytorch_model.bin.index.json")
-
-MADV_POPULATE_READ = 22  # madvise(2), Linux 5.14
-READERS = 8
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -71,24 +63,6 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no iterator)
     except (safetensors.SafetensorError, OSError) as error:
         raise ModelError(f"{file}: not a complete safetensors file ({error}); download it again") from None
-
-
-def map_pages(tensors: Iterable[torch.Tensor]) -> None:
-    """Map the pages of memory-mapped tensors into this process, several at a time.
-
-    A copy to a GPU would meet each page on its own and be held up there: 1.6 GB/s instead of 3.7. Where the system cannot do
-    this, it stays so.
-    """
-    if sys.platform != "linux":
-        return
-    madvise = ctypes.CDLL(None).madvise
-
-    def populate(tensor: torch.Tensor) -> None:
-        begin = tensor.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
-        madvise(ctypes.c_void_p(begin), ctypes.c_size_t(tensor.data_ptr() + tensor.nbytes - begin), MADV_POPULATE_READ)
-
-    with ThreadPoolExecutor(READERS) as pool:
-        list(pool.map(populate, tensors))
 
 
 def read_pickled(file: Path) -> dict[str, torch.Tensor]:
