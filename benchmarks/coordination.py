@@ -1,8 +1,8 @@
 """Time that processes lose to each other: how much of the embedding loop is not spent in the encoder.
 
-    python benchmarks/coordination.py [--processes 2] [--batches 100]      # about two minutes on two quiet cores
+    python benchmarks/coordination.py [--processes 2] [--batches 100]      # about three minutes on two quiet cores
 
-A random ESM-2 of mini's shape on the CPU, planned batches of 2,048 tokens, the real loop (Accelerate, gather in step, shards
+A random ESM-2 of mini's shape on the CPU, planned batches of 4,096 tokens, the real loop (Accelerate, gather in step, shards
 with every flush). Prints for one process and for several how much of the loop is not spent in the encoder, twice: by the
 clock, and by the processes' own CPU time, a step taking as long as its slowest process. By the clock, waiting for a process
 that the system has put aside for other work counts as lost too: on a busy machine that figure is an upper bound.
@@ -22,7 +22,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 LENGTHS = (40, 169)  # tokens of a sequence
-BATCH = 2048
+BATCH = 4096  # as `predict` packs on a CPU
 
 
 def work(out: Path, batches: int) -> None:
