@@ -76,6 +76,13 @@ def free_port() -> int:
 # --- however it is launched ----------------------------------------------------------------------------------------
 
 
+def test_processes_of_our_own(home, files, alone):
+    run = virnucpro(home, "predict", *files, "-o", "own", *GOLDEN_MODEL, *BATCH, "--num-processes", "2")
+    assert run.returncode == 0, run.stderr.decode()
+    assert facts(home / "own")["processes"] == 2
+    assert_same(home / "own", alone)
+
+
 def test_torchrun_with_more_processes_than_batches(home, files, alone):
     run = virnucpro(home, "predict", *files, "-o", "three", *GOLDEN_MODEL, *BATCH, launcher=torchrun(3), extra=CPU)
     assert run.returncode == 0, run.stderr.decode()

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from faults import Faults, Tally, blow, differences, end, wait_for_shards
 
 BATCH = ["--batch-size", "256"]  # some twenty steps an encoder
-BLOWS = [("kill worker", 2), ("terminate", 1), ("kill launcher", 2), ("interrupt", 2)]  # one process killed: `killed`
+BLOWS = [("kill worker", 2), ("terminate", 1), ("kill launcher", 2), ("kill all", 1), ("interrupt", 2)]
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_a_run_that_was_killed_ends_like_an_undisturbed_one(faults, reference):
             if sum(tally.kills.values()) > number:
                 break
             shutil.rmtree(out, ignore_errors=True)
-    end(faults, out, 1, reference, tally)
+    end(faults, out, 2, reference, tally)
     assert not tally.wrong, "\n".join(tally.wrong)
     assert sum(tally.kills.values()) == len(BLOWS) and tally.resumed_rows > 0
 

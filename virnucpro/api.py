@@ -75,8 +75,6 @@ class Options:
                               ("table_format", TABLE_FORMATS)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
-        if self.stride is not None and self.stride < 1:
-            raise UsageError(f"--stride {self.stride}: give 1 base or more")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
 

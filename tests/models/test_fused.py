@@ -17,7 +17,6 @@ from virnucpro.models.rearranged import correction, esm_layer_weights, quantize_
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 CPU = torch.device("cpu")
-LENGTHS = (3, 22, 40, 64, 65, 90, 128, 150, 168, 168, 168, 190, 300, 512)  # tokens
 
 
 def uneven_esm2(shape: str, device, dtype: torch.dtype) -> torch.nn.Module:
@@ -34,7 +33,8 @@ def uneven_esm2(shape: str, device, dtype: torch.dtype) -> torch.nn.Module:
 
 def some_batch(tokens: int, pad_id: int = 1):
     numbers = np.random.default_rng(4)
-    return pack([np.r_[0, numbers.integers(4, 24, length - 2), 2] for length in LENGTHS], tokens, pad_id)
+    lengths = [3, 22, 40, 64, 65, 90, 128, 150, 168, 168, 168, 190, 300, 512]
+    return pack([np.r_[0, numbers.integers(4, 24, length - 2), 2] for length in lengths], tokens, pad_id)
 
 
 def test_rearranged_weights_are_the_same_network():
@@ -103,9 +103,8 @@ def test_batch_fills_the_multiprocessors_on_cuda():
 
 
 @cuda
-@pytest.mark.parametrize("precision, least, shortest", [("bf16", 0.999, 1), ("fp16", 0.99999, 1), ("int8", 0.9995, 20), ("int8", 0.999, 1)])
-def test_agrees_with_fp32_on_cuda(precision, least, shortest):
-    """`shortest`: residues. In 8 bits a mean over a few residues keeps more of each one's rounding (docs/PERFORMANCE.md)."""
+@pytest.mark.parametrize("precision, least", [("bf16", 0.999), ("fp16", 0.99999), ("int8", 0.9995)])
+def test_agrees_with_fp32_on_cuda(precision, least):
     device, batch = torch.device("cuda"), some_batch(4096).to("cuda")
     if precision == "int8" and torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("8 bits are for Hopper GPUs")
@@ -114,8 +113,7 @@ def test_agrees_with_fp32_on_cuda(precision, least, shortest):
     encoder = Esm2Encoder(uneven_esm2("650M", device, dtype), device, precision)
     assert encoder.choices[0].value != PLAIN
     found = encoder.embed(batch)
-    enough = [length - 2 >= shortest for length in LENGTHS]
-    assert torch.cosine_similarity(found.double(), wanted.double())[enough].min() >= least
+    assert torch.cosine_similarity(found.double(), wanted.double()).min() >= least
     assert torch.equal(encoder.embed(batch), found)
 
 

@@ -60,7 +60,7 @@ def test_cut_compressed_data_give_the_intact_records_and_one_line(tmp_path, kind
     data = COMPRESS[kind]("".join(f">{n}\n{s}\n" for n, s in records.items()).encode())
     path = write(tmp_path, data[: len(data) * 3 // 4])
     intact = []
-    with pytest.raises(UnreadableInput, match=r"cut short; \d+ intact records?"):
+    with pytest.raises(UnreadableInput, match=r"cut short; \d+ intact records"):
         for record in read_records(InputFile(path, "x", "x")):
             intact.append(record)
     assert 100 < len(intact) < 800  # bzip2 loses a block

@@ -5,6 +5,7 @@ architecture: esm2.py and dnabert_s.py say what is theirs.
 """
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from virnucpro.settings import Choice
 Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
 
 
-class Encoder:
+class Encoder(ABC):
     """A frozen encoder on one device. An architecture is a subclass that fills in what stands first."""
 
     name: str  # "esm2" or "dnabert_s"
@@ -29,15 +30,15 @@ class Encoder:
     has_int8: bool  # else --precision int8 leaves it in bf16
 
     @staticmethod
+    @abstractmethod
     def read(directory: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
         """The network of a directory with config.json and weights. Raises ModelError."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
                        compile: str) -> tuple[Forward, tuple[Choice, ...]]:
         """How the network is run, and why: the one place where a faster way takes the plain one's. May take its layers over."""
-        raise NotImplementedError
 
     def __init__(self, model: torch.nn.Module, device: torch.device, precision: str, compile: str = "auto",
                  rescue: Fp32Rescue | None = None):
