@@ -119,6 +119,8 @@ def extract(
     """
     first = _pass(accelerator, encoder.embed, encoder.width, batches, store, on_step)
     with peers():
+        processes = tuple(gather_object([first.seconds]))
+        # the main process's word comes last: after it the others may leave the group
         again = broadcast_object_list([sorted(r for r, how in first.lost.items() if how == NOT_FINITE)])[0]
     second = Pass()
     if again:
@@ -129,8 +131,6 @@ def extract(
         second = _pass(accelerator, encoder.recompute_fp32, encoder.width, replace(batches, plan=plan), store)
     lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
     failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
-    with peers():
-        processes = tuple(gather_object([first.seconds + second.seconds]))
     return Extraction(first.kept + second.kept, first.split + second.split, second.kept, failed, processes)
 
 
