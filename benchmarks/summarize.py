@@ -16,7 +16,8 @@ import numpy as np
 
 from virnucpro import api
 from virnucpro.embedding.feature_store import FeatureStore
-from virnucpro.embedding.matrix import Part, write_matrix
+from virnucpro.embedding.joined_rows import JoinedRows, Part
+from virnucpro.embedding.matrix import write_matrix
 from virnucpro.models.bundle import MINI
 from virnucpro.models.random_bundle import random_classifier
 from virnucpro.reporting.outputs import Outputs
@@ -49,7 +50,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         store.load()
         store.add(np.arange(DIFFERENT), rng.normal(size=(DIFFERENT, width)).astype(np.float32))
         parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))  # sorted: written from first to last
-    write_matrix(outputs.features, table.frame_ids(), parts, {})
+    write_matrix(outputs.features, table.frame_ids(), JoinedRows(parts), {})
     random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
     outputs.run_json.write_text(json.dumps({
         "inputs": list(table.inputs), "failures": [], "exit_code": 0, "retry": 0, "choices": [], "device": "", "processes": 1,

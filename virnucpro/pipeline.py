@@ -7,6 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -22,17 +23,18 @@ from virnucpro.embedding.devices import drop_out, leave, make_accelerator
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.job import ENCODERS, longest_tokens
-from virnucpro.embedding.joined_rows import JoinedRows
-from virnucpro.embedding.matrix import Part, map_rows, write_matrix
+from virnucpro.embedding.joined_rows import JoinedRows, Part
+from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import Failure, StoreError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
+from virnucpro.models.load_ahead import LoadAhead
 from virnucpro.models.precision import resolve_precision
 from virnucpro.models.verify import read_verification
-from virnucpro.preparation import Job, Run, device_name, join, load_encoder, prepare, read_ahead
+from virnucpro.preparation import Job, Run, device_name, join, load_ahead, load_encoder, prepare
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -75,12 +77,12 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
             precision = resolve_precision(settings.precision, accelerator.device, accelerator.mixed_precision if world.launched else None)
         run = Run(replace(settings, precision=precision.value), world, bundle, accelerator.device,
                   WorkPlace(settings.output_dir, settings.checkpoint_dir), Board(), display, clock, [chosen, *choices, precision], stores)
-        with _finished_work_kept(run):
+        with _finished_work_kept(run), load_ahead(run) as ahead:
             job = prepare(run, stack) if world.is_main else join(run)
             if job is None:
                 leave(accelerator)
                 return _finished_before(Outputs.of(settings)) if world.is_main else None
-            done = _embed_all(job, run, accelerator)
+            done = _embed_all(job, run, accelerator, ahead)
             leave(accelerator)
             return _finish(job, done, run) if world.is_main else None
 
@@ -91,24 +93,20 @@ def _finished_before(outputs: Outputs) -> Outcome:
     return Outcome(outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0)
 
 
-def _embed_all(job: Job, run: Run, accelerator) -> dict[str, Extraction]:
+def _embed_all(job: Job, run: Run, accelerator, ahead: LoadAhead) -> dict[str, Extraction]:
     """Every encoder over all that is missing of it; the weights are read only if something is."""
-    done, ahead = {}, None
-    try:
-        for name in ENCODERS:
-            if len(job.plans[name]) == 0:
-                done[name] = Extraction(0, 0, 0, {})
-                continue
-            with run.clock.stage(f"load {name}"):
-                encoder = load_encoder(name, run, ahead)
-            ahead = read_ahead(name, job, run)
-            done[name] = _embed(name, encoder, job, run, accelerator)
-            del encoder
-            if run.device.type == "cuda":
-                torch.cuda.empty_cache()
-    finally:
-        if ahead is not None:
-            ahead.take()  # no thread may be left at work on the device when the program ends
+    done = {}
+    for name in ENCODERS:
+        if len(job.plans[name]) == 0:
+            ahead.take(name)
+            done[name] = Extraction(0, 0, 0, {})
+            continue
+        with run.clock.stage(f"load {name}"):
+            encoder = load_encoder(name, run, ahead)
+        done[name] = _embed(name, encoder, job, run, accelerator)
+        del encoder
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
     return done
 
 
@@ -124,39 +122,40 @@ def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extr
 
 
 def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
-    """The main process alone: matrix, scores, calls, files."""
+    """The main process alone: matrix, scores, calls, files. The matrix is the disk's work, and is written beside the others."""
     settings, bundle, table = run.settings, run.bundle, job.table
     covered = coverage(table, job.work, done)
     failures = [*table.failures, *covered.failures]
     with run.clock.stage("store"):
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
-        parts = [Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS]
-        features = JoinedRows(parts) if settings.features == "none" else _write_features(job, rows, parts, bundle)
-    with run.clock.stage("classify"):
-        run.display.stage("classifying")
-        scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-        scores[rows] = Classifier.load(bundle.classifier).scores(features)
-        del rows, parts, features
-    run.display.stage("writing tables and report")
-    code = _exit_code(table, covered, failures, settings)
-    retry = sum(len(extraction.failed) for extraction in done.values())
-    facts = {
-        "identity": job.identity, "exit_code": code, "retry": retry, "choices": [asdict(choice) for choice in run.choices],
-        "device": device_name(run.device), "processes": run.world.size, "precision": settings.precision, "features": settings.features,
-        "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
-        "embedding": {
-            name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
-                   "failed": len(e.failed), "taken_up": job.work[name].taken_up,
-                   "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
-        },
-    }  # fmt: skip
-    stores = [work.store for work in job.work.values()]
-    job.work.clear()  # with the plans, 60 bytes a frame that calling may need
-    job.plans.clear()
-    calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
-    answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration,
-                            settings.call, facts, run.clock)  # fmt: skip
+        features = JoinedRows([Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS])
+    with ThreadPoolExecutor(1, thread_name_prefix="features") as beside:
+        saved = beside.submit(_write_features, job, rows, features, bundle) if settings.features != "none" else None
+        with run.clock.stage("classify"):
+            run.display.stage("classifying")
+            scores = np.full((len(table), 2), np.nan, dtype=np.float32)
+            scores[rows] = Classifier.load(bundle.classifier).scores(features)
+            del rows, features
+        run.display.stage("writing tables and report")
+        code = _exit_code(table, covered, failures, settings)
+        retry = sum(len(extraction.failed) for extraction in done.values())
+        facts = {
+            "identity": job.identity, "exit_code": code, "retry": retry, "choices": [asdict(choice) for choice in run.choices],
+            "device": device_name(run.device), "processes": run.world.size, "precision": settings.precision,
+            "features": settings.features, "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
+            "embedding": {
+                name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
+                       "failed": len(e.failed), "taken_up": job.work[name].taken_up,
+                       "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
+            },
+        }  # fmt: skip
+        stores = [work.store for work in job.work.values()]
+        job.work.clear()  # with the plans, 60 bytes a frame that calling may need
+        job.plans.clear()
+        calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
+        answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle),
+                                calibration, settings.call, facts, run.clock, saved.result if saved else None)  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
         for store in stores:
             store.remove()
@@ -164,11 +163,9 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
     return Outcome(job.outputs, answers, tuple(failures), _for_the_launcher(code, run.world))
 
 
-def _write_features(job: Job, rows: np.ndarray, parts: list[Part], bundle: Bundle) -> np.ndarray:
-    """`merged_features.pt` of the frames `rows`; its data [rows, width], memory-mapped."""
-    path = job.outputs.features
-    write_matrix(path, FrameIds(job.table, rows), parts, {"name": bundle.name, **bundle.identity()})
-    return map_rows(path, (len(rows), sum(part.store.width for part in parts)), parts[0].store.dtype)
+def _write_features(job: Job, rows: np.ndarray, features: JoinedRows, bundle: Bundle) -> None:
+    """`merged_features.pt` of the frames `rows`."""
+    write_matrix(job.outputs.features, FrameIds(job.table, rows), features, {"name": bundle.name, **bundle.identity()})
 
 
 def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:

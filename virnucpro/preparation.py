@@ -9,6 +9,7 @@ import logging
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.encoder import Encoder
 from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.fast_path import preferred_tokens
+from virnucpro.models.load_ahead import LoadAhead, fits_beside
 from virnucpro.models.packing import pack
-from virnucpro.models.read_ahead import ReadAhead, fits_beside
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
 from virnucpro.reporting.run_record import logging_to, write_failures
@@ -47,8 +48,7 @@ from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
 
-ARCHITECTURES = {"dnabert_s": DnabertEncoder, "esm2": Esm2Encoder}
-LOADERS = {name: architecture.load for name, architecture in ARCHITECTURES.items()}
+LOADERS = {"dnabert_s": DnabertEncoder.load, "esm2": Esm2Encoder.load}
 WINDOWS_OVER_A_BASE = 20  # closer ones say nothing more of a region and multiply the work
 SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
@@ -252,22 +252,33 @@ def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) ->
     return lambda sharing, store, done: take_up(older, name, table, widths, sharing, store, done, embed, precision)
 
 
-def read_ahead(name: str, job: Job, run: Run) -> ReadAhead | None:
-    """On a GPU with room for it, the network of the encoder that has work after `name`: read while that one computes."""
-    later = [other for other in ENCODERS[ENCODERS.index(name) + 1 :] if len(job.plans[other])]
-    if not later or run.device.type != "cuda" or not fits_beside(getattr(run.bundle, later[0]), run.device):
-        return None
-    return ReadAhead(ARCHITECTURES[later[0]], getattr(run.bundle, later[0]), run.device, run.settings.precision)
+def load_ahead(run: Run) -> LoadAhead:
+    """On a GPU the encoders, from now on: what follows first is reading and DNABERT-S. Not where it looks as if nothing were left
+    to compute, or another run's rows may have to be compared first; ESM-2 not where the device has no room for both.
+    """
+    finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
+    if run.device.type != "cuda" or run.settings.resume or finished:
+        return LoadAhead({}, run.device)
+
+    def load(name: str) -> Encoder | None:
+        first = name == ENCODERS[0]
+        return _load(name, run) if first or fits_beside(getattr(run.bundle, name), run.device) else None
+
+    return LoadAhead({name: partial(load, name) for name in ENCODERS}, run.device)
 
 
-def load_encoder(name: str, run: Run, ahead: ReadAhead | None = None) -> Encoder:
+def load_encoder(name: str, run: Run, ahead: LoadAhead | None = None) -> Encoder:
+    """The encoder, as loaded ahead or now. Raises ModelError."""
     run.display.stage(f"loading {name}")
-    more = (ahead.take,) if ahead else ()
     try:
-        return LOADERS[name](getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile, *more)
+        return (ahead and ahead.take(name)) or _load(name, run)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or choose another "
                          "device with --gpus") from error
+
+
+def _load(name: str, run: Run) -> Encoder:
+    return LOADERS[name](getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile)
 
 
 def device_name(device: torch.device) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -72,10 +72,12 @@ def write_results(
     call: CallSettings,
     facts: Mapping[str, Any],
     clock: Clock,
+    rest: Callable[[], object] | None = None,
 ) -> Answers:
     """Every table, FASTA, report and record of a run. scores: float32 [frames, 2]; lost: bool [frames], no embedding.
 
-    `model` is what is said of the model, `facts` what else `run.json` is to keep.
+    `model` is what is said of the model, `facts` what else `run.json` is to keep; `rest` waits for what else belongs to a
+    whole result, which `run.json` stands for.
     """
     with clock.stage("call"):
         rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride)
@@ -96,8 +98,11 @@ def write_results(
         **facts,
     }
     write.write_results(outputs, answers, failures, {**record, "seconds": clock.seconds()}, clock.stage)
-    seconds = clock.seconds()
     record["scores"] = scores_digest(outputs)
+    if rest is not None:
+        with clock.stage("store"):
+            rest()
+    seconds = clock.seconds()
     write_run_json(outputs, {**record, "seconds": seconds, "throughput": throughput(seconds, len(scores), len(answers.records), facts)})
     return answers
 

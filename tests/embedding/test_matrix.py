@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from virnucpro.embedding.feature_store import FeatureStore
-from virnucpro.embedding.joined_rows import JoinedRows
-from virnucpro.embedding.matrix import Part, check_room, read_matrix, write_matrix
+from virnucpro.embedding.joined_rows import JoinedRows, Part
+from virnucpro.embedding.matrix import check_room, read_matrix, write_matrix
 from virnucpro.errors import StoreError
 
 
@@ -30,7 +30,7 @@ def test_every_frame_gets_the_rows_of_its_representatives(tmp_path):
     protein, protein_rows = store_of(tmp_path / "protein", 5, 10, 1)
     first, second = np.array([0, 1, 0, 3, 3]), np.array([9, 9, 9, 2, 0])
     ids = [f"frame{i}" for i in range(5)]
-    write_matrix(tmp_path / "merged_features.pt", ids, [Part(dna, first), Part(protein, second)], {"name": "tiny"})
+    write_matrix(tmp_path / "merged_features.pt", ids, JoinedRows([Part(dna, first), Part(protein, second)]), {"name": "tiny"})
     content = torch.load(tmp_path / "merged_features.pt", weights_only=True)
     assert content["ids"] == ids and content["model"] == {"name": "tiny"}
     assert (content["data"].numpy() == np.concatenate([dna_rows[first], protein_rows[second]], axis=1)).all()
@@ -52,16 +52,9 @@ def test_rows_joined_where_they_lie_are_the_rows_of_the_matrix(tmp_path):
 
 def test_without_frames_the_matrix_has_its_width(tmp_path):
     store, _ = store_of(tmp_path / "dna", 3, 1, 0)
-    write_matrix(tmp_path / "merged_features.pt", [], [Part(store, np.empty(0, dtype=np.int64))], {})
+    write_matrix(tmp_path / "merged_features.pt", [], JoinedRows([Part(store, np.empty(0, dtype=np.int64))]), {})
     ids, data = read_matrix(tmp_path / "merged_features.pt")
     assert ids == [] and data.shape == (0, 3)
-
-
-def test_a_missing_row_is_an_error_and_leaves_no_file(tmp_path):
-    store, _ = store_of(tmp_path / "dna", 3, 4, 0)
-    with pytest.raises(StoreError, match="1 rows are missing"):
-        write_matrix(tmp_path / "merged_features.pt", ["a", "b"], [Part(store, np.array([0, 77]))], {})
-    assert [path.name for path in tmp_path.iterdir()] == ["dna"]
 
 
 def test_too_little_room_is_said_before_the_run(tmp_path):

@@ -1,15 +1,24 @@
-"""The rows of all encoders side by side, read from the stores' shards where they lie: what `--features none` classifies from.
+"""The rows of all encoders side by side, read from the stores' shards where they lie: what is classified and saved.
 
 Looks like the matrix of `merged_features.pt` to a reader of blocks of frames, and takes no room on the disk.
 """
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from virnucpro.embedding.matrix import Part
+from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.errors import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One encoder's share of the columns: its store, and int64 [frames] the representative of every frame kept."""
+
+    store: FeatureStore
+    representative: np.ndarray
 
 
 class JoinedRows:
@@ -18,38 +27,43 @@ class JoinedRows:
     def __init__(self, parts: Sequence[Part]):
         self._columns = [_Column(part) for part in parts]
         self.shape = (len(parts[0].representative), sum(part.store.width for part in parts))
+        self.dtype = parts[0].store.dtype
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, frames: slice) -> np.ndarray:
-        return np.concatenate([column[frames] for column in self._columns], axis=1)
+        out = np.empty((len(range(*frames.indices(len(self)))), self.shape[1]), self.dtype)
+        at = 0
+        for column in self._columns:
+            column.read(frames, out[:, at : at + column.width])
+            at += column.width
+        return out
 
 
 class _Column:
-    """One encoder's share: the place of every frame's row among its memory-mapped shards."""
+    """One encoder's share: the place of every frame's row among its memory-mapped shards, which are numbered through."""
 
     def __init__(self, part: Part):
         found = list(part.store.shards())
-        self._shards = [rows for _, rows in found]
-        self._width, self._dtype = part.store.width, part.store.dtype
+        self.width, self._shards = part.store.width, [rows for _, rows in found]
+        self._first = np.cumsum([0, *map(len, self._shards)])  # place of each shard's first row, and the end
         index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in found)])
-        lengths = [len(index) for index, _ in found]
-        shard = np.repeat(np.arange(len(found)), lengths)
-        row = np.concatenate([np.empty(0, np.int64), *(np.arange(n) for n in lengths)])
         order = np.argsort(index, kind="stable")
-        place = np.searchsorted(index[order], part.representative, "right") - 1  # of a row stored twice, the later one
-        missing = place < 0
-        missing[~missing] = index[order[place[~missing]]] != part.representative[~missing]
+        index = index[order]
+        at = np.searchsorted(index, part.representative, "right") - 1  # of a row stored twice, the later one
+        missing = at < 0
+        missing[~missing] = index[at[~missing]] != part.representative[~missing]
         if missing.any():
             raise StoreError(f"{part.store.directory}: {int(missing.sum())} rows are missing; run the same command again")
-        self._shard, self._row = shard[order[place]], row[order[place]]  # [frames]
+        self._place = order[at]  # [frames]
 
-    def __getitem__(self, frames: slice) -> np.ndarray:
-        shard, row = self._shard[frames], self._row[frames]
-        out = np.empty((len(row), self._width), self._dtype)
-        for number in np.unique(shard).tolist():
-            here = np.flatnonzero(shard == number)
-            here = here[np.argsort(row[here])]  # a disk likes to be read in order
-            out[here] = self._shards[number][row[here]]
-        return out
+    def read(self, frames: slice, out: np.ndarray) -> None:
+        """Copy the rows of `frames` to `out`, shard after shard and in the order in which they lie there: disks like that."""
+        place = self._place[frames]
+        order = np.argsort(place)
+        place = place[order]
+        bounds = np.searchsorted(place, self._first)
+        for shard in np.flatnonzero(np.diff(bounds)).tolist():
+            here = slice(bounds[shard], bounds[shard + 1])
+            out[order[here]] = self._shards[shard][place[here] - self._first[shard]]

@@ -16,6 +16,7 @@ from torch.nn.functional import gelu
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import alibi_biases, grouped_attention
+from virnucpro.models.blank import blank
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast_path import PLAIN, choose_fast_path
 from virnucpro.models.packing import LengthGroup, PackedBatch
@@ -146,7 +147,7 @@ def choose_forward(model: DnabertModel, device: torch.device, precision: str,
 
 def read_dnabert_s(directory: Path, device: torch.device, dtype: torch.dtype) -> DnabertModel:
     """The network of a DNABERT-S directory (config.json and weights, names with or without `bert.`)."""
-    with torch.device("meta"):
+    with blank():
         model = DnabertModel(DnabertConfig.read(directory))
     assign_weights(model, read_state_dict(directory, prefix="bert."), device, dtype, directory)
     return model

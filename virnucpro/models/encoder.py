@@ -49,14 +49,10 @@ class Encoder(ABC):
         self._rescue = rescue
 
     @classmethod
-    def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto",
-             ahead: Callable[[], torch.nn.Module | None] = lambda: None) -> Encoder:
-        """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError.
-
-        ahead: gives what `read` gives for these arguments, where that was done already.
-        """
+    def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Encoder:
+        """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError."""
         directory, device, precision = Path(directory), torch.device(device), cls.own(precision)
-        model = ahead() or cls.read(directory, device, compute_dtype(precision))
+        model = cls.read(directory, device, compute_dtype(precision))
         try:
             return cls(model, device, precision, compile, Fp32Rescue(cls.load, directory, device))
         except FastPathFailed as error:

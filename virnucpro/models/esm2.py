@@ -11,6 +11,7 @@ import torch
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
+from virnucpro.models.blank import blank
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.esm2_cpu import CpuEsm2
 from virnucpro.models.fast_path import INT8, PLAIN, choose_fast_path
@@ -93,7 +94,7 @@ def build_esm2(config) -> torch.nn.Module:
     """An EsmModel without values (on the meta device), and without the heads that features do not need."""
     from transformers import EsmModel
 
-    with torch.device("meta"):
+    with blank():
         model = EsmModel(config, add_pooling_layer=False)
     model.contact_head = None
     return model

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from virnucpro.models.blank import blank
 from virnucpro.models.dnabert_s import DnabertConfig, DnabertModel
 from virnucpro.models.esm2 import build_esm2, set_inv_freq
 
@@ -59,7 +60,7 @@ def random_esm2(shape: str, device: torch.device | str, dtype: torch.dtype, seed
 def random_dnabert_s(shape: str, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> DnabertModel:
     """A DnabertModel of `shape` made on `device` itself."""
     layers, width, heads, inner = SHAPES[shape].dnabert_s
-    with torch.device("meta"):
+    with blank():
         model = DnabertModel(DnabertConfig(SHAPES[shape].dna_vocabulary, width, layers, heads, inner))
     return _randomize(model.to(dtype).to_empty(device=device), seed)
 

@@ -1,0 +1,61 @@
+"""Encoders that a thread loads: in order, given away once, and no reason to fail."""
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from golden_run import GOLDEN
+
+from virnucpro.models.blank import blank
+from virnucpro.models.dnabert_s import DnabertEncoder
+from virnucpro.models.load_ahead import LoadAhead
+
+CPU = torch.device("cpu")
+
+
+def test_the_encoders_come_in_order_and_once():
+    order: list[str] = []
+
+    def load(name: str) -> DnabertEncoder:
+        order.append(name)
+        return DnabertEncoder.load(GOLDEN / "dnabert_s", CPU, "fp32")
+
+    with LoadAhead({name: lambda name=name: load(name) for name in ("first", "second")}, CPU) as ahead:
+        second = ahead.take("second")
+        assert order == ["first", "second"] and isinstance(second, DnabertEncoder)
+        assert ahead.take("second") is None and ahead.take("another") is None
+        assert ahead.take("first") is not second
+
+
+def test_what_cannot_be_loaded_is_left_to_the_ordinary_way(tmp_path):
+    with LoadAhead({"esm2": lambda: DnabertEncoder.load(tmp_path, CPU, "fp32"), "none": lambda: None}, CPU) as ahead:
+        assert ahead.take("esm2") is None and ahead.take("none") is None
+
+
+def test_leaving_waits_for_what_is_being_loaded_and_loads_no_more():
+    begun, go_on, done = threading.Event(), threading.Event(), []
+
+    def slow() -> None:
+        begun.set()
+        go_on.wait(10)
+        done.append("slow")
+
+    with LoadAhead({"slow": slow, "never": lambda: done.append("never")}, CPU):
+        begun.wait(10)
+        threading.Timer(0.2, go_on.set).start()
+    assert done == ["slow"]
+
+
+def test_a_blank_network_has_its_shapes_and_no_values():
+    with blank():
+        made = [torch.nn.Embedding(5, 3), torch.nn.Linear(3, 2), torch.nn.LayerNorm(3)]
+    assert [module.weight.shape for module in made] == [(5, 3), (2, 3), (3,)]
+    assert all(p.is_meta and p.requires_grad for module in made for p in module.parameters())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_thread_uses_the_gpu_of_its_process_cuda():
+    last = torch.device("cuda", torch.cuda.device_count() - 1)
+    with LoadAhead({"it": lambda: torch.cuda.current_device()}, last) as ahead:
+        assert ahead.take("it") in (last.index, None if last.index == 0 else last.index)

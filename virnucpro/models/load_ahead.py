@@ -1,0 +1,49 @@
+"""Encoders loaded by a thread, one after another, while the process reads sequences and computes with the one before.
+
+What it takes until a GPU computes (its context, its kernels, transformers itself, 11 GB of weights) is as long as embedding
+two hundred thousand frames with DNABERT-S.
+"""
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+
+from virnucpro.models.encoder import Encoder
+from virnucpro.models.weights import weight_files
+
+log = logging.getLogger(__name__)
+
+
+def fits_beside(directory: Path, device: torch.device) -> bool:
+    """Whether the device has room for these weights as they lie on the disk, which is never less than what they will take."""
+    return sum(file.stat().st_size for file in weight_files(directory)) < torch.cuda.mem_get_info(device)[0]
+
+
+class LoadAhead:
+    """Begins at once, in the order of `loaders`; `take` waits for an encoder and gives it away. A context, as threads have to end."""
+
+    def __init__(self, loaders: Mapping[str, Callable[[], Encoder | None]], device: torch.device):
+        # a new thread would launch kernels on the first GPU, not on this process's
+        start = (torch.cuda.set_device, (device,)) if device.type == "cuda" else (None, ())
+        self._worker = ThreadPoolExecutor(1, "load ahead", *start)
+        self._coming = {name: self._worker.submit(load) for name, load in loaders.items()}
+
+    def take(self, name: str) -> Encoder | None:
+        """The encoder, once; None where it was not, or could not be loaded: then loading it at its time says why, or goes well."""
+        coming = self._coming.pop(name, None)
+        try:
+            return coming and coming.result()
+        except Exception as error:
+            log.debug("%s was not loaded ahead: %s", name, error)
+            return None
+
+    def __enter__(self) -> LoadAhead:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._coming.clear()
+        self._worker.shutdown(cancel_futures=True)
