@@ -97,7 +97,7 @@ def _embed_all(job: Job, run: Run, accelerator) -> dict[str, Extraction]:
     try:
         for name in ENCODERS:
             if len(job.plans[name]) == 0:
-                done[name] = Extraction(0, 0, 0, {})
+                done[name] = Extraction(0, 0, 0, 0, {})
                 continue
             with run.clock.stage(f"load {name}"):
                 encoder = load_encoder(name, run, ahead)
@@ -147,7 +147,7 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
         "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
         "embedding": {
             name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
-                   "failed": len(e.failed), "taken_up": job.work[name].taken_up,
+                   "in_16_bits": e.in_16_bits, "failed": len(e.failed), "taken_up": job.work[name].taken_up,
                    "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
         },
     }  # fmt: skip
