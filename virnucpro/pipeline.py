@@ -118,7 +118,7 @@ def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extr
     log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
     with run.clock.stage(name):
         run.display.embedding(name, len(plan), accelerator.num_processes)
-        token_ids = TokenColumn(job.table.frames.data.table[f"{name}_ids"])
+        token_ids = TokenColumn(job.table, name)
         batches = PlannedBatches(plan, token_ids, encoder.pad_id, longest_tokens(job.table, name))
         return extract(accelerator, encoder, batches, store, run.display.step)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from virnucpro.embedding.matrix import Part
 from virnucpro.errors import StoreError
+from virnucpro.mapped_files import check_length
 
 
 class JoinedRows:
@@ -32,6 +33,7 @@ class _Column:
     def __init__(self, part: Part):
         found = list(part.store.shards())
         self._shards = [rows for _, rows in found]
+        self._files = [(path, path.stat().st_size) for path in part.store.files()]
         self._width, self._dtype = part.store.width, part.store.dtype
         index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in found)])
         lengths = [len(index) for index, _ in found]
@@ -51,5 +53,6 @@ class _Column:
         for number in np.unique(shard).tolist():
             here = np.flatnonzero(shard == number)
             here = here[np.argsort(row[here])]  # a disk likes to be read in order
+            check_length(*self._files[number])
             out[here] = self._shards[number][row[here]]
         return out
