@@ -23,7 +23,8 @@ import torch
 
 from virnucpro.models import fused, int8, kernels
 from virnucpro.models.dnabert_s import DnabertEncoder, alibi_slopes
-from virnucpro.models.esm2 import Esm2Encoder
+from virnucpro.models.esm2 import Esm2Encoder, fast_forward
+from virnucpro.models.fast_path import FUSED, INT8
 from virnucpro.models.packing import pack, pool
 from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
 from virnucpro.models.rearranged import rope_tables
@@ -259,9 +260,9 @@ def agreement() -> None:
     few = batch_of(4096, [168, 160, 150, 140, 120, 100, 80, 60, 40, 30, 22, 300, 512, 1000, 168, 166, 90, 75, 33])
     truth = Esm2Encoder(esm2(torch.float32), torch.device(DEVICE), "fp32", "off").embed(few)
     torch.cuda.empty_cache()
-    for name, dtype, kind in (("fp16", torch.float16, fused.FusedEsm2), ("bf16", torch.bfloat16, fused.FusedEsm2),
-                              ("int8", torch.bfloat16, int8.Int8Esm2), ("int8 on fp16", torch.float16, int8.Int8Esm2)):
-        forward = kind(esm2(dtype), 1024)
+    for name, dtype, kind in (("fp16", torch.float16, FUSED), ("bf16", torch.bfloat16, FUSED), ("int8", torch.bfloat16, INT8),
+                              ("int8 on fp16", torch.float16, INT8)):
+        forward = fast_forward(esm2(dtype), kind)
         worst = cosine(pool(forward(few), few, 1), truth)
         torch.cuda.reset_peak_memory_stats()
         moved = neighbours(forward, 16896)
@@ -270,6 +271,21 @@ def agreement() -> None:
         RESULTS.setdefault("agreement", {})[name] = {"cosine": worst, "neighbours": moved, "gib": peak}
         del forward
         torch.cuda.empty_cache()
+
+
+def short(each: int = 32) -> None:
+    """From how many tokens on 8 bits are enough: the worst of `each` proteins of a length, 36 layers, beside 16 bits."""
+    lengths = (3, 4, 6, 10, 16, 22, 28, 32, 40, 48, 64, 96, 168)
+    batch = batch_of(16896, [length for length in lengths for _ in range(each)])
+    truth = Esm2Encoder(esm2(torch.float32), torch.device(DEVICE), "fp32", "off").embed(batch)
+    torch.cuda.empty_cache()
+    forward = int8.Int8Esm2(esm2(torch.bfloat16), 1024)
+    found = {name: pool(way(batch), batch, 1) for name, way in (("int8", forward), ("16 bits", forward.in_16_bits))}
+    for number, length in enumerate(lengths):
+        mine = slice(number * each, (number + 1) * each)
+        worst = {name: cosine(rows[mine], truth[mine]) for name, rows in found.items()}
+        print(f"short {length:4d} tokens, worst pooled cosine of {each}: {worst}", flush=True)
+        RESULTS.setdefault("short", {})[length] = worst
 
 
 def neighbours(forward, tokens: int) -> str:
@@ -294,7 +310,7 @@ def dnabert(tokens: int = 16384) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=["products", "others", "stacks", "agreement", "dnabert"])
+    parser.add_argument("--only", nargs="+", default=["products", "others", "stacks", "agreement", "short", "dnabert"])
     parser.add_argument("--out", default=None)
     parser.add_argument("--compilers", type=int, default=14)
     arguments = parser.parse_args()
@@ -309,7 +325,7 @@ def main() -> None:
     report("ceiling", "copy", median_ms(partial(torch.Tensor.copy_, rand(2**30), rand(2**30))), 0, 4 * 2**30)
     steps = {"products": lambda: (library_products(16384), time_all(product_operations(16384), 16384)),
              "others": lambda: time_all(other_operations(16384), 16384), "stacks": stacks, "agreement": agreement,
-             "dnabert": dnabert}
+             "short": short, "dnabert": dnabert}
     for name in arguments.only:
         with torch.inference_mode():
             guarded(steps[name])

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `mini`, version 2, again from the labelled genomes: on the GPU 485 + 338 + 560 s of training and a minute of scoring.
 #
-#   benchmarks/mini_again.sh DATA_DIR WORK BUNDLE      # from the repository; needs `virnucpro[train]` and diamond
+#   benchmarks/mini_again.sh DATA_DIR WORK BUNDLE      # from the repository; needs `pip install '.[train]'` and diamond
 #
 # DATA_DIR is described in docs/MODELS.md. Everything but the three trainings and `mini_score.py score` is for the CPU.
 set -euo pipefail

@@ -59,7 +59,7 @@ def main() -> None:
         inputs = find_inputs(sorted(map(str, (ROOT / "examples").glob("*.fna.gz"))))
         rules = FrameRules(bundle.chunk_length, bundle.frame_policy, 1)
         table = build_or_open(inputs, rules, Tokenizers(bundle.esm2, bundle.dnabert_s), Path(cache), lambda *line: None)
-        column = TokenColumn(table.frames.data.table["esm2_ids"])
+        column = TokenColumn(table, "esm2")
         lengths = np.array(list(map(len, column(np.arange(len(table))))))
         proteins = [bytes(protein).decode() for protein in table.frames.data.table["protein"].cast("binary").to_pylist()]
         plan = make_plan(np.arange(len(table)), lengths, 4096)

@@ -25,6 +25,7 @@ UNSUITED = {
 STATUS_VARIABLE = "VIRNUCPRO_STATUS_DIR"  # set by our own launch only: where a worker leaves its exit code
 PARENT_VARIABLE = "VIRNUCPRO_LAUNCHER"  # set by our own launch only: its process id
 SECONDS_TO_END = 20
+HINTS = {signal.SIGKILL: " (out of host memory?)", signal.SIGBUS: " (a file of the run was cut short, or its disk failed?)"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
                 return code
             killed = failure.exitcode < 0
             how = f"killed by {_signal_name(-failure.exitcode)}" if killed else f"exit code {failure.exitcode}"
-            hint = " (out of host memory?)" if failure.exitcode == -signal.SIGKILL else ""
+            hint = HINTS.get(-failure.exitcode, "")
             raise VirNucProError(
                 f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped; {how_to_go_on(forced)}"
             ) from None

@@ -99,7 +99,7 @@ def _embed_all(job: Job, run: Run, accelerator, ahead: LoadAhead) -> dict[str, E
     for name in ENCODERS:
         if len(job.plans[name]) == 0:
             ahead.take(name)
-            done[name] = Extraction(0, 0, 0, {})
+            done[name] = Extraction(0, 0, 0, 0, {})
             continue
         with run.clock.stage(f"load {name}"):
             encoder = load_encoder(name, run, ahead)
@@ -116,7 +116,7 @@ def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extr
     log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
     with run.clock.stage(name):
         run.display.embedding(name, len(plan), accelerator.num_processes)
-        token_ids = TokenColumn(job.table.frames.data.table[f"{name}_ids"])
+        token_ids = TokenColumn(job.table, name)
         batches = PlannedBatches(plan, token_ids, encoder.pad_id, longest_tokens(job.table, name))
         return extract(accelerator, encoder, batches, store, run.display.step)
 
@@ -146,7 +146,7 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
             "features": settings.features, "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
             "embedding": {
                 name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
-                       "failed": len(e.failed), "taken_up": job.work[name].taken_up,
+                       "in_16_bits": e.in_16_bits, "failed": len(e.failed), "taken_up": job.work[name].taken_up,
                        "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
             },
         }  # fmt: skip

@@ -235,7 +235,7 @@ def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) ->
     """How `make_work` gets an encoder's rows out of `older`, with this run's model to compare them with."""
     if older is None:
         return None
-    token_ids, longest = TokenColumn(table.frames.data.table[f"{name}_ids"]), longest_tokens(table, name)
+    token_ids, longest = TokenColumn(table, name), longest_tokens(table, name)
     loaded: list[Encoder] = []
 
     @torch.inference_mode()

@@ -81,6 +81,7 @@ def write_results(
     """
     with clock.stage("call"):
         rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride)
+        table.check()
         arrow = table.frames.data.table
         answers = assemble(table.inputs, table.records, arrow, scores, lost, rules, model["name"], calibration, call.prevalence)
     record = {

@@ -17,7 +17,7 @@ SEQUENCES = [np.full(2 + row % 7, row, dtype=np.uint8) for row in range(40)]
 class Means:
     """Embeds a sequence as its mean token, its length, and one. `capacity`: tokens that fit the memory."""
 
-    name, width, pad_id = "means", WIDTH, 0
+    name, width, pad_id, in_16_bits_below = "means", WIDTH, 0, 0
 
     def __init__(self, capacity: int = 10_000, infinite: tuple[int, ...] = (), hopeless: tuple[int, ...] = ()):
         self.capacity, self.infinite, self.hopeless = capacity, infinite, hopeless
@@ -68,8 +68,19 @@ def assert_right(found: dict, without: tuple[int, ...] = ()):
 def test_every_row_arrives_once_under_its_index(embed):
     result, found, steps = embed(Means())
     assert_right(found)
-    assert (result.rows, result.split, result.recomputed, result.failed) == (40, 0, 0, {})
+    assert (result.rows, result.split, result.recomputed, result.in_16_bits, result.failed) == (40, 0, 0, 0, {})
     assert sum(step.rows for step in steps) == 40 and steps[-1].number == steps[-1].of
+
+
+def test_sequences_too_short_for_8_bits_are_counted_and_said(embed, caplog):
+    encoder = Means()
+    encoder.in_16_bits_below = 4
+    with caplog.at_level("INFO"):
+        result, found, _ = embed(encoder)
+    assert_right(found)
+    assert result.in_16_bits == sum(len(ids) < 4 for ids in SEQUENCES) == 12 and result.recomputed == 0
+    assert [line for line in caplog.messages if "16 bits" in line] == [
+        "means: 12 sequences of fewer than 4 tokens are computed in 16 bits: too short for 8"]
 
 
 def test_a_batch_too_large_for_the_memory_is_split(embed):

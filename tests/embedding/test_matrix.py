@@ -1,6 +1,7 @@
 """The final matrix: the right row for every frame, in a file that torch and zip readers accept."""
 from __future__ import annotations
 
+import os
 import zipfile
 
 import numpy as np
@@ -48,6 +49,15 @@ def test_rows_joined_where_they_lie_are_the_rows_of_the_matrix(tmp_path):
     with pytest.raises(StoreError, match="2 rows are missing"):
         JoinedRows([Part(dna, np.array([0, 77, 11]))])
     assert JoinedRows([Part(dna, np.empty(0, dtype=np.int64))])[0:7].shape == (0, 3)
+
+
+def test_a_shard_cut_short_under_the_reader_is_an_error_not_a_dead_process(tmp_path):
+    store, _ = store_of(tmp_path / "dna", 3, 10, 0)
+    joined = JoinedRows([Part(store, np.arange(10))])
+    cut = store.files()[1]
+    os.truncate(cut, 100)
+    with pytest.raises(StoreError, match=f"{cut.name}: has 100 of "):
+        joined[0:10]
 
 
 def test_without_frames_the_matrix_has_its_width(tmp_path):

@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional
 
 from virnucpro.errors import UsageError
-from virnucpro.models.esm2 import Esm2Encoder
+from virnucpro.models.esm2 import Esm2Encoder, short_apart
 from virnucpro.models.fast_path import PLAIN, choose_fast_path, preferred_tokens
-from virnucpro.models.packing import pack
+from virnucpro.models.packing import pack, pool
 from virnucpro.models.random_bundle import random_esm2
 from virnucpro.models.rearranged import correction, esm_layer_weights, quantize_weight, rope_tables, take_layers
 
@@ -33,7 +33,7 @@ def uneven_esm2(shape: str, device, dtype: torch.dtype) -> torch.nn.Module:
 
 def some_batch(tokens: int, pad_id: int = 1):
     numbers = np.random.default_rng(4)
-    lengths = [3, 22, 40, 64, 65, 90, 128, 150, 168, 168, 168, 190, 300, 512]
+    lengths = [3, 3, 4, 6, 12, 22, 31, 32, 33, 40, 64, 65, 90, 128, 150, 168, 168, 168, 190, 300, 512]
     return pack([np.r_[0, numbers.integers(4, 24, length - 2), 2] for length in lengths], tokens, pad_id)
 
 
@@ -75,6 +75,23 @@ def test_correction_makes_the_mean_input_exact():
     assert (found.values * found.step[:, None] - weight).abs().max() <= 0.5 * found.step.max() + 1e-6
     rounded = found.values.float() * found.step[:, None]
     torch.testing.assert_close(rounded @ mean + correction(weight, found, mean), weight @ mean, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [(5, 9, 32, 3, 31, 40), (31, 3), (32, 200, 33)], ids=["both", "short", "long"])
+def test_only_short_proteins_go_the_precise_way(lengths):
+    numbers = np.random.default_rng(6)
+    batch = pack([numbers.integers(4, 24, length) for length in lengths], 512, 1)
+    ways = []
+
+    def way(name: str, value: float):
+        def forward(batch):
+            ways.append(name)
+            return torch.full((len(batch.tokens), 2), value)
+        return forward
+
+    found = pool(short_apart(way("8", 8.0), way("16", 16.0), 32)(batch), batch, 1)[:, 0]
+    assert found.tolist() == [16.0 if length < 32 else 8.0 for length in lengths]
+    assert set(ways) == {f"{value:.0f}" for value in found.tolist()} and len(ways) == len(set(ways))
 
 
 @pytest.mark.parametrize("device, precision, compile", [("cpu", "fp32", "auto"), ("cpu", "bf16", "auto"), ("cpu", "fp32", "off")])

@@ -14,6 +14,8 @@ import pytest
 import xxhash
 from Bio.Seq import Seq
 
+from virnucpro.embedding.job import column
+from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import StoreError
 from virnucpro.sequences import frame_columns, table_builder
 from virnucpro.sequences.frame_table import FrameRules, build_or_open, cache_root, open_existing
@@ -153,6 +155,20 @@ def test_a_damaged_table_is_built_again(golden, table_of, damage):
     again = table_of(golden / "input.fa", log=lines.append)
     assert not again.reused and "damaged" in lines[0] and "built" in lines[1]
     assert again.frames.to_dict() == expected
+
+
+def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golden, table_of):
+    table = table_of(golden / "input.fa")
+    token_ids = TokenColumn(table, "esm2")
+    assert len(token_ids(np.arange(3))) == 3
+    path = table.directory / table_builder.FRAMES
+    whole = path.stat().st_size
+    os.truncate(path, 4096)
+    for read in (lambda: token_ids(np.arange(3)), table.frame_ids, lambda: column(table, "chunk")):
+        with pytest.raises(StoreError, match=f"{path.name}: has 4,096 of {whole:,} bytes"):
+            read()
+    path.unlink()  # what is mapped stays: nothing is wrong with a removed file
+    table.check()
 
 
 def test_nothing_at_all_is_a_table_without_rows(table_of, write):

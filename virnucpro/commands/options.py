@@ -28,7 +28,7 @@ Conservative = Annotated[bool, typer.Option("--conservative", help="Virus from 0
 Relaxed = Annotated[bool, typer.Option("--relaxed", help="Virus from 0.3: more, less sure.", rich_help_panel=CALLS)]
 AllowShort = Annotated[bool, typer.Option("--allow-short", help="Call sequences shorter than half the model's length too.",
                                           rich_help_panel=CALLS)]
-Prevalence = Annotated[float | None, typer.Option("--prevalence", help="Share of viral sequences you expect; fixes what FDR assumes.",
+Prevalence = Annotated[float | None, typer.Option("--prevalence", help="Share of viral sequences you expect: moves probabilities and FDR.",
                                                   rich_help_panel=CALLS)]
 Format = Annotated[TableFormat, typer.Option("--table-format", help="Of contigs, chunks and frames.", rich_help_panel=INPUTS)]
 CacheDir = Annotated[Path | None, typer.Option("--cache-dir", help="Where tokenized frames are cached (HF_DATASETS_CACHE).",

@@ -70,7 +70,8 @@ def predict(
     precision: Annotated[Precision, typer.Option("--precision", help="Of the encoders.", rich_help_panel=DEVICES)] = Precision.auto,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, metavar="TOKENS", rich_help_panel=DEVICES,
                                                    help="Tokens in a batch; lower it when memory is short.")] = None,
-    compile: Annotated[Compile, typer.Option("--compile", help="Compiled encoder layers.", rich_help_panel=DEVICES)] = Compile.auto,
+    compile: Annotated[Compile, typer.Option("--compile", rich_help_panel=DEVICES,
+                                             help="Own, faster encoder layers; off: plain ones.")] = Compile.auto,
     resume: Annotated[bool, typer.Option("--resume", help="Continue what is unfinished in the output directory, an older version's "
                                                           "too. The default when it is the same run.", rich_help_panel=RUN)] = False,
     force: Annotated[bool, typer.Option("--force", help="Start over.", rich_help_panel=RUN)] = False,

@@ -6,6 +6,7 @@ process, which hands them to the store by index. Knows accelerate; does not know
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -42,6 +43,7 @@ class Encoder(Protocol):
     name: str
     width: int
     pad_id: int
+    in_16_bits_below: int  # tokens; what is shorter `embed` computes in 16 bits, in a run of 8
 
     def embed(self, batch: PackedBatch) -> torch.Tensor: ...
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor: ...
@@ -65,6 +67,7 @@ class Extraction:
     rows: int
     split: int
     recomputed: int
+    in_16_bits: int  # sequences too short for the 8 of the run
     failed: dict[int, str]  # representative -> reason
     processes: tuple[LoopSeconds, ...] = ()
 
@@ -117,6 +120,10 @@ def extract(
 
     Rows that are not finite are computed a second time in fp32, after all others; what stays so fails alone.
     """
+    short = _shorter(batches, encoder.in_16_bits_below)
+    if short and accelerator.is_main_process:
+        log.info("%s: %d sequences of fewer than %d tokens are computed in 16 bits: too short for 8", encoder.name, short,
+                 encoder.in_16_bits_below)
     first = _pass(accelerator, encoder.embed, encoder.width, batches, store, on_step)
     with peers():
         processes = tuple(gather_object([first.seconds]))
@@ -131,7 +138,13 @@ def extract(
         second = _pass(accelerator, encoder.recompute_fp32, encoder.width, replace(batches, plan=plan), store)
     lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
     failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
-    return Extraction(first.kept + second.kept, first.split + second.split, second.kept, failed, processes)
+    return Extraction(first.kept + second.kept, first.split + second.split, second.kept, short, failed, processes)
+
+
+def _shorter(batches: PlannedBatches, tokens: int) -> int:
+    """How many of the planned sequences, which are sorted, have fewer than `tokens` tokens."""
+    rows = batches.plan.rows
+    return len(rows) - bisect_left(rows, True, key=lambda row: len(batches.token_ids(np.array([row]))[0]) < tokens)
 
 
 @dataclass(slots=True)

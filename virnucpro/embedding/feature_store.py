@@ -61,7 +61,7 @@ class FeatureStore:
         for leftover in self.directory.glob(".*.part"):
             leftover.unlink()
         done, damaged = [], []
-        for path in self._shards():
+        for path in self.files():
             try:
                 index, _ = self._read(path)
                 done.append(index)
@@ -121,7 +121,7 @@ class FeatureStore:
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(index, rows) of each shard on disk, verified again, memory-mapped; raises StoreError on damage since `load`."""
         self.flush()
-        for path in self._shards():
+        for path in self.files():
             try:
                 yield self._read(path)
             except (OSError, SafetensorError, KeyError, ValueError) as error:
@@ -131,7 +131,8 @@ class FeatureStore:
         """Drop everything stored: the run has what it needed."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _shards(self) -> list[Path]:
+    def files(self) -> list[Path]:
+        """The shards, in the order in which `shards` gives what they hold."""
         return sorted(self.directory.glob("*.safetensors"))
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,7 @@ class Work:
 
 def column(table: FrameTable, name: str) -> np.ndarray:
     """A number column of the frame table, [frames]."""
+    table.check()
     return table.frames.data.table[name].to_numpy()
 
 

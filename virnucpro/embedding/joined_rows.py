@@ -11,6 +11,7 @@ import numpy as np
 
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.errors import StoreError
+from virnucpro.mapped_files import check_length, read_here_and_there
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,10 @@ class _Column:
     def __init__(self, part: Part):
         found = list(part.store.shards())
         self.width, self._shards = part.store.width, [rows for _, rows in found]
+        self._files = [(path, path.stat().st_size) for path in part.store.files()]
         self._first = np.cumsum([0, *map(len, self._shards)])  # place of each shard's first row, and the end
+        for rows in self._shards:
+            read_here_and_there(rows)
         index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in found)])
         order = np.argsort(index, kind="stable")
         index = index[order]
@@ -66,4 +70,5 @@ class _Column:
         bounds = np.searchsorted(place, self._first)
         for shard in np.flatnonzero(np.diff(bounds)).tolist():
             here = slice(bounds[shard], bounds[shard + 1])
+            check_length(*self._files[shard])
             out[order[here]] = self._shards[shard][place[here] - self._first[shard]]

@@ -27,7 +27,7 @@ class Encoder(ABC):
     layers: str  # how the choice of its layers is called
     longest: int | None  # most tokens of a sequence, special ones included
     skip: int  # special tokens at each end of a sequence that stay out of its mean
-    has_int8: bool  # else --precision int8 leaves it in bf16
+    shortest_int8: int | None  # tokens; what is shorter stays in 16 bits. None: --precision int8 leaves all in bf16
 
     @staticmethod
     @abstractmethod
@@ -45,6 +45,7 @@ class Encoder(ABC):
         self.device, self.precision = device, self.own(precision)
         self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
         self.model = model
+        self.in_16_bits_below = self.shortest_int8 if self.precision == "int8" else 0
         self._forward, self.choices = self.choose_forward(model, device, self.precision, compile)
         self._rescue = rescue
 
@@ -63,7 +64,7 @@ class Encoder(ABC):
     @classmethod
     def own(cls, precision: str) -> str:
         """The precision in which this architecture computes where a run asks for `precision`."""
-        return "bf16" if precision == "int8" and not cls.has_int8 else precision
+        return "bf16" if precision == "int8" and cls.shortest_int8 is None else precision
 
     @torch.inference_mode()
     def embed(self, batch: PackedBatch) -> torch.Tensor:

@@ -5,6 +5,7 @@ ends (attention.py) nor the faster layers that may take the stock ones' place.
 """
 from __future__ import annotations
 
+from bisect import bisect_left
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
 LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
+SHORTEST_INT8 = 32  # tokens: shorter proteins are too few residues for the errors of int8 to average out (docs/PERFORMANCE.md)
 LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
 
@@ -47,7 +49,29 @@ def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
     from virnucpro.models.fused import FusedEsm2
     from virnucpro.models.int8 import Int8Esm2
 
-    return (Int8Esm2 if kind == INT8 else FusedEsm2)(model, LONGEST)
+    if kind != INT8:
+        return FusedEsm2(model, LONGEST)
+    int8 = Int8Esm2(model, LONGEST)
+    return short_apart(int8, int8.in_16_bits, SHORTEST_INT8)
+
+
+def short_apart(forward: Forward, precise: Forward, shortest: int) -> Forward:
+    """`forward`, but `precise` for the sequences of fewer than `shortest` tokens.
+
+    Each runs on the whole batch or not at all, so that the bits of a sequence depend on its company no more than theirs do.
+    A plan's batches are sorted by length: it has one at most in which both run.
+    """
+    def apart(batch: PackedBatch) -> torch.Tensor:
+        short = bisect_left(batch.lengths, shortest)
+        if short == 0:
+            return forward(batch)
+        hidden = precise(batch)
+        if short < batch.rows:
+            end = sum(batch.lengths[:short])
+            hidden[end:] = forward(batch)[end:]
+        return hidden
+
+    return apart
 
 
 def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
@@ -118,7 +142,7 @@ def set_inv_freq(model: torch.nn.Module, device: torch.device, stored: torch.Ten
 class Esm2Encoder(Encoder):
     """An EsmModel on packed batches: the mean of the residues, without <cls> and <eos>."""
 
-    name, layers, longest, skip, has_int8 = "esm2", LAYERS, LONGEST, 1, True
+    name, layers, longest, skip, shortest_int8 = "esm2", LAYERS, LONGEST, 1, SHORTEST_INT8
     read, choose_forward = staticmethod(read_esm2), staticmethod(choose_forward)
 
 

@@ -25,7 +25,7 @@ def choose_fast_path(name: str, device: torch.device, precision: str, head_width
         missing = missing or int8_is_missing(device)
         if missing or compile == "off":
             raise UsageError(f"--precision int8: {missing or '--compile off forbids the kernels it needs'}; choose bf16 or fp16")
-        return Choice(name, INT8, "8-bit products, as asked for; everything between them in 16 bits")
+        return Choice(name, INT8, "8-bit products, as asked for; what lies between them, and very short proteins, in 16 bits")
     if compile == "off":
         return Choice(name, PLAIN, "as asked for with --compile off")
     if missing and compile == "on":

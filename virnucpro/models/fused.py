@@ -9,6 +9,8 @@ apart, as one fp32 row (`shift`) which the next LayerNorm adds: the same sum, an
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from virnucpro.models import kernels
@@ -37,7 +39,6 @@ class FusedEsm2:
             weights = esm_layer_weights(layer, self.heads, shift)
             shift = weights.end_shift
             self.layers.append(self.prepare(weights))
-        self.final_shift = self.layers[-1].end_shift
         self._space = ()
 
     def prepare(self, weights: EsmLayerWeights):
@@ -45,12 +46,16 @@ class FusedEsm2:
         return weights
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        return self.through(self.layer, self.layers, batch)
+
+    def through(self, layer: Callable[..., None], layers: list, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states of `batch` by way of `layer(weights, ...)` for each weights of `layers`."""
         x, *_ = space = self.space(len(batch.tokens))
         torch.index_select(self.tokens, 0, batch.tokens, out=x)
         spans = kernels.spans(batch.lengths, x.device)
-        for weights in self.layers:
-            self.layer(weights, *space, spans)
-        return kernels.layer_norm(x, *self.final_norm, self.eps, torch.empty_like(x), shift=self.final_shift)
+        for weights in layers:
+            layer(weights, *space, spans)
+        return kernels.layer_norm(x, *self.final_norm, self.eps, torch.empty_like(x), shift=layers[-1].end_shift)
 
     def space(self, rows: int) -> tuple[torch.Tensor, ...]:
         """Buffers x, small [T, H], qkv [T, 3H] and inner [T, FFN] (these two share memory), kept from batch to batch.

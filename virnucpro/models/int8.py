@@ -5,6 +5,8 @@ depend on its neighbours. Everything between the products is as in fused.py, in 
 
 A rounded weight errs the same way for every token, which a mean over tokens does not average out. What it errs by on
 the mean input is added back to the bias; the means come from random proteins sent through the 16-bit layers at load.
+What is then left averages out over the residues of a protein, and a very short one has too few: the 16-bit layers are
+kept for those (esm2.py says which).
 """
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import torch
 
 from virnucpro.models import kernels
 from virnucpro.models.fused import FusedEsm2
+from virnucpro.models.packing import PackedBatch
 from virnucpro.models.rearranged import EsmLayerWeights, Quantized, correction, quantize_weight
 
 SMALL_TILE = {"block": (128, 128, 128), "num_warps": 4, "num_stages": 3}  # two programs a multiprocessor
@@ -48,13 +51,18 @@ class Int8LayerWeights:
 
 
 class Int8Esm2(FusedEsm2):
-    """A forward for Esm2Encoder with int8 products. Takes the model's layers over, and frees their 16-bit weights."""
+    """A forward for Esm2Encoder with int8 products, and another in 16 bits. Takes the model's layers over."""
 
     def __init__(self, model: torch.nn.Module, longest: int):
         self._space8: tuple[torch.Tensor, ...] = ()
         self._state: dict[str, torch.Tensor] = {}
+        self.layers16: list[EsmLayerWeights] = []
         super().__init__(model, longest)
         self._state = {}
+
+    def in_16_bits(self, batch: PackedBatch) -> torch.Tensor:
+        """As a call, without rounding to int8."""
+        return self.through(self.layer16, self.layers16, batch)
 
     def prepare(self, w: EsmLayerWeights) -> Int8LayerWeights:
         """Quantize a layer, and send the calibrating proteins through its 16-bit form for the next one."""
@@ -71,6 +79,7 @@ class Int8Esm2(FusedEsm2):
         before = self._state["extra"]
         middle = before + lacks["out"]
         self._state["extra"] = after = middle + lacks["down"]
+        self.layers16.append(w)
         return Int8LayerWeights(
             w.norm, found["qkv"], w.qkv_bias.float() + lacks["qkv"], found["out"], w.ffn_norm, found["up"],
             w.up_bias.float() + lacks["up"], found["down"], w.shift + before, w.ffn_shift + middle, w.end_shift + after)

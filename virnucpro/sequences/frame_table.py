@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnucpro.errors import Failure, StoreError, one_line
+from virnucpro.mapped_files import check_length
 from virnucpro.sequences import compressed
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import FRAME_NAMES
@@ -50,15 +51,22 @@ class FrameTable:
     failures: tuple[Failure, ...]
     reused: bool
     rules: FrameRules
+    sizes: dict[str, int]  # file -> bytes
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    def check(self) -> None:
+        """Raise StoreError where the mapped files are no longer as long as they were: to be called before reading from them."""
+        for name, size in self.sizes.items():
+            check_length(self.directory / name, size)
 
     def frame_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
         """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2); of those of windows `{name}_window_{k}...`."""
         start, stop, _ = slice(start, stop).indices(len(self))
         if start >= stop:
             return []
+        self.check()
         rows = self.frames.data.table.slice(start, stop - start)
         record = rows["record"].to_numpy()
         first, final = int(record.min()), int(record.max())
@@ -196,7 +204,7 @@ def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, reused: b
         for f, h, n in zip(inputs, hashes, manifest["records_per_input"], strict=True)]
     failures = _failures(described, records, dict(manifest["unreadable"]))
     return FrameTable(directory, directory.name, frames, records, tuple(described), failures, reused,
-                      FrameRules(**manifest["rules"]))
+                      FrameRules(**manifest["rules"]), manifest["sizes"])
 
 
 def _failures(inputs: list[dict], records: pa.Table, unreadable: dict[int, str]) -> tuple[Failure, ...]:
