@@ -38,6 +38,7 @@ class StandIn:
         import torch
 
         self.name, self.width, self.skip, self.pad_id = name, width, skip, 1
+        self.weights = width
         self.table = torch.randn(1 << 16, width, generator=torch.Generator().manual_seed(width))
 
     def embed(self, batch):

@@ -17,7 +17,7 @@ SEQUENCES = [np.full(2 + row % 7, row, dtype=np.uint8) for row in range(40)]
 class Means:
     """Embeds a sequence as its mean token, its length, and one. `capacity`: tokens that fit the memory."""
 
-    name, width, pad_id = "means", WIDTH, 0
+    name, width, pad_id, weights = "means", WIDTH, 0, 1
 
     def __init__(self, capacity: int = 10_000, infinite: tuple[int, ...] = (), hopeless: tuple[int, ...] = ()):
         self.capacity, self.infinite, self.hopeless = capacity, infinite, hopeless
@@ -70,6 +70,13 @@ def test_every_row_arrives_once_under_its_index(embed):
     assert_right(found)
     assert (result.rows, result.split, result.recomputed, result.failed) == (40, 0, 0, {})
     assert sum(step.rows for step in steps) == 40 and steps[-1].number == steps[-1].of
+
+
+def test_several_batches_between_two_meetings(embed):
+    result, found, steps = embed(Means(infinite=(3, 17)), tokens=10)
+    assert_right(found)
+    assert result.recomputed == 2
+    assert steps[0].batches == 3 and steps[0].number == 1 and len(steps) == steps[0].of and sum(step.rows for step in steps) == 40
 
 
 def test_a_batch_too_large_for_the_memory_is_split(embed):
