@@ -4,8 +4,9 @@
 
 A random ESM-2 of mini's shape on the CPU, planned batches of 4,096 tokens, the real loop (Accelerate, gather in step, shards
 with every flush). Prints for one process and for several how much of the loop is not spent in the encoder, twice: by the
-clock, and by the processes' own CPU time, a step taking as long as its slowest process. By the clock, waiting for a process
-that the system has put aside for other work counts as lost too: on a busy machine that figure is an upper bound.
+clock, and by the processes' own CPU time, the time between two meetings being that of the slowest process. By the clock,
+waiting for a process that the system has put aside for other work counts as lost too: on a busy machine that figure is an
+upper bound.
 """
 from __future__ import annotations
 
@@ -47,37 +48,45 @@ def work(out: Path, batches: int) -> None:
     store = FeatureStore(out.parent / "rows", encoder.width) if accelerator.is_main_process else None
     if store is not None:
         store.load()
-    calls: list[tuple[float, float, float, float]] = []  # clock and CPU time, before and after
-    measured = encoder.embed
+    inside = np.zeros(2)  # the encoder's seconds so far: by the clock, of the CPU
+    meetings: list[tuple[float, float]] = []  # when this process was ready for each
+    embed_one, gather = encoder.embed, accelerator.gather_for_metrics
 
     def embed(batch):
-        before = time.perf_counter(), time.process_time()
-        rows = measured(batch)
-        calls.append((*before, time.perf_counter(), time.process_time()))
+        nonlocal inside
+        before = now()
+        rows = embed_one(batch)
+        inside += now() - before
         return rows
 
-    encoder.embed = embed
+    def gather_for_metrics(mine):
+        meetings.append(tuple(now()))
+        return gather(mine)
+
+    encoder.embed, accelerator.gather_for_metrics = embed, gather_for_metrics
     planned = PlannedBatches(plan, lambda rows: [sequences[row] for row in rows], encoder.pad_id, 1024)
     embed(planned[0].packed)  # the first one pays for what is made once
-    calls.clear()
+    inside[:] = 0
     accelerator.wait_for_everyone()
-    began = time.perf_counter(), time.process_time()
+    began = now()
     extract(accelerator, encoder, planned, store)
-    ended = time.perf_counter(), time.process_time()
+    ended = now()
     leave(accelerator)
-    content = {"began": began, "calls": calls, "ended": ended, "batches": len(plan)}
+    content = {"times": [tuple(began), *meetings, tuple(ended)], "inside": tuple(inside), "batches": len(plan)}
     out.with_suffix(f".{accelerator.process_index}").write_text(json.dumps(content))
 
 
-def lost(found: list[dict], which: int) -> float:
-    """Share of the loop outside the encoder. which: 0 by the clock, 1 by CPU time.
+def now() -> np.ndarray:
+    """By the clock, and the process's CPU time."""
+    return np.array([time.perf_counter(), time.process_time()])
 
-    A step lasts from the end of the encoder's call before to the end of its own, and all wait for its slowest process.
-    """
-    ends = np.array([[f["began"][which], *(call[which + 2] for call in f["calls"]), f["ended"][which]] for f in found])
-    inside = np.array([[call[which + 2] - call[which] for call in f["calls"]] for f in found])
-    steps = np.diff(ends, axis=1).max(axis=0)  # the last is what follows the last batch
-    return 1 - inside.sum() / len(found) / steps.sum()
+
+def lost(found: list[dict]) -> np.ndarray:
+    """Share of the loop outside the encoder, by the clock and by CPU time. At every meeting all wait for the slowest."""
+    times = np.array([f["times"] for f in found])  # [processes, meetings + 2, 2]
+    clock = np.ptp(times[:, :, 0])
+    cpu = np.diff(times[:, :, 1], axis=1).max(axis=0).sum()  # what follows the last meeting included
+    return 1 - np.mean([f["inside"] for f in found], axis=0) / [clock, cpu]
 
 
 def measure(processes: int, batches: int) -> list[dict]:
@@ -101,9 +110,10 @@ def main() -> None:
     print(f"load of the machine before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     for processes in (1, options.processes):
         found = measure(processes, options.batches)
-        wall = max(f["ended"][0] - f["began"][0] for f in found)
-        print(f"{processes} process{'es' * (processes > 1)}: {found[0]['batches']} batches in {wall:.2f} s, "
-              f"{100 * lost(found, 0):.1f} % lost by the clock, {100 * lost(found, 1):.1f} % by CPU time")  # fmt: skip
+        by_clock, by_cpu = 100 * lost(found)
+        times = np.array(found[0]["times"])
+        print(f"{processes} process{'es' * (processes > 1)}: {found[0]['batches']} batches in {times[-1, 0] - times[0, 0]:.2f} s, "
+              f"{len(times) - 2} meetings, {by_clock:.1f} % lost by the clock, {by_cpu:.1f} % by CPU time", flush=True)  # fmt: skip
 
 
 if __name__ == "__main__":

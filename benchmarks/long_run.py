@@ -37,7 +37,8 @@ class StandIn:
     def __init__(self, name: str, width: int, skip: int):
         import torch
 
-        self.name, self.width, self.skip, self.pad_id, self.in_16_bits_below = name, width, skip, 1, 0
+        self.name, self.width, self.skip, self.pad_id = name, width, skip, 1
+        self.weights, self.in_16_bits_below = width, 0
         self.table = torch.randn(1 << 16, width, generator=torch.Generator().manual_seed(width))
 
     def embed(self, batch):

@@ -17,7 +17,7 @@ SEQUENCES = [np.full(2 + row % 7, row, dtype=np.uint8) for row in range(40)]
 class Means:
     """Embeds a sequence as its mean token, its length, and one. `capacity`: tokens that fit the memory."""
 
-    name, width, pad_id, in_16_bits_below = "means", WIDTH, 0, 0
+    name, width, pad_id, weights, in_16_bits_below = "means", WIDTH, 0, 1, 0
 
     def __init__(self, capacity: int = 10_000, infinite: tuple[int, ...] = (), hopeless: tuple[int, ...] = ()):
         self.capacity, self.infinite, self.hopeless = capacity, infinite, hopeless
@@ -81,6 +81,13 @@ def test_sequences_too_short_for_8_bits_are_counted_and_said(embed, caplog):
     assert result.in_16_bits == sum(len(ids) < 4 for ids in SEQUENCES) == 12 and result.recomputed == 0
     assert [line for line in caplog.messages if "16 bits" in line] == [
         "means: 12 sequences of fewer than 4 tokens are computed in 16 bits: too short for 8"]
+
+
+def test_several_batches_between_two_meetings(embed):
+    result, found, steps = embed(Means(infinite=(3, 17)), tokens=10)
+    assert_right(found)
+    assert result.recomputed == 2
+    assert steps[0].batches == 3 and steps[0].number == 1 and len(steps) == steps[0].of and sum(step.rows for step in steps) == 40
 
 
 def test_a_batch_too_large_for_the_memory_is_split(embed):

@@ -4,7 +4,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from virnucpro.embedding.plan import Plan, make_plan, share
+from virnucpro.embedding.plan import Deal, Plan, make_plan, share
 
 
 def keys(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -68,6 +68,22 @@ def test_a_plan_that_is_not_the_announced_one_is_refused(tmp_path):
 
 def test_room_in_a_gather_covers_the_batches_that_accelerate_repeats():
     plan = Plan(np.arange(10), np.array([0, 6, 7, 10]), 100)  # batches of 6, 1 and 3
-    assert plan.width_at(0, 2) == 6
-    assert plan.width_at(1, 2) == 6  # batch 2 and, again, batch 0
-    assert plan.width_at(0, 5) == 6
+    deal = Deal.of(plan, 2)
+    assert [deal.room_at(step) for step in (0, 1)] == [6, 6]  # step 1: batch 2 and, again, batch 0
+    assert [deal.at(step) for step in (0, 1)] == [(2, 7), (1, 3)]
+    assert Deal.of(plan, 5).room_at(0) == 6
+
+
+@pytest.mark.parametrize("batches", [1, 2, 5, 16, 23, 64, 103, 1000])
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_parts_hold_every_batch_once_and_burden_processes_alike(batches, processes):
+    plan = Plan(np.arange(2 * batches), np.arange(0, 2 * batches + 1, 2), 100)
+    deal = Deal.of(plan, processes, most=7)
+    parts = [list(deal.part(number)) for number in range(len(deal))]
+    assert [batch for part in parts for batch in part] == list(range(batches))
+    shares = [sum(map(len, parts[rank::processes])) for rank in range(processes)]
+    assert shares == [len(range(rank, batches, processes)) for rank in range(processes)]  # as the dashboard reckons
+    steps = -(-len(deal) // processes)
+    assert sum(deal.at(step)[0] for step in range(steps)) == batches
+    assert steps >= min(8, -(-batches // processes)) and max(map(len, parts)) <= 7
+    assert all(deal.room_at(step) == 2 * max(map(len, parts[step * processes:][:processes])) for step in range(len(deal) // processes))

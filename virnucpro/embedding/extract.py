@@ -1,7 +1,7 @@
 """The Accelerator loop: planned batches in, feature rows out, by index.
 
-Every process embeds its share of the planned batches; after each step `gather_for_metrics` brings the rows to the main
-process, which hands them to the store by index. Knows accelerate; does not know what a sequence means.
+Every process embeds its share of the planned batches, a part of them at each step, after which `gather_for_metrics` brings
+the rows to the main process, which hands them to the store by index. Knows accelerate; does not know what a sequence means.
 """
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import logging
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -20,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from virnucpro.embedding.board import peers
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.meter import LoopSeconds, Meter
-from virnucpro.embedding.plan import Plan, make_plan
+from virnucpro.embedding.plan import Deal, Plan, make_plan
 from virnucpro.models.packing import PackedBatch, pack
 
 log = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ FAILURE_REASONS = {
 NO_MEMORY_WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDA out of memory", "DefaultCPUAllocator: can't allocate",
 )  # fmt: skip
+CPU_OPERATIONS_BETWEEN_MEETINGS = 5e11  # about ten seconds of a core: more would be lost when a run is killed
 
 
 class Encoder(Protocol):
@@ -44,6 +46,7 @@ class Encoder(Protocol):
     width: int
     pad_id: int
     in_16_bits_below: int  # tokens; what is shorter `embed` computes in 16 bits, in a run of 8
+    weights: int  # how many numbers: a token costs two operations each
 
     def embed(self, batch: PackedBatch) -> torch.Tensor: ...
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor: ...
@@ -55,7 +58,7 @@ class Step:
 
     number: int
     of: int
-    batches: int  # batches in this step, one a process
+    batches: int  # batches in this step, of all processes
     rows: int
     tokens: int
 
@@ -74,7 +77,7 @@ class Extraction:
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """One item of the loader: a whole planned batch. index: int64 [rows]."""
+    """A planned batch, ready for an encoder. index: int64 [rows]."""
 
     index: torch.Tensor
     packed: PackedBatch
@@ -91,8 +94,8 @@ class PlannedBatch:
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedBatches(Dataset):
-    """The dataset's items are planned batches, so Accelerate deals batches, not sequences, to the processes."""
+class PlannedBatches:
+    """The plan's batches, packed when they are asked for."""
 
     plan: Plan
     token_ids: Callable[[np.ndarray], Sequence[np.ndarray]]  # frame rows -> their token ids
@@ -107,6 +110,20 @@ class PlannedBatches(Dataset):
         sequences = tuple(self.token_ids(rows))
         packed = pack(sequences, self.plan.tokens, self.pad_id, max_length=self.longest)
         return PlannedBatch(torch.from_numpy(rows.copy()), packed, sequences)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts(Dataset):
+    """The dataset's items are parts of the deal, so Accelerate deals whole batches, not sequences, to the processes."""
+
+    batches: PlannedBatches
+    deal: Deal
+
+    def __len__(self) -> int:
+        return len(self.deal)
+
+    def __getitem__(self, number: int) -> tuple[PlannedBatch, ...]:
+        return tuple(self.batches[batch] for batch in self.deal.part(number))
 
 
 def extract(
@@ -124,7 +141,7 @@ def extract(
     if short and accelerator.is_main_process:
         log.info("%s: %d sequences of fewer than %d tokens are computed in 16 bits: too short for 8", encoder.name, short,
                  encoder.in_16_bits_below)
-    first = _pass(accelerator, encoder.embed, encoder.width, batches, store, on_step)
+    first = _pass(accelerator, encoder, encoder.embed, batches, store, on_step)
     with peers():
         processes = tuple(gather_object([first.seconds]))
         # the main process's word comes last: after it the others may leave the group
@@ -135,7 +152,7 @@ def extract(
         rows = np.asarray(again, dtype=np.int64)
         lengths = np.array([len(ids) for ids in batches.token_ids(rows)])
         plan = make_plan(rows, lengths, batches.longest)  # one size for all runs, whichever rows are left in this one
-        second = _pass(accelerator, encoder.recompute_fp32, encoder.width, replace(batches, plan=plan), store)
+        second = _pass(accelerator, encoder, encoder.recompute_fp32, replace(batches, plan=plan), store)
     lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
     failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
     return Extraction(first.kept + second.kept, first.split + second.split, second.kept, short, failed, processes)
@@ -158,7 +175,7 @@ class Pass:
 
     def keep(self, store: FeatureStore, copies: tuple[torch.Tensor, ...]) -> None:
         """Drop padding, set lost rows aside, and hand the others to the store, by index."""
-        index, how, rows = copies[0].flatten().numpy(), copies[1].flatten().numpy(), copies[2].flatten(0, 1).numpy()
+        index, how, rows = copies[0].flatten().numpy(), copies[2].flatten().numpy(), copies[1].flatten(0, 1).numpy()
         lost = (index >= 0) & (how >= NOT_FINITE)
         good = (index >= 0) & ~lost
         self.lost.update(zip(index[lost].tolist(), how[lost].tolist(), strict=True))
@@ -167,21 +184,20 @@ class Pass:
         store.add(index[good], rows[good])
 
 
-def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_step=lambda step: None) -> Pass:
+def _pass(accelerator, encoder: Encoder, embed, batches: PlannedBatches, store, on_step=lambda step: None) -> Pass:
     result = Pass()
     if len(batches) == 0:
         return result
-    on_gpu = accelerator.device.type == "cuda"
-    loader = accelerator.prepare(DataLoader(batches, batch_size=1, collate_fn=_only, pin_memory=on_gpu))
-    plan, processes, steps = batches.plan, accelerator.num_processes, len(loader)
-    meter = Meter(accelerator.device)
+    device, processes = accelerator.device, accelerator.num_processes
+    deal = Deal.of(batches.plan, processes, batches_between_meetings(device, encoder.weights, batches.plan.tokens))
+    loader = accelerator.prepare(DataLoader(Parts(batches, deal), batch_size=1, collate_fn=_only, pin_memory=device.type == "cuda"))
+    meter = Meter(device)
     waiting = None
     with torch.inference_mode():
-        for number, batch in enumerate(loader):
+        for number, part in enumerate(loader):
             meter.mark()
-            rows, how = embed_or_split(embed, width, batch, batches)
-            room = plan.width_at(number, processes)
-            mine = (_padded(batch.index, room, -1), _padded(how, room, PLAIN), _padded(rows, room, 0.0))
+            done = [(batch.index, *embed_or_split(embed, encoder.width, batch, batches)) for batch in part]
+            mine = tuple(map(partial(_padded, deal.room_at(number)), zip(*done, strict=True), (-1, 0.0, PLAIN)))
             # Gathered before the loader advances: what is trimmed depends on the loader's state. Only the copy to the
             # host lags one step, so that the device is not idle while the store writes.
             meter.mark()
@@ -193,14 +209,22 @@ def _pass(accelerator, embed, width: int, batches: PlannedBatches, store, on_ste
                 if waiting is not None:
                     result.keep(store, _wait(waiting))
                 waiting = ready
-                sizes = plan.sizes(number, processes)
-                on_step(Step(number + 1, steps, len(sizes), int(sizes.sum()), plan.tokens * len(sizes)))
+                count, rows = deal.at(number)
+                on_step(Step(number + 1, len(loader), count, rows, batches.plan.tokens * count))
     if waiting is not None:
         result.keep(store, _wait(waiting))
     if store is not None:
         store.flush()
     result.seconds = meter.seconds()
     return result
+
+
+def batches_between_meetings(device: torch.device, weights: int, tokens: int) -> int:
+    """How many batches of `tokens` tokens a process embeds before it meets the others, for a model of `weights` numbers.
+
+    On a GPU one. CPU cores that a host shares out are by turns the slower one, and the longer the stretch, the less it is.
+    """
+    return 1 if device.type == "cuda" else int(CPU_OPERATIONS_BETWEEN_MEETINGS / (2 * weights * tokens))
 
 
 def embed_or_split(embed, width: int, batch: PlannedBatch, batches: PlannedBatches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -255,10 +279,10 @@ def _only(items: list[PlannedBatch]) -> PlannedBatch:
     return items[0]
 
 
-def _padded(values: torch.Tensor, rows: int, filling: float) -> torch.Tensor:
-    """[1, rows, ...] of `values` [n, ...], n <= rows: every process gathers the same shape."""
-    out = values.new_full((1, rows, *values.shape[1:]), filling)
-    out[0, : len(values)] = values
+def _padded(rows: int, values: Sequence[torch.Tensor], filling: float) -> torch.Tensor:
+    """[1, rows, ...] of all `values` [n, ...], together no more than `rows`: every process gathers the same shape."""
+    out = values[0].new_full((1, rows, *values[0].shape[1:]), filling)
+    torch.cat(values, out=out[0, : sum(map(len, values))])
     return out
 
 

@@ -41,19 +41,6 @@ class Plan:
     def batch(self, number: int) -> np.ndarray:
         return np.asarray(self.rows[self.offsets[number] : self.offsets[number + 1]])
 
-    def sizes(self, step: int, processes: int) -> np.ndarray:
-        """Rows of the batches that `processes` processes have at `step`, int64 [processes or, in the last step, fewer]."""
-        bounds = self.offsets[step * processes : (step + 1) * processes + 1]
-        return bounds[1:] - bounds[:-1]
-
-    def width_at(self, step: int, processes: int) -> int:
-        """Rows to make room for when `processes` neighbouring batches are gathered at `step`.
-
-        Accelerate repeats batches from the start where the last step has too few; those count too.
-        """
-        wanted = np.arange(step * processes, (step + 1) * processes) % len(self)
-        return int((self.offsets[wanted + 1] - self.offsets[wanted]).max())
-
     def save(self, directory: Path, name: str) -> Path:
         """Write the plan below `directory`, in a folder that is named by the plan's content."""
         folder = directory / f"{name}-{self._digest()}"
@@ -76,6 +63,49 @@ class Plan:
         digest.update(np.ascontiguousarray(self.offsets))
         digest.update(str(self.tokens).encode())
         return digest.hexdigest()
+
+
+FEWEST_MEETINGS = 8  # in a run that has the batches: what a kill loses is a small part, and progress shows
+
+
+@dataclass(frozen=True, slots=True)
+class Deal:
+    """A plan's batches as parts of one or several neighbours, dealt to the processes in turn; after each part all meet.
+
+    Part p holds the batches bounds[p]:bounds[p + 1]. Parts differ by one batch at most, and the processes have equally
+    many; where there are fewer batches than processes, Accelerate repeats parts from the first on.
+    """
+
+    plan: Plan
+    bounds: np.ndarray  # int64 [parts + 1]
+    processes: int
+
+    @classmethod
+    def of(cls, plan: Plan, processes: int, most: int = 1) -> Deal:
+        """Parts of `most` batches or fewer."""
+        share = -(-len(plan) // processes)  # of a process, in batches
+        steps = -(-share // max(1, min(most, share // FEWEST_MEETINGS)))
+        parts = min(len(plan), steps * processes)
+        size, larger = divmod(len(plan), parts)
+        numbers = np.arange(parts + 1)
+        return cls(plan, numbers * size + np.minimum(numbers, larger), processes)
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def part(self, number: int) -> range:
+        """The batches of a part."""
+        return range(int(self.bounds[number]), int(self.bounds[number + 1]))
+
+    def at(self, step: int) -> tuple[int, int]:
+        """(batches, rows) of all processes at `step`, without repeated ones."""
+        first, end = self.bounds[[step * self.processes, min((step + 1) * self.processes, len(self))]]
+        return int(end - first), int(self.plan.offsets[end] - self.plan.offsets[first])
+
+    def room_at(self, step: int) -> int:
+        """Rows to make room for when the parts of `step` are gathered: those of the largest, repeated ones included."""
+        parts = np.arange(step * self.processes, (step + 1) * self.processes) % len(self)
+        return int((self.plan.offsets[self.bounds[parts + 1]] - self.plan.offsets[self.bounds[parts]]).max())
 
 
 def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Sharing:

@@ -44,6 +44,7 @@ class Encoder(ABC):
                  rescue: Fp32Rescue | None = None):
         self.device, self.precision = device, self.own(precision)
         self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
+        self.weights = sum(weight.numel() for weight in model.parameters())  # of all; a forward may take some over
         self.model = model
         self.in_16_bits_below = self.shortest_int8 if self.precision == "int8" else 0
         self._forward, self.choices = self.choose_forward(model, device, self.precision, compile)

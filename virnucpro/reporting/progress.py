@@ -233,8 +233,9 @@ def line(counters: Counters, memory: list[tuple[int, int]]) -> str:
         return f"{counters.stage}: {spent} so far"
     _, rows, tokens = counters.rates()
     left = counters.left()
+    word = "batch" if counters.batches == 1 else "batches"
     parts = [
-        f"{counters.stage}: {counters.done:,} of {counters.batches:,} batches ({100 * counters.done / counters.batches:.0f} %)",
+        f"{counters.stage}: {counters.done:,} of {counters.batches:,} {word} ({100 * counters.done / counters.batches:.0f} %)",
         f"{rows:,.0f} frames/s", f"{tokens:,.0f} tokens/s",
         f"{clock(left)} left" if left is not None else f"{spent} so far",
     ]  # fmt: skip
