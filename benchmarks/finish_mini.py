@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from mini_windows import CHUNK_LENGTH, draw_training
 
 from virnucpro.calling import calibration as calibrating
 from virnucpro.training.bundling import write_bundle
@@ -22,8 +23,6 @@ from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.network import NetworkShape
 from virnucpro.training.scoring import FrameScores, called
 from virnucpro.training.store import Store
-
-CHUNK_LENGTH = 500
 
 
 def frame_scores(path: Path, prefix: str) -> FrameScores | None:
@@ -112,20 +111,6 @@ def baselines(data: Path, contigs: Store, rows: np.ndarray, hits: Path | None) -
         m = measure(alone, 200)
         out[name] = {k: m[k] for k in ("auroc", "recall_at_1pct", "recall_at_5pct")}
     return out
-
-
-def draw_training(data: Path, n: int):
-    """Training windows drawn as `train_mini.py` draws them, from the genomes, unmutated, mostly of full length."""
-    from train_mini import GENOME_SHARE, KIND_SHARE, MARKER_SHARE, MARKERS
-
-    from virnucpro.training.sampling import WindowRules, WindowSampler, join_windows
-
-    rng, parts = np.random.default_rng(11), []
-    for name, share, categories in (("genomes", 1 - MARKERS, GENOME_SHARE), ("markers", MARKERS, MARKER_SHARE)):
-        rules = WindowRules(CHUNK_LENGTH, mutated_share=0, full_share=1.0, category_share=categories,
-                            kind_share=KIND_SHARE)  # fmt: skip
-        parts.append(WindowSampler(Store.load(data / f"{name}.npz"), rules).draw(int(n * share), rng))
-    return join_windows(parts)
 
 
 def by_identity(contigs: Store, rows: np.ndarray, s: Scored, hits: Path) -> dict:
