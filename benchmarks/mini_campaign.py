@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
 
-HARDER = {"hard": True, "shuffled": 0.07, "blurred": 0.05}
+HARDER = {"hard": True, "shuffled": 0.06, "blurred": 0.05}
 BASE = Recipe(rate=7e-4, esm2_rate=1.0, dna_rate=1.0, dna_share=0.45, markers=0.45, group_exponent=0.4, distant=0.25,
               mask_share=0.6, depth=0.05, decay=0.1, seed=5, **HARDER)  # fmt: skip
 STRONG = Recipe(markers=0.6, group_exponent=0.25, distant=0.5, mask_share=0.8, mask_rate=0.25, dropout=0.15, depth=0.1, decay=0.2,
@@ -187,13 +187,15 @@ class Main:
         stores = {"validation": lane.validation} | ({"test": Store.load(test)} if test.exists() else {})
         for side, store in stores.items():
             everything = {"run": np.array(name)}
-            sets = [("longest", store), ("blurred", blurred_sets(store))]
-            sets += [("open", store)] if side == "validation" and place == 1 else []
-            for prefix, contigs in sets:
-                scores = lane.score(lane.contig_batches(contigs, lane.some(np.arange(len(contigs))), prefix.replace("blurred", "longest")),
-                                    exact=True)  # fmt: skip
+            blurred, short = blurred_sets(store), np.flatnonzero(store.labels.kind[store.record] == "contig500")
+            sets = [("longest", store, np.arange(len(store))), ("blurred", blurred, np.arange(len(blurred)))]
+            sets += [("open", store, short)] if side == "validation" else []
+            for prefix, contigs, rows in sets:
+                policy = "open" if prefix == "open" else "longest"
+                scores = lane.score(lane.contig_batches(contigs, lane.some(rows), policy), exact=True)
                 everything |= {f"{prefix}_{k}": v for k, v in scores._asdict().items()}
-                np.savez_compressed(final / f"{place}-{side}.npz", **everything)
+            np.savez_compressed(final / "part.npz", **everything)
+            (final / "part.npz").replace(final / f"{place}-{side}.npz")
         lane.say("finished", run=name, place=place)
 
     def work(self) -> None:

@@ -29,7 +29,8 @@ from virnucpro.training.scoring import ContigFrames, FrameScores, score_batches
 from virnucpro.training.store import Store
 from virnucpro.training.trainer import TrainRules, loader, settle_batch_norm, train
 
-BATCH = BatchShape(640, 320, 384, 312, 168)
+BATCH = BatchShape(640, 320, 192, 640, 336)  # rows of one long frame, or a few short ones: half the attention of twice as long ones
+SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
 TINY = NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
 
 
@@ -65,11 +66,13 @@ class Lane:
     def __init__(self, options: argparse.Namespace, name: str, workers: int):
         self.options, self.name, self.workers, self.deadline = options, name, workers, options.deadline
         torch.manual_seed(1)
-        torch.set_num_threads(2)
+        torch.set_num_threads(1)
         on_gpu = torch.cuda.is_available()
         self.accelerator = Accelerator(mixed_precision="bf16" if on_gpu else "no", cpu=not on_gpu)
         self.device = self.accelerator.device
-        self.batch = BATCH if not options.tiny else BatchShape(10, 4, 256, 7, 5)
+        self.batch, self.scoring = BATCH, SCORING
+        if options.tiny:
+            self.batch, self.scoring = BatchShape(10, 4, 192, 9, 8), BatchShape(10, 0, 256, 7, 5)
         self.network = Network(NetworkShape() if not options.tiny else TINY).to(self.device)
         self.encoders = None
         if on_gpu:
@@ -155,8 +158,7 @@ class Lane:
             settle_batch_norm(self.network, batches, self.device)
 
     def contig_batches(self, store: Store, rows: np.ndarray, policy: str = "longest"):
-        shape = replace(self.batch, fragments=0)
-        frames = ContigFrames(store, rows, self.tokenizers, shape, CHUNK_LENGTH, policy, block=200_000)
+        frames = ContigFrames(store, rows, self.tokenizers, self.scoring, CHUNK_LENGTH, policy, block=200_000)
         return loader(frames, min(self.workers, len(frames.blocks)))
 
     def some(self, rows: np.ndarray) -> np.ndarray:
