@@ -207,7 +207,8 @@ class Main:
             return min(share * total, lane.left - KEEP_BACK)
 
         base = replace(BASE, start="base-peak" if "base-peak" in self.done else "")  # of a process that died
-        self.run("base", base, BASE_SHARE * total - (time.time() - lane.options.began), snapshots=True)
+        seconds = BASE_SHARE * total - (time.time() - lane.options.began)
+        self.run("base", base, seconds if self.done else max(seconds, 0.6 * (lane.left - KEEP_BACK), 5.0), snapshots=True)
         for number in range(20):
             rate = ROUND_RATES[min(number, len(ROUND_RATES) - 1)]
             start, family = self.best() if self.done else "", []

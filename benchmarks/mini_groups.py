@@ -65,6 +65,7 @@ def part_of_groups(genomes: Store, markers: Store, task: Task) -> tuple[Store, S
         part = store if keep.all() else store.select_records(keep)
         for side, v in (("viral", 1), ("cellular", 0)):
             n[f"{side}_{name}"] = len(set(part.labels.group[part.labels.virus == v]))
+        n[f"bacterial_{name}"] = len(set(part.labels.group[part.labels.category == "bacteria"]))
         parts.append(part)
     return *parts, n
 
