@@ -72,7 +72,8 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
     "change",
     [{"method": "spline"}, {"features": ["intercept", "magic"]}, {"coefficients": [1.0]}, {"coefficients": [1, float("nan")]},
-     {"training_prevalence": 1}, {"features": None}, {"coefficients": ["x", 1]}, {"regions": {"opens": 0.4, "stays": 0.5}}, {"regions": {"open": 0.5}}],
+     {"training_prevalence": 1}, {"features": None}, {"coefficients": ["x", 1]},
+     {"regions": {"opens": 0.4, "stays": 0.5}}, {"regions": {"open": 0.5}}],
 )  # fmt: skip
 def test_unusable_calibrations_are_refused(change):
     good = {"method": "logistic", "features": ["intercept", "logit_score"], "coefficients": [0, 1], "training_prevalence": 0.5}

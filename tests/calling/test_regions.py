@@ -63,7 +63,8 @@ def test_random_sequences_equal_the_walk(density, limits):
         lists.append(scores[: rng.integers(0, len(scores) + 1)])
     chunks, sequences, lengths = columns(*lists)
     regions = find_regions(chunks, sequences, lengths, density, limits)
-    expected = [(r, number, *region) for r, s in enumerate(lists) for number, region in enumerate(reference(list(s), density, limits), start=1)]
+    expected = [(r, number, *region) for r, s in enumerate(lists)
+                for number, region in enumerate(reference(list(s), density, limits), start=1)]  # fmt: skip
     assert len(expected) > 100
     ours = zip(regions.record, regions.region, (regions.start - 1) // 400, (regions.end - 500) // 400, regions.n_scored,
                regions.mean_score, regions.max_score, strict=True)  # fmt: skip
