@@ -3,18 +3,22 @@
     python -P benchmarks/finish_mini.py --data work --packed PACKED --run run --bundle virnucpro/models/mini [--hits hits.tsv]
 
 Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--run`: what
-`mini_score.py gather` wrote of a campaign, with its folds.npz. `--hits`: DIAMOND's blastx of the test windows against the
+mini_gather.py wrote of a campaign, with its groups.npz. `--hits`: DIAMOND's blastx of the test windows against the
 training proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
 from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from mini_data import blurred_sets
+from mini_windows import CHUNK_LENGTH, draw_training
 
 from virnucpro.calling import calibration as calibrating
+from virnucpro.calling.regions import RegionLimits
 from virnucpro.training.bundling import write_bundle
 from virnucpro.training.evaluation import Scored, by_class, evaluate, macro, measure
 from virnucpro.training.fitting import FEATURES, choose_features, even_weights
@@ -22,8 +26,6 @@ from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.network import NetworkShape
 from virnucpro.training.scoring import FrameScores, called
 from virnucpro.training.store import Store
-
-CHUNK_LENGTH = 500
 
 
 def frame_scores(path: Path, prefix: str) -> FrameScores | None:
@@ -68,11 +70,11 @@ def robustness(contigs: Store, columns: tuple, fitted) -> dict:
     lab, out = contigs.labels, {}
     for split in ("test", "validation"):
         for kind in sorted(set(lab.kind[lab.split == split])):
-            if kind.startswith("contig") or kind == "spliced":
+            if kind.startswith(("contig", "spliced")):
                 continue
             rows = np.flatnonzero((lab.split == split) & (lab.kind == kind))
             s = table(contigs, columns, rows, fitted)
-            called = s.deciding >= 0.5
+            called = s.deciding >= 0.5  # NaN, no frame at all: not called
             entry = {"called_virus": {n: float(called[m].mean()) for n, m in
                                       (("of_viral", s.virus), ("of_cellular", ~s.virus)) if m.any()},
                      "sequences": len(rows), "groups": len(set(s.group))}  # fmt: skip
@@ -82,13 +84,38 @@ def robustness(contigs: Store, columns: tuple, fitted) -> dict:
     return rounded(out)
 
 
-def spliced(contigs: Store, scores: FrameScores, split: str) -> dict:
+def blurred(contigs: Store, run: Path, fitted) -> dict:
+    """The same for windows with N."""
+    out: dict = {}
+    for split in ("validation", "test"):
+        store = blurred_sets(contigs.select_records(contigs.labels.split == split))
+        out |= robustness(store, columns_of(frame_scores(run / "scores.npz", f"blurred-{split}"), store), fitted)
+    return out
+
+
+def columns_of(scores: FrameScores, contigs: Store) -> tuple:
+    """(score, scored share, number of frames) of every contig."""
+    answers = called(scores, contigs.length, CHUNK_LENGTH)[1]
+    return answers.virus_score, answers.scored_fraction, answers.n_open_frames.astype(np.float64)
+
+
+def spliced(contigs: Store, scores: FrameScores, split: str, limits: RegionLimits, kind: str = "spliced") -> dict:
     """Phages of 5-15 kb inside 40 kb of bacterium: the regions `calling.regions` finds against where they are."""
     from virnucpro.training.splices import region_scores
 
     lab = contigs.labels
-    rows = np.flatnonzero((lab.kind == "spliced") & (lab.split == split))
-    return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH))
+    rows = np.flatnonzero((lab.kind == kind) & (lab.split == split))
+    return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH, limits))
+
+
+def choose_limits(contigs: Store, scores: FrameScores) -> tuple[RegionLimits, dict]:
+    """The limits of regions with the best base-wise F1 on validation phages, and what each came to."""
+    found = {}
+    for opens in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8):
+        for stays in (0.4, 0.45, 0.5):
+            found[opens, stays] = spliced(contigs, scores, "validation", RegionLimits(opens, stays), "spliced_choice")
+    best = max(found, key=lambda k: found[k]["f1"])
+    return RegionLimits(*best), {f"{o:g} {s:g}": v for (o, s), v in found.items()}
 
 
 def baselines(data: Path, contigs: Store, rows: np.ndarray, hits: Path | None) -> dict:
@@ -112,20 +139,6 @@ def baselines(data: Path, contigs: Store, rows: np.ndarray, hits: Path | None) -
         m = measure(alone, 200)
         out[name] = {k: m[k] for k in ("auroc", "recall_at_1pct", "recall_at_5pct")}
     return out
-
-
-def draw_training(data: Path, n: int):
-    """Training windows drawn as `train_mini.py` draws them, from the genomes, unmutated, mostly of full length."""
-    from train_mini import GENOME_SHARE, KIND_SHARE, MARKER_SHARE, MARKERS
-
-    from virnucpro.training.sampling import WindowRules, WindowSampler, join_windows
-
-    rng, parts = np.random.default_rng(11), []
-    for name, share, categories in (("genomes", 1 - MARKERS, GENOME_SHARE), ("markers", MARKERS, MARKER_SHARE)):
-        rules = WindowRules(CHUNK_LENGTH, mutated_share=0, full_share=1.0, category_share=categories,
-                            kind_share=KIND_SHARE)  # fmt: skip
-        parts.append(WindowSampler(Store.load(data / f"{name}.npz"), rules).draw(int(n * share), rng))
-    return join_windows(parts)
 
 
 def by_identity(contigs: Store, rows: np.ndarray, s: Scored, hits: Path) -> dict:
@@ -153,7 +166,7 @@ def fold_tables(packed: Path, run: Path):
     tasks = [("fixed 0", validation, np.flatnonzero(np.char.startswith(validation.labels.kind, "contig")))]
     tasks += [(f"{kind} {f}", contigs, np.flatnonzero(of == f)) for kind, of in fold_of.items() for f in np.unique(of)]
     for name, store, rows in tasks:
-        scores = frame_scores(run / "folds.npz", name.replace(" ", "_"))
+        scores = frame_scores(run / "groups.npz", name.replace(" ", "_"))
         if scores is None:
             continue
         answers = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH)[1]
@@ -179,19 +192,40 @@ def folds(packed: Path, run: Path) -> dict:
     return rounded(out)
 
 
+def curve_of_groups(packed: Path, run: Path, log: list[dict]) -> dict:
+    """AUROC and recall of the networks that were trained on a part of the groups, with intervals over the validation groups."""
+    validation, out = Store.load(packed / "validation.npz"), {}
+    lab, length = validation.labels.select(validation.record), validation.length
+    plain = np.char.startswith(lab.kind, "contig")
+    for e in (e for e in log if e["event"] == "groups" and e["task"].startswith("curve") and e["whole"]):
+        scores = frame_scores(run / "groups.npz", e["task"])
+        score = called(scores._replace(logit=scores.logit.astype(np.float32)), length, CHUNK_LENGTH)[1].virus_score
+        of = {}
+        for name, rows in (("500", plain & (length == 500)), ("3000 and more", plain & (length >= 3000))):
+            s = Scored(score[rows], np.full(rows.sum(), np.nan), lab.virus[rows].astype(bool), lab.category[rows], lab.group[rows],
+                       length[rows])  # fmt: skip
+            m = measure(s, 200)
+            of[name] = {k: m[k] for k in ("auroc", "recall_at_5pct")}
+        out[e["task"].removeprefix("curve_")] = {"groups": e["groups"], "frames": e["took"]["frames"], **of}
+    return rounded(out)
+
+
 def campaign(log: list[dict]) -> dict:
-    """Validation AUROC of every network of a campaign in order, and the learning curve of its long run."""
-    networks = {}
+    """Validation AUROC of every network of a campaign in order, and the learning curve of its first."""
+    networks, curve = {}, []
     for e in log:
         if e["event"] == "run":
             v, took = e["validation"], e.get("took", {})
             networks[e["run"]] = {
-                "auroc": v["logit"], "recall_at_5pct": v["recall5"], "frames": took.get("frames"), "seconds": took.get("seconds"),
-                "mean_of": e.get("runs"),
+                "auroc": v["500"]["auroc"], "recall_at_5pct": v["500"]["recall5"],
+                "auroc_3000_and_more": v["3000 and more"]["auroc"], "called": v.get("called"),
+                "frames": took.get("frames", e.get("frames")), "seconds": took.get("seconds"), "mean_of": e.get("runs"),
+                "start": e.get("recipe", {}).get("start"),
             }  # fmt: skip
-    curve = [{"frames": e["frames"], **{k: e["validation"][k] for k in ("logit", "esm2_logit", "dnabert_s_logit", "recall5")}}
-             for e in log if e["event"] == "train" and "validation" in e]  # fmt: skip
-    return {"networks": networks, "learning_curve": curve}
+        elif e["event"] == "train" and "validation" in e:
+            curve.append({"frames": e["frames"], "seconds": e["seconds"], **e["validation"]["500"]})
+    chosen = next((e["run"] for e in reversed(log) if e["event"] == "finished" and e["place"] == 1), None)
+    return {"chosen": chosen, "networks": networks, "learning_curve": curve}
 
 
 def rounded(x):
@@ -214,31 +248,33 @@ def main() -> None:
     contigs = Store.load(options.data / "contigs.npz")
     lab = contigs.labels
     longest = frame_scores(options.run / "scores.npz", "longest")
-    answers = called(longest, contigs.length, CHUNK_LENGTH)[1]
-    columns = (answers.virus_score, answers.scored_fraction, answers.n_open_frames.astype(np.float64))
+    columns = columns_of(longest, contigs)
     plain = np.char.startswith(lab.kind, "contig")
     fit_on = np.flatnonzero(plain & (lab.split == "validation") & ~np.isnan(columns[0]))
     s = table(contigs, columns, fit_on)
     weight = even_weights(s)
     features, compared = choose_features(s, columns[1][fit_on], columns[2][fit_on], weight)
     fitted = calibrating.fit(FEATURES[features], s.score, s.length, columns[1][fit_on], columns[2][fit_on], s.virus, weight)
+    limits, tried = choose_limits(contigs, longest)
+    fitted = replace(fitted, regions=limits)
 
     results: dict = {"counts": json.loads((options.data / "counts.json").read_text()), "policies": policies(options.run, contigs),
                      "calibration": {"chosen": features, "crossvalidated": rounded(compared)}}  # fmt: skip
+    results["regions"] = {"chosen": [limits.opens, limits.stays], "validation": tried}
     for split in ("validation", "test"):
         rows = np.flatnonzero(plain & (lab.split == split))
         results[split] = evaluate(table(contigs, columns, rows, fitted))
         long = table(contigs, columns, rows[contigs.length[rows] >= 3000], fitted)
         classes = by_class(long)
         results[split]["3000 and more"] = {"all": measure(long), "classes": classes, "macro": macro(classes)}
-        results[split]["spliced"] = spliced(contigs, longest, split)
-    results["robustness"] = robustness(contigs, columns, fitted)
+        results[split]["spliced"] = spliced(contigs, longest, split, limits)
+    results["robustness"] = robustness(contigs, columns, fitted) | blurred(contigs, options.run, fitted)
     windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500"))
     results["baselines"] = baselines(options.data, contigs, windows, options.hits)
     if options.hits:
         results["by_identity"] = by_identity(contigs, windows, table(contigs, columns, windows, fitted), options.hits)
     log = [json.loads(line) for line in (options.run / "log.jsonl").read_text().splitlines()]
-    results["campaign"] = campaign(log)
+    results["campaign"], results["groups"] = campaign(log), curve_of_groups(options.packed, options.run, log)
     results["folds"] = folds(options.packed, options.run)
     options.results.write_text(json.dumps(results, indent=1) + "\n")
     head = results["test"]
@@ -252,7 +288,7 @@ def main() -> None:
         "intervals": "value, then 95 % limits from drawing groups again",
     }  # fmt: skip
     write_bundle(options.bundle, options.run, options.data / "dnabert_s", NetworkShape(), {
-        "name": "mini", "version": "2", "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
+        "name": "mini", "version": "3", "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
         "training_data": "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md",
         "accuracy": accuracy, "calibration": fitted.to_json(),
     })  # fmt: skip

@@ -1,21 +1,37 @@
 #!/usr/bin/env bash
-# `mini`, version 2, again from the labelled genomes: on the GPU 485 + 338 + 560 s of training and a minute of scoring.
+# `mini`, version 3, again from the labelled genomes.
 #
-#   benchmarks/mini_again.sh DATA_DIR WORK BUNDLE      # from the repository; needs `pip install '.[train]'` and diamond
+#   benchmarks/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
+#   benchmarks/mini_again.sh gpu WORK                     # one GPU, 16 cores: 990 s, whatever happens
+#   benchmarks/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, docs/mini_evaluation.json
 #
-# DATA_DIR is described in docs/MODELS.md. Everything but the three trainings and `mini_score.py score` is for the CPU.
+# From the repository; needs `pip install '.[train]'`, and diamond for `finish`. DATA_DIR is described in docs/MODELS.md. What follows
+# WORK in `gpu` goes to mini_campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
+# need come back.
 set -euo pipefail
-data=$1 work=$2 bundle=$3
-export PYTHONPATH=.:benchmarks
-py() { python -P "benchmarks/$1.py" "${@:2}"; }
+stage=$1 && shift
+export PYTHONPATH=.:benchmarks TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+py() { "${PYTHON:-python3}" -P "benchmarks/$1.py" "${@:2}"; }
 
-py mini_data "$data" "$work"
-py mini_folds "$data" "$work" "$work/packed" "$work/packed_more"
-py train_mini vocabulary --data "$work"
-py train_mini train --data "$work" --out "$work/run1" --dna-share 1 --until 485 --workers 15 --compile
-py train_mini train --data "$work" --out "$work/run2" --warm "$work/run1" --until 338 --workers 15 --compile
-py mini_campaign --start "$work/run2" --data "$work/packed" --more "$work/packed_more" --out "$work/campaign" --seconds 560
-py mini_score score --final "$work/campaign/final" --contigs "$work/contigs.npz" --out "$work/test_scores.npz" --workers 8
-py mini_score gather --final "$work/campaign/final" --campaign "$work/campaign" --data "$work" --test "$work/test_scores.npz" --out "$work/run"
-py mini_search "$work"
-py finish_mini --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" --hits "$work/search/hits.tsv"
+case $stage in
+data)
+    data=$1 work=$2
+    py mini_data "$data" "$work"
+    py mini_windows "$work"
+    py mini_folds "$data" "$work" "$work/packed" "$work/packed_more"
+    ;;
+gpu)
+    work=$1 && shift
+    py mini_campaign --data "$work/packed" --more "$work/packed_more" --out "$work/campaign" "$@"
+    ;;
+finish)
+    work=$1 bundle=$2
+    py mini_gather "$work/campaign" "$work" "$work/run"
+    [ -e "$work/search/hits.tsv" ] || py mini_search "$work"
+    py finish_mini --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" --hits "$work/search/hits.tsv"
+    ;;
+*)
+    echo "mini_again.sh: $stage is no stage; use data, gpu or finish" >&2
+    exit 2
+    ;;
+esac

@@ -13,11 +13,13 @@ import gzip
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from virnucpro.training.bases import decode, substitute
+from virnucpro.training.bases import blur, decode, substitute
+from virnucpro.training.shuffling import shuffled
 from virnucpro.training.similarity import (
     dna_kmers,
     kmer_set,
@@ -248,51 +250,11 @@ def add_contig(builder, store, segment, a, length, split, kind, change=None) -> 
     builder.add(decode(codes), name, bool(lab.virus[r]), lab.category[r], lab.group[r], lab.kind[r], split, kind)
 
 
-def shuffled(codes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A shuffle with the same dinucleotides (Altschul and Erickson: a random Eulerian path)."""
-    last = int(codes[-1])
-    edges = [list(rng.permutation(codes[1:][codes[:-1] == b])) for b in range(4)]
-    while True:  # draw last edges until they form a tree that leads to the final base
-        final = {b: int(rng.choice(edges[b])) for b in range(4) if edges[b] and b != last}
-        if all(_leads(b, final, last) for b in final):
-            break
-    for b, to in final.items():
-        edges[b].remove(to)
-        edges[b].append(to)
-    out, at, used = [int(codes[0])], int(codes[0]), [0] * 4
-    while used[at] < len(edges[at]):
-        nxt = int(edges[at][used[at]])
-        used[at] += 1
-        out.append(nxt)
-        at = nxt
-    return np.array(out, dtype=np.uint8)
-
-
-def _leads(b: int, final: dict[int, int], goal: int) -> bool:
-    for _ in range(5):
-        if b == goal:
-            return True
-        b = final.get(b, goal)
-    return b == goal
-
-
 def robustness_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -> None:
     """Test contigs shuffled (3000, 500) and with 1 % substitutions (500); phages spliced into bacteria; organelles; TEs."""
     lab = store.labels
-    test = lab.split == "test"
     for length, n in ((500, 1200), (3000, 400)):
-        for virus in (0, 1):
-            rows = test & (lab.virus == virus) & (lab.kind != "subviral")
-            segments = np.flatnonzero(rows[store.record] & (store.length >= length))
-            groups = lab.group[store.record[segments]]
-            for g in rng.choice(sorted(set(groups)), n // 2):
-                s = rng.choice(segments[groups == g])
-                a = int(rng.integers(store.length[s] - length + 1))
-                add_contig(builder, store, s, a, length, "test", f"shuffled{length}", lambda c: shuffled(c, rng))
-                if length == 500:
-                    add_contig(builder, store, s, a, length, "test", "substituted1pct",
-                               lambda c: substitute(c, 0.01, rng))  # fmt: skip
-                    add_contig(builder, store, s, a, length, "test", "substituted0pct")
+        add_shuffled(store, builder, rng, "test", length, n)
     for kind, split in (("organelle", "test"), ("organelle", "validation"), ("transposon", "validation")):
         for length, n in ((1000, 200), (3000, 100)):
             rows = (lab.split == split) & (lab.kind == kind)
@@ -301,22 +263,66 @@ def robustness_sets(store: Store, builder: StoreBuilder, rng: np.random.Generato
                 a = int(rng.integers(store.length[s] - length + 1))
                 add_contig(builder, store, s, a, length, split, f"{kind}{length}")
     for split in ("validation", "test"):
-        mine = lab.split == split
-        phages = np.flatnonzero(
-            (mine & np.char.startswith(lab.group, "phage"))[store.record] & (store.length >= 15_000)
-        )
-        hosts = np.flatnonzero((mine & (lab.category == "bacteria"))[store.record] & (store.length >= 40_000))
-        groups = lab.group[store.record[phages]]
-        for _ in range(40):
-            p = rng.choice(phages[groups == rng.choice(sorted(set(groups)))])
-            h = rng.choice(hosts)
-            size = int(rng.integers(5_000, 15_001))
-            pa, ha = int(rng.integers(store.length[p] - size + 1)), int(rng.integers(store.length[h] - 40_000 + 1))
-            at = int(rng.integers(8_000, 32_001))
-            host, phage = store.segment(h)[ha : ha + 40_000], store.segment(p)[pa : pa + size]
-            name = f"{lab.name[store.record[p]]}|{lab.name[store.record[h]]}|{at + 1}-{at + size}"
-            codes = np.concatenate([host[:at], phage, host[at:]])
-            builder.add(decode(codes), name, False, "spliced", lab.group[store.record[p]], "genome", split, "spliced")
+        add_spliced(store, builder, rng, split, "spliced", 40)
+
+
+def choice_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -> None:
+    """Of the validation side: more shuffled contigs and spliced phages, for what is chosen by them."""
+    for length, n in ((500, 600), (3000, 400)):
+        add_shuffled(store, builder, rng, "validation", length, n)
+    add_spliced(store, builder, rng, "validation", "spliced_choice", 120)
+
+
+def add_shuffled(store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, length: int, n: int) -> None:
+    """`n` shuffled contigs, half of them of viruses; of 500 bases also as they are, and with 1 % substitutions."""
+    lab = store.labels
+    for virus in (0, 1):
+        rows = (lab.split == split) & (lab.virus == virus) & (lab.kind != "subviral")
+        segments = np.flatnonzero(rows[store.record] & (store.length >= length))
+        groups = lab.group[store.record[segments]]
+        for g in rng.choice(sorted(set(groups)), n // 2):
+            s = rng.choice(segments[groups == g])
+            a = int(rng.integers(store.length[s] - length + 1))
+            add_contig(builder, store, s, a, length, split, f"shuffled{length}", lambda c: shuffled(c, rng))
+            if length == 500:
+                add_contig(builder, store, s, a, length, split, "substituted1pct",
+                           lambda c: substitute(c, 0.01, rng))  # fmt: skip
+                add_contig(builder, store, s, a, length, split, "substituted0pct")
+
+
+def add_spliced(store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, kind: str, n: int) -> None:
+    """`n` phages of 5 to 15 kb, each inside 40 kb of bacterium."""
+    lab = store.labels
+    mine = lab.split == split
+    phages = np.flatnonzero((mine & np.char.startswith(lab.group, "phage"))[store.record] & (store.length >= 15_000))
+    hosts = np.flatnonzero((mine & (lab.category == "bacteria"))[store.record] & (store.length >= 40_000))
+    groups = lab.group[store.record[phages]]
+    for _ in range(n):
+        p = rng.choice(phages[groups == rng.choice(sorted(set(groups)))])
+        h = rng.choice(hosts)
+        size = int(rng.integers(5_000, 15_001))
+        pa, ha = int(rng.integers(store.length[p] - size + 1)), int(rng.integers(store.length[h] - 40_000 + 1))
+        at = int(rng.integers(8_000, 32_001))
+        host, phage = store.segment(h)[ha : ha + 40_000], store.segment(p)[pa : pa + size]
+        name = f"{lab.name[store.record[p]]}|{lab.name[store.record[h]]}|{at + 1}-{at + size}"
+        codes = np.concatenate([host[:at], phage, host[at:]])
+        builder.add(decode(codes), name, False, "spliced", lab.group[store.record[p]], "genome", split, kind)
+
+
+def blurred_sets(contigs: Store) -> Store:
+    """The windows of `substituted0pct` (test and validation) with 1, 5 and 10 % of N: single ones, and one run.
+
+    Kinds `n1pct`, `n5pct`, `n10pct` and `nrun1pct` ...; codes 4 cannot be saved in two bits, so they are made where they are scored.
+    """
+    rows = np.flatnonzero(contigs.labels.kind[contigs.record] == "substituted0pct")
+    plain, parts = contigs.select(rows), []
+    for run in (False, True):
+        for percent in (1, 5, 10):
+            rng = np.random.default_rng([13, run, percent])
+            codes = [blur(plain.segment(i), percent / 100, run, rng) for i in range(len(plain))]
+            kind = np.full(len(plain.labels), f"{'nrun' if run else 'n'}{percent}pct")
+            parts.append(replace(plain, codes=np.concatenate(codes), labels=replace(plain.labels, kind=kind)))
+    return Store.concatenate(parts)
 
 
 def bases_by(labels: Labels, store: Store, rows: np.ndarray) -> dict:
@@ -395,6 +401,7 @@ def main(data: Path, out: Path) -> None:
     parts = [draw_contigs(genomes, s, rng, 1.0 if s == "test" else 0.6).build() for s in ("validation", "test")]
     extra = StoreBuilder()
     robustness_sets(genomes, extra, rng)
+    choice_sets(genomes, extra, np.random.default_rng(12))
     contigs = Store.concatenate([*parts, extra.build()])
     contigs.save(out / "contigs.npz", bits=2)
     keys, n = np.unique(np.char.add(np.char.add(contigs.labels.split, " "), contigs.labels.kind), return_counts=True)

@@ -8,13 +8,15 @@ family linked by over 5 % of their translated 9-mers). For each held-out fold, t
 (the limits of mini_data.py) are marked, and left out of that fold's training.
 
 PACKED gets all viral genomes and genes, a part of the rest, the validation contigs and the folds' contigs; PACKED_MORE the
-remainder, but for a part of the cellular proteins. Each fits where 45 MiB may travel; nothing of the test side is in them.
+remainder, but for a part of the cellular proteins. Each fits where 45 MiB may travel. PACKED/test.npz has the test contigs, which
+are scored once, at the end.
 """
 from __future__ import annotations
 
 import csv
 import gzip
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -157,7 +159,10 @@ def main(data: Path, work: Path, packed: Path, more: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(21)
     contigs = Store.load(work / "contigs.npz")
-    contigs.select_records(contigs.labels.split == "validation").save(packed / "validation.npz", bits=2)
+    for side in ("validation", "test"):
+        contigs.select_records(contigs.labels.split == side).save(packed / f"{side}.npz", bits=2)
+    for tokenizer in ("esm2", "dnabert_s"):
+        shutil.copytree(work / tokenizer, packed / tokenizer, dirs_exist_ok=True)
     with gzip.open(data / "manifest.tsv.gz", "rt") as handle:
         species = {(r["category"], r["record_id"]): r["species"] or r["organism"]
                    for r in csv.DictReader(handle, delimiter="\t")}  # fmt: skip

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from virnucpro.calling.calibration import (
     prevalence_by_source,
     shift_prevalence,
 )
+from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
 
 FEATURES = ("intercept", "logit_score", "log_length", "scored_fraction", "log_open_frames", "logit_score*log_open_frames")
@@ -62,7 +64,7 @@ def test_one_class_is_refused():
 
 
 def test_json_round_trip():
-    calibration = fit(FEATURES, *labelled(500))
+    calibration = replace(fit(FEATURES, *labelled(500)), regions=RegionLimits(0.65, 0.45))
     again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
     assert again == calibration
 
@@ -70,7 +72,8 @@ def test_json_round_trip():
 @pytest.mark.parametrize(
     "change",
     [{"method": "spline"}, {"features": ["intercept", "magic"]}, {"coefficients": [1.0]}, {"coefficients": [1, float("nan")]},
-     {"training_prevalence": 1}, {"features": None}, {"coefficients": ["x", 1]}],
+     {"training_prevalence": 1}, {"features": None}, {"coefficients": ["x", 1]},
+     {"regions": {"opens": 0.4, "stays": 0.5}}, {"regions": {"open": 0.5}}],
 )  # fmt: skip
 def test_unusable_calibrations_are_refused(change):
     good = {"method": "logistic", "features": ["intercept", "logit_score"], "coefficients": [0, 1], "training_prevalence": 0.5}

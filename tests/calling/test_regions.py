@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from virnucpro.calling.columns import Call, ChunkColumns, ChunkStatus, Note, SequenceColumns
-from virnucpro.calling.regions import FEWEST_SCORED, OPENS, REACH, STAYS, find_regions, note_regions, smooth_scores
+from virnucpro.calling.regions import FEWEST_SCORED, REACH, RegionLimits, find_regions, note_regions, smooth_scores
 
 NAN = np.nan
 
@@ -29,7 +29,7 @@ def columns(*score_lists, calls=None, step=400, width=500):
     return chunks, sequences, lengths
 
 
-def reference(scores, density):
+def reference(scores, density, limits):
     """(first, last) chunk of every region of one sequence, by walking it."""
     reach, fewest = REACH * density, (FEWEST_SCORED - 1) * density + 1
     n = len(scores)
@@ -40,10 +40,10 @@ def reference(scores, density):
     found, i = [], 0
     while i < n:
         j = i
-        while j < n and smooth[j] >= STAYS:
+        while j < n and smooth[j] >= limits.stays:
             j += 1
-        if j > i and max(smooth[i:j]) >= OPENS:
-            core = [k for k in range(i, j) if scores[k] >= STAYS]
+        if j > i and max(smooth[i:j]) >= limits.opens:
+            core = [k for k in range(i, j) if scores[k] >= limits.stays]
             if core:
                 inside = [s for s in scores[core[0] : core[-1] + 1] if s == s]
                 if len(inside) >= fewest:
@@ -52,8 +52,8 @@ def reference(scores, density):
     return found
 
 
-@pytest.mark.parametrize("density", [1, 3])
-def test_random_sequences_equal_the_walk(density):
+@pytest.mark.parametrize(("density", "limits"), [(1, RegionLimits(0.8, 0.5)), (3, RegionLimits()), (1, RegionLimits(0.65, 0.45))])
+def test_random_sequences_equal_the_walk(density, limits):
     rng = np.random.default_rng(0)
     lists = []
     for _ in range(400):
@@ -62,8 +62,9 @@ def test_random_sequences_equal_the_walk(density):
         scores[rng.random(len(scores)) < 0.4] = NAN
         lists.append(scores[: rng.integers(0, len(scores) + 1)])
     chunks, sequences, lengths = columns(*lists)
-    regions = find_regions(chunks, sequences, lengths, density)
-    expected = [(r, number, *region) for r, s in enumerate(lists) for number, region in enumerate(reference(list(s), density), start=1)]
+    regions = find_regions(chunks, sequences, lengths, density, limits)
+    expected = [(r, number, *region) for r, s in enumerate(lists)
+                for number, region in enumerate(reference(list(s), density, limits), start=1)]  # fmt: skip
     assert len(expected) > 100
     ours = zip(regions.record, regions.region, (regions.start - 1) // 400, (regions.end - 500) // 400, regions.n_scored,
                regions.mean_score, regions.max_score, strict=True)  # fmt: skip

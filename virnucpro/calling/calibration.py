@@ -1,7 +1,9 @@
 """Scores to probabilities: a logistic model kept as data in `bundle.json`, and the false discovery rate from it.
 
     {"method": "logistic", "features": ["intercept", "logit_score", ...], "coefficients": [...],
-     "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5}
+     "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5, "regions": {"opens": 0.65, "stays": 0.45}}
+
+`regions` may be absent.
 
 Knows how to apply and to fit such a model with numpy alone; does not know where its data came from.
 """
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
 
 FEWEST_FOR_PREVALENCE = 1000  # scored sequences of a source below which its prevalence is not estimated
@@ -52,6 +55,7 @@ class Calibration:
     coefficients: tuple[float, ...]
     training_prevalence: float = 0.5
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    regions: RegionLimits = field(default_factory=RegionLimits)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
@@ -63,12 +67,15 @@ class Calibration:
                 tuple(data["features"]), tuple(float(c) for c in data["coefficients"]),
                 float(data["training_prevalence"]),
                 {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
+                RegionLimits(**{name: float(value) for name, value in data.get("regions", {}).items()}),
             )  # fmt: skip
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the calibration in bundle.json is not usable: {error!r}") from error
         unknown = {part for name in calibration.features for part in name.split("*")} - set(BASE_FEATURES)
         if unknown or len(calibration.features) != len(calibration.coefficients):
             raise ModelError(f"the calibration in bundle.json has unknown features {sorted(unknown)} or a coefficient too few")
+        if not 0 < calibration.regions.stays <= calibration.regions.opens < 1:
+            raise ModelError("the calibration in bundle.json has limits of regions that are not 0 < stays <= opens < 1")
         if not 0 < calibration.training_prevalence < 1 or not np.isfinite(calibration.coefficients).all():
             raise ModelError("the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that is no number")
         return calibration
@@ -80,6 +87,7 @@ class Calibration:
             "coefficients": list(self.coefficients),
             "ranges": {name: list(limits) for name, limits in self.ranges.items()},
             "training_prevalence": self.training_prevalence,
+            "regions": {"opens": self.regions.opens, "stays": self.regions.stays},
         }
 
     def probability(

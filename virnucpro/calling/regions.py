@@ -1,7 +1,8 @@
 """Virus-like regions: stretches of long sequences whose chunks score like a virus.
 
-Chunk scores are smoothed over neighbouring chunks; a region opens where the smooth score reaches `OPENS` and goes on
-while it stays at or over `STAYS` (hysteresis). They are not called proviruses: no gene and no attachment site was looked at.
+Chunk scores are smoothed over neighbouring chunks; a region opens where the smooth score reaches `opens` and goes on
+while it stays at or over `stays` (hysteresis): a model's calibration may have its own. They are not called proviruses: no
+gene and no attachment site was looked at.
 """
 from __future__ import annotations
 
@@ -13,9 +14,15 @@ from numpy.typing import NDArray
 from virnucpro.calling.columns import Call, ChunkColumns, Note, SequenceColumns
 
 REACH = 2  # chunks to either side that enter a chunk's smooth score
-OPENS = 0.8
-STAYS = 0.5
 FEWEST_SCORED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class RegionLimits:
+    """Smooth scores at which a region opens and down to which it goes on."""
+
+    opens: float = 0.8
+    stays: float = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +71,16 @@ def smooth_scores(chunks: ChunkColumns, reach: int = REACH) -> NDArray[np.float6
 
 
 def find_regions(
-    chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64], density: int = 1
-) -> RegionColumns:
-    """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at least `STAYS` themselves.
+    chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64], density: int = 1,
+    limits: RegionLimits = RegionLimits(),
+) -> RegionColumns:  # fmt: skip
+    """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at least `stays` themselves.
 
     Of a sequence called virus, which is in `virus.fna` as a whole, only a region of at most half of its scored chunks counts.
     `chunks` may be windows, `density` of them to a chunk: so many more are averaged and wanted, that the bases stay the same.
     """
     smooth = smooth_scores(chunks, REACH * density)
-    inside = smooth >= STAYS  # False where NaN
+    inside = smooth >= limits.stays  # False where NaN
     begins = inside.copy()
     begins[1:] &= ~(inside[:-1] & (chunks.record[1:] == chunks.record[:-1]))
     run = np.cumsum(begins) - 1  # the run of each chunk inside one
@@ -80,12 +88,12 @@ def find_regions(
 
     peak = np.zeros(n_runs)
     np.maximum.at(peak, run[inside], smooth[inside])
-    core = np.flatnonzero(inside & (np.nan_to_num(chunks.virus_score) >= STAYS))
+    core = np.flatnonzero(inside & (np.nan_to_num(chunks.virus_score) >= limits.stays))
     first = np.full(n_runs, len(chunks))
     last = np.full(n_runs, -1)
     np.minimum.at(first, run[core], core)
     np.maximum.at(last, run[core], core)
-    kept = (peak >= OPENS) & (last >= 0)
+    kept = (peak >= limits.opens) & (last >= 0)
     first, last = first[kept], last[kept]
 
     scored = chunks.scored

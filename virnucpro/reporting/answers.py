@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from virnucpro.calling.calibration import Calibration, prevalence_by_source
 from virnucpro.calling.columns import ChunkColumns, FrameColumns, RecordColumns, SequenceColumns
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
-from virnucpro.calling.regions import RegionColumns, find_regions, note_regions
+from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
 
 FULL_MODEL = "500"
 
@@ -72,7 +72,8 @@ def assemble(
         frames = frames.take(~of_window)
     chunks = call_chunks(frames, records, rules.chunk_length)
     sequences = call_sequences(chunks, records, rules, calibration, prevalence)
-    regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density)
+    regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density,
+                           RegionLimits() if calibration is None else calibration.regions)  # fmt: skip
     note_regions(sequences, regions)
     sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
     used: dict[str, float] = {}

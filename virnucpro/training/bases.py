@@ -14,7 +14,7 @@ _BASE_CODE = np.full(256, INVALID, dtype=np.uint8)
 _BASE_CODE[list(BASES)] = range(4)
 _AMINO_ACID_CODE = np.full(256, STOP, dtype=np.uint8)
 _AMINO_ACID_CODE[list(AMINO_ACIDS)] = range(20)
-_LETTER = np.frombuffer(BASES, dtype=np.uint8)
+_LETTER = np.frombuffer(BASES + b"N", dtype=np.uint8)
 CODON_TO_AMINO_ACID = _AMINO_ACID_CODE[np.frombuffer(RESIDUE[:64], dtype=np.uint8)]  # [16 a + 4 b + c], a stop is STOP
 
 
@@ -24,7 +24,7 @@ def encode(sequence: bytes) -> np.ndarray:
 
 
 def decode(codes: np.ndarray) -> bytes:
-    """Codes 0..3 as letters."""
+    """Codes 0..3 as letters; INVALID is N."""
     return _LETTER[codes].tobytes()
 
 
@@ -43,4 +43,16 @@ def substitute(codes: np.ndarray, rate: float | np.ndarray, rng: np.random.Gener
     hit = np.flatnonzero(rng.random(len(codes), dtype=np.float32) < rate)
     out = codes.copy()
     out[hit] = (codes[hit] + rng.integers(1, 4, len(hit), dtype=np.uint8)) & 3
+    return out
+
+
+def blur(codes: np.ndarray, share: float, run: bool, rng: np.random.Generator) -> np.ndarray:
+    """Base codes of which `share` are INVALID (N): single ones anywhere, or one `run`."""
+    n = round(share * len(codes))
+    out = codes.copy()
+    if run:
+        first = int(rng.integers(len(codes) - n + 1))
+        out[first : first + n] = INVALID
+    else:
+        out[rng.choice(len(codes), n, replace=False)] = INVALID
     return out

@@ -14,9 +14,10 @@ import numpy as np
 
 from virnucpro.sequences.frames import RESIDUE, Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import decode, decode_protein, encode
+from virnucpro.training.bases import blur, decode, decode_protein, encode
 from virnucpro.training.distance import distant_codons, distant_residues
 from virnucpro.training.sampling import FragmentSampler, Windows, WindowSampler, join_windows
+from virnucpro.training.shuffling import shuffled
 from virnucpro.training.vocabulary import DNA_MASK, DNA_PAD, DNA_SPECIAL, ESM2_MASK, ESM2_PAD, ESM2_RESIDUES
 
 TOKEN_DROPOUT = 0.15 * 0.8  # ESM-2's constant: the share of masked tokens it was scaled for
@@ -114,8 +115,12 @@ def with_token_dropout(packed: Rows, n_sequences: int) -> Rows:
 
 def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, most: float,
                    rng: np.random.Generator) -> None:  # fmt: skip
-    """A `share` of the frames become distant relatives, in place: 0 to `most` of their codons drawn again."""
-    chosen = np.flatnonzero(rng.random(len(proteins)) < share)
+    """A `share` of the frames become distant relatives, in place: 0 to `most` of their codons drawn again.
+
+    Frames with an N stay as they are.
+    """
+    whole = np.array([b"N" not in n for n in nucleotides])
+    chosen = np.flatnonzero((rng.random(len(proteins)) < share) & whole)
     if not len(chosen):
         return
     lengths = np.array([len(proteins[i]) for i in chosen])
@@ -128,6 +133,21 @@ def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float
         proteins[i], nucleotides[i] = residues[a:b], letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :]
 
 
+def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Windows:
+    """Some windows shuffled, which makes them no virus, and some with N: single ones or a run."""
+    codes, virus = windows.codes, windows.virus
+    if how.shuffled_share:
+        virus = virus.copy()
+        for i in np.flatnonzero(rng.random(len(virus)) < how.shuffled_share):
+            a, b = windows.start[i], windows.end[i]
+            codes[a:b], virus[i] = shuffled(codes[a:b], rng), 0
+    if how.blurred_share:
+        for i in np.flatnonzero(rng.random(len(virus)) < how.blurred_share):
+            a, b = windows.start[i], windows.end[i]
+            codes[a:b] = blur(codes[a:b], rng.random() * how.most_blurred, bool(rng.random() < 0.5), rng)
+    return windows._replace(codes=codes, virus=virus)
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """What is done to frames on their way into a training batch; shares of the frames."""
@@ -137,6 +157,9 @@ class Augmentation:
     mask_rate: float = 0.15  # of the tokens of those
     distant_share: float = 0.0  # that become distant relatives
     most_distant: float = 0.8  # of the codons of those are drawn again at most
+    shuffled_share: float = 0.0  # of the windows that are shuffled, dinucleotides kept, and then no virus
+    blurred_share: float = 0.0  # of the windows that have N
+    most_blurred: float = 0.1  # of the bases of those
 
 
 class BatchMaker:
@@ -179,7 +202,8 @@ class BatchMaker:
     def _windows(self, n: int, rng: np.random.Generator) -> Windows:
         share = np.array([s for s, _ in self.samplers])
         counts = rng.multinomial(n, share / share.sum())
-        return join_windows([s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k])
+        windows = join_windows([s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k])
+        return harder(windows, self.augmentation, rng)
 
     def _pack(self, proteins, nucleotides, label, n: int, rng) -> Batch:
         shape, how = self.shape, self.augmentation

@@ -3,13 +3,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from virnucpro.calling.regions import find_regions
+from virnucpro.calling.regions import RegionLimits, find_regions
 from virnucpro.training.scoring import FrameScores, called
 from virnucpro.training.store import Store
 
 
-def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_length: int) -> dict:
+def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_length: int,
+                  limits: RegionLimits = RegionLimits()) -> dict:  # fmt: skip
     """Base-wise precision, recall and F1 of the regions, and how far the borders of found ones are off.
+
+    `elsewhere`: regions that touch no phage.
 
     The name of a contig ends in `|start-end`, the spliced stretch (1-based, inclusive).
     """
@@ -18,8 +21,8 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
     part = FrameScores(index, *(column[mine] for column in scores[1:]))
     lengths = contigs.length[rows]
     chunks, sequences = called(part, lengths, chunk_length)
-    regions = find_regions(chunks, sequences, lengths)
-    both = truly = found = 0
+    regions = find_regions(chunks, sequences, lengths, limits=limits)
+    both = truly = found = false = 0
     errors, hits = [], 0
     for i, row in enumerate(rows):
         start, end = map(int, str(contigs.labels.name[contigs.record[row]]).rsplit("|", 1)[1].split("-"))
@@ -29,6 +32,7 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
         for r in own:
             call[regions.start[r] - 1 : regions.end[r]] = True
         both, truly, found = both + (truth & call).sum(), truly + truth.sum(), found + call.sum()
+        false += sum(not (regions.start[r] <= end and regions.end[r] >= start) for r in own)
         overlap = [r for r in own if regions.start[r] <= end and regions.end[r] >= start]
         if overlap:
             hits += 1
@@ -36,7 +40,7 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
             errors += [abs(int(regions.start[best]) - start), abs(int(regions.end[best]) - end)]
     precision, recall = both / max(found, 1), both / max(truly, 1)
     return {
-        "sequences": len(rows), "found": hits, "regions": len(regions), "precision": precision, "recall": recall,
+        "sequences": len(rows), "found": hits, "regions": len(regions), "elsewhere": false, "precision": precision, "recall": recall,
         "f1": 2 * precision * recall / max(precision + recall, 1e-12),
         "border_error_median": float(np.median(errors)) if errors else None,
     }  # fmt: skip
