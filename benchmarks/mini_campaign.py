@@ -233,7 +233,8 @@ def run_lane(options: argparse.Namespace) -> None:
             lane = Lane(options, "main", options.workers)
             Main(lane).work()
         else:
-            options.deadline -= 0.8 * KEEP_BACK  # the last scores of `main` have the GPU to themselves
+            # the last scores of `main` have the GPU to themselves
+            options.deadline = min(options.deadline - 0.8 * KEEP_BACK, options.began + options.groups_seconds)
             lane = Lane(options, "groups", max(options.workers - 2, 1))
             groups(lane)
         lane.say("lane done")
@@ -247,13 +248,15 @@ def run_lane(options: argparse.Namespace) -> None:
 def supervise(options: argparse.Namespace) -> None:
     """Start both lanes; start one again that died while there is time; end them at the deadline."""
     running: dict[str, subprocess.Popen] = {}
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # of two, each lane has one
     starts = {"main": 0, "groups": 0}
 
     def start(name: str) -> None:
         command = [sys.executable, "-P", __file__, *sys.argv[1:], "--lane", name, "--began", str(options.began),
                    "--deadline", str(options.deadline)]  # fmt: skip
+        gpu = {"CUDA_VISIBLE_DEVICES": gpus[-1 if name == "main" else 0]} if len(gpus) > 1 else {}
         with (options.out / f"{name}.txt").open("a") as handle:
-            running[name] = subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, env=os.environ)
+            running[name] = subprocess.Popen(command, stdout=handle, stderr=subprocess.STDOUT, env=os.environ | gpu)
         starts[name] += 1
 
     for name in starts:
@@ -277,6 +280,8 @@ def main() -> None:
     parser.add_argument("--more", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=990.0)
+    parser.add_argument("--groups-seconds", type=float, default=float("inf"), help="end the lane `groups` so early")
+    parser.add_argument("--no-folds", action="store_true", help="the lane `groups` makes the learning curve only")
     parser.add_argument("--workers", type=int, default=8, help="loader processes of `main`; `groups` has two fewer")
     parser.add_argument("--report", type=float, default=30.0)
     parser.add_argument("--settle", type=int, default=24, help="batches for the batch-norm statistics")

@@ -75,7 +75,7 @@ def groups(lane: Lane) -> None:
     out = lane.options.out
     contigs, fold_of = fold_contigs(lane.options.data)
     left_out = {n: np.concatenate([np.load(f / f"{n}_folds.npz")["out"] for f in lane.folders]) for n in ("genomes", "markers")}
-    tasks = CURVE + HELD_OUT
+    tasks = CURVE + ([] if lane.options.no_folds else HELD_OUT)
     lane.say("ready", contigs=len(contigs), tasks=len(tasks))
     plan = out / "groups_steps.json"
     if not plan.exists():

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -26,7 +26,7 @@ from virnucpro.embedding.job import ENCODERS, longest_tokens
 from virnucpro.embedding.joined_rows import JoinedRows, Part
 from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.token_column import TokenColumn
-from virnucpro.errors import Failure, StoreError
+from virnucpro.errors import Failure, StoreError, VirNucProError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
@@ -123,39 +123,50 @@ def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extr
 
 def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
     """The main process alone: matrix, scores, calls, files. The matrix is the disk's work, and is written beside the others."""
-    settings, bundle, table = run.settings, run.bundle, job.table
-    covered = coverage(table, job.work, done)
-    failures = [*table.failures, *covered.failures]
+    covered = coverage(job.table, job.work, done)
     with run.clock.stage("store"):
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
         features = JoinedRows([Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS])
     with ThreadPoolExecutor(1, thread_name_prefix="features") as beside:
-        saved = beside.submit(_write_features, job, rows, features, bundle) if settings.features != "none" else None
-        with run.clock.stage("classify"):
-            run.display.stage("classifying")
-            scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-            scores[rows] = Classifier.load(bundle.classifier).scores(features)
-            del rows, features
-        run.display.stage("writing tables and report")
-        code = _exit_code(table, covered, failures, settings)
-        retry = sum(len(extraction.failed) for extraction in done.values())
-        facts = {
-            "identity": job.identity, "exit_code": code, "retry": retry, "choices": [asdict(choice) for choice in run.choices],
-            "device": device_name(run.device), "processes": run.world.size, "precision": settings.precision,
-            "features": settings.features, "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
-            "embedding": {
-                name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
-                       "in_16_bits": e.in_16_bits, "failed": len(e.failed), "taken_up": job.work[name].taken_up,
-                       "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
-            },
-        }  # fmt: skip
-        stores = [work.store for work in job.work.values()]
-        job.work.clear()  # with the plans, 60 bytes a frame that calling may need
-        job.plans.clear()
-        calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
-        answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle),
-                                calibration, settings.call, facts, run.clock, saved.result if saved else None)  # fmt: skip
+        saved = beside.submit(_write_features, job, rows, features, run.bundle) if run.settings.features != "none" else None
+        try:
+            return _answer(job, done, covered, rows, features, saved.result if saved else None, run)
+        except VirNucProError:
+            if saved and saved.exception():  # a full disk stops both: said is what needs the room
+                raise saved.exception() from None
+            raise
+
+
+def _answer(job: Job, done: dict[str, Extraction], covered: Coverage, rows: np.ndarray, features: JoinedRows,
+            saved: Callable[[], object] | None, run: Run) -> Outcome:
+    """Scores, calls and files of the frames `rows`, those with features. `saved` waits for the matrix."""
+    settings, bundle, table = run.settings, run.bundle, job.table
+    failures = [*table.failures, *covered.failures]
+    with run.clock.stage("classify"):
+        run.display.stage("classifying")
+        scores = np.full((len(table), 2), np.nan, dtype=np.float32)
+        scores[rows] = Classifier.load(bundle.classifier).scores(features)
+        del rows, features
+    run.display.stage("writing tables and report")
+    code = _exit_code(table, covered, failures, settings)
+    retry = sum(len(extraction.failed) for extraction in done.values())
+    facts = {
+        "identity": job.identity, "exit_code": code, "retry": retry, "choices": [asdict(choice) for choice in run.choices],
+        "device": device_name(run.device), "processes": run.world.size, "precision": settings.precision, "features": settings.features,
+        "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
+        "embedding": {
+            name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
+                   "in_16_bits": e.in_16_bits, "failed": len(e.failed), "taken_up": job.work[name].taken_up,
+                   "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
+        },
+    }  # fmt: skip
+    stores = [work.store for work in job.work.values()]
+    job.work.clear()  # with the plans, 60 bytes a frame that calling may need
+    job.plans.clear()
+    calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
+    answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration,
+                            settings.call, facts, run.clock, saved)  # fmt: skip
     if not retry:  # else a later start tries the failed rows again
         for store in stores:
             store.remove()

@@ -27,9 +27,9 @@ class LoadAhead:
     """Begins at once, in the order of `loaders`; `take` waits for an encoder and gives it away. A context, as threads have to end."""
 
     def __init__(self, loaders: Mapping[str, Callable[[], Encoder | None]], device: torch.device):
-        # a new thread would launch kernels on the first GPU, not on this process's
-        start = (torch.cuda.set_device, (device,)) if device.type == "cuda" else (None, ())
-        self._worker = ThreadPoolExecutor(1, "load ahead", *start)
+        # a new thread would launch kernels on the first GPU, not on this process's, which "cuda" means
+        here = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
+        self._worker = ThreadPoolExecutor(1, "load ahead", *((torch.cuda.set_device, (here,)) if device.type == "cuda" else ()))
         self._coming = {name: self._worker.submit(load) for name, load in loaders.items()}
 
     def take(self, name: str) -> Encoder | None:
