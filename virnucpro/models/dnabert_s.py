@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import gelu
+from torch.nn.functional import linear
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import alibi_biases, grouped_attention
@@ -114,9 +114,10 @@ class DnabertLayer(nn.Module):
         query, key, value = packed.unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D] each
         mixed = grouped_attention(query, key, value, groups, query.shape[-1] ** -0.5, biases).flatten(1)
         output = self.attention["output"]
-        hidden = output["LayerNorm"](output["dense"](mixed) + hidden)
-        gate, up = self.mlp["gated_layers"](hidden).chunk(2, dim=-1)
-        return self.mlp["layernorm"](self.mlp["wo"](gelu(gate) * up) + hidden)
+        hidden = output["LayerNorm"](output["dense"](mixed).add_(hidden))
+        gate, up = (linear(hidden, half) for half in self.mlp["gated_layers"].weight.chunk(2))
+        inner = torch.ops.aten.gelu_(gate).mul_(up)  # in place: a CPU waits for memory here
+        return self.mlp["layernorm"](self.mlp["wo"](inner).add_(hidden))
 
 
 def _norm(config: DnabertConfig) -> nn.LayerNorm:
