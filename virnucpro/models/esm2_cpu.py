@@ -1,20 +1,18 @@
 """The ESM-2 network on the CPU, with fewer passes over memory than the stock one; the same function of the same weights.
 
 q, k and v in one product; RoPE as one complex multiplication in place (the rows of q and k are reordered so that the two
-numbers it turns lie side by side; the product of q and k does not see their order); one kernel for the erf GELU, in place;
-residuals added in place. Does not know how weights are loaded.
+numbers it turns lie side by side; the product of q and k does not see their order); one kernel for the erf GELU; residuals
+added in place. Does not know how weights are loaded.
 """
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import torch
-from torch.nn.functional import layer_norm, linear
+from torch.nn.functional import gelu, layer_norm, linear
 
 from virnucpro.models.attention import grouped_attention
 from virnucpro.models.packing import PackedBatch
-
-gelu_ = torch.ops.aten.gelu_  # in place, which torch.nn.functional does not offer
 
 
 class Layer(NamedTuple):
@@ -47,7 +45,7 @@ class CpuEsm2:
         for layer in self.layers:
             x.add_(linear(self._attention(layer, x, turn, batch), *layer.out))
             inner = linear(layer_norm(x, (self.width,), *layer.ffn_norm, self.eps), *layer.up)
-            x.add_(linear(gelu_(inner), *layer.down))
+            x.add_(linear(gelu(inner), *layer.down))
         return self.final_norm(x)
 
     def _attention(self, layer: Layer, x: torch.Tensor, turn: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
