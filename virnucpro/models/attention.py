@@ -11,8 +11,7 @@ and `groups`.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
 
@@ -66,21 +65,13 @@ def grouped_attention(query, key, value, groups: tuple[LengthGroup, ...], scale:
     """
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
     out[groups[-1].start + groups[-1].count * groups[-1].length:] = 0
-    biases = biases or [None] * len(groups)
-
-    @torch.inference_mode()  # a mode is a thread's own
-    def mix(heads: slice) -> None:
-        for (start, count, length), bias in zip(groups, biases, strict=True):
+    with _kernels(query.device), _Threads(query.device) as threads:
+        for (start, count, length), bias in zip(groups, biases or [None] * len(groups), strict=True):
+            threads.limit(length)
             rows = slice(start, start + count * length)
-            q, k, v = (x[rows, heads].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
-            mixed = scaled_dot_product_attention(q, k, v, attn_mask=None if bias is None else bias[:, heads], scale=scale)
-            out[rows, heads].unflatten(0, (count, length)).copy_(mixed.transpose(1, 2))
-
-    if query.device.type == "cpu":
-        _side_by_side(mix, query.shape[1])
-    else:
-        with _kernels(query.device):
-            mix(slice(None))
+            q, k, v = (x[rows].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value))
+            mixed = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+            out[rows].unflatten(0, (count, length)).copy_(mixed.transpose(1, 2))
     return out
 
 
@@ -119,25 +110,28 @@ def _kernels(device: torch.device):
     return nullcontext()
 
 
-def _side_by_side(mix: Callable[[slice], None], heads: int) -> None:
-    """`mix` for all heads, a share of them in each of as many threads as torch would use, each with one of torch's own.
+class _Threads:
+    """One CPU thread for sequences under 32 tokens, all threads for the others.
 
-    torch's CPU kernel gains little from a second thread where sequences are short (1.0 to 1.3 x at 64 to 160 tokens), and
-    gives its threads scratch buffers that are aligned alike only from 32 queries on: below, the last bits would depend on
-    the thread a sequence falls to, so on its neighbours.
+    torch's CPU kernel gives each thread a scratch buffer of a size that is a multiple of 64 bytes from 32 queries on;
+    below, the buffers' alignment differs by thread, and with it the last bits of the product: a short sequence would
+    depend on the thread it falls to, so on its neighbours. (These products are about a hundredth of the work.)
     """
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return mix(slice(None))
-    shares = min(threads, heads)
-    bounds = [heads * i // shares for i in range(shares + 1)]
-    try:
-        torch.set_num_threads(1)
-        list(_pool(shares).map(mix, map(slice, bounds, bounds[1:])))
-    finally:
-        torch.set_num_threads(threads)
 
+    SHORT = 32
 
-@lru_cache(maxsize=1)
-def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="attention", initializer=lambda: torch.set_num_threads(1))
+    def __init__(self, device: torch.device):
+        self._all = torch.get_num_threads() if device.type == "cpu" else 1
+        self._now = self._all
+
+    def __enter__(self) -> _Threads:
+        return self
+
+    def limit(self, length: int) -> None:
+        wanted = 1 if length < self.SHORT else self._all
+        if wanted != self._now:
+            torch.set_num_threads(wanted)
+            self._now = wanted
+
+    def __exit__(self, *_) -> None:
+        self.limit(self.SHORT)
