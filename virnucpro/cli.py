@@ -56,7 +56,11 @@ for command in (doctor, citation, benchmark):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
-    sys.exit(run(list(sys.argv[1:] if arguments is None else arguments)))
+    code = run(list(sys.argv[1:] if arguments is None else arguments))
+    if code == INTERRUPTED:  # else Python may end by the signal itself, where it fell into code that was made at run time
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _terminated(number: int, frame: Any) -> None:
