@@ -37,6 +37,7 @@ NO_MEMORY_WORDS = (
     "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDA out of memory", "DefaultCPUAllocator: can't allocate",
 )  # fmt: skip
 CPU_OPERATIONS_BETWEEN_MEETINGS = 5e11  # about ten seconds of a core: more would be lost when a run is killed
+MOST_BATCHES_BETWEEN_MEETINGS = 16  # whatever they cost: all of them are in memory
 
 
 class Encoder(Protocol):
@@ -224,7 +225,9 @@ def batches_between_meetings(device: torch.device, weights: int, tokens: int) ->
 
     On a GPU one. CPU cores that a host shares out are by turns the slower one, and the longer the stretch, the less it is.
     """
-    return 1 if device.type == "cuda" else int(CPU_OPERATIONS_BETWEEN_MEETINGS / (2 * weights * tokens))
+    if device.type == "cuda":
+        return 1
+    return min(int(CPU_OPERATIONS_BETWEEN_MEETINGS / (2 * weights * tokens)), MOST_BATCHES_BETWEEN_MEETINGS)
 
 
 def embed_or_split(embed, width: int, batch: PlannedBatch, batches: PlannedBatches) -> tuple[torch.Tensor, torch.Tensor]:
