@@ -161,7 +161,7 @@ def extract(
 
 def _shorter(batches: PlannedBatches, tokens: int) -> int:
     """How many of the planned sequences, which are sorted, have fewer than `tokens` tokens."""
-    rows = batches.plan.rows
+    rows = batches.plan.rows if tokens else ()
     return len(rows) - bisect_left(rows, True, key=lambda row: len(batches.token_ids(np.array([row]))[0]) < tokens)
 
 
