@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ ROLES = {
 LENGTH_EDGES = (0, 500, 1000, 3000, 10_000, 30_000, 100_000)
 LENGTH_NAMES = ("< 500", "500-1k", "1k-3k", "3k-10k", "10k-30k", "30k-100k", "≥ 100k")
 LENGTH_TICKS = tuple(n * 10**power for power in range(10) for n in (1, 3))
+TRACK_MARGINS = {"left": 0.02, "right": 0.97, "bottom": 0.25, "top": 0.88}  # of 9.6 x 0.95 inches
 MOST_BINS = 300  # steps of a track; more chunks are averaged
 CALLS = ("virus", "ambiguous", "non-virus")
 
@@ -84,7 +85,7 @@ def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
 
 def track(data: Track) -> str:
     """Chunk scores along a sequence: filled steps, grey where a chunk has no score, regions underlined."""
-    figure, axes = _figure(9.6, 0.95)
+    figure, axes = _figure(9.6, 0.95, margins=TRACK_MARGINS)
     edges, scores = _binned(data)
     gap = np.isnan(scores)
     axes.stairs(np.where(gap, 1.0, 0.0), edges, fill=True, color=ROLES["gap"], lw=0)
@@ -136,12 +137,16 @@ def _boxes(axes, left, right, bottom, top, color: str = ROLES["virus"], alpha: f
     axes.add_patch(PathPatch(Path(corners, codes), facecolor=color, alpha=alpha, lw=0))
 
 
-def _figure(width: float, height: float):
-    """An empty, quiet pair of axes; `width` and `height` in inches of 72 points."""
+def _figure(width: float, height: float, margins: Mapping[str, float] | None = None):
+    """An empty, quiet pair of axes; `width` and `height` in inches of 72 points.
+
+    margins: edges of the axes as shares of the figure, where they are known: to find them takes as long as to draw.
+    """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
+    figure.subplots_adjust(**margins or {})
     axes = figure.add_subplot()
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
