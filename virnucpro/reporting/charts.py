@@ -146,7 +146,8 @@ def _figure(width: float, height: float, margins: Mapping[str, float] | None = N
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
-    figure.subplots_adjust(**margins or {})
+    if margins:
+        figure.subplots_adjust(**margins)
     axes = figure.add_subplot()
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
