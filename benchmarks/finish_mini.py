@@ -3,8 +3,9 @@
     python -P benchmarks/finish_mini.py --data work --packed PACKED --run run --bundle virnucpro/models/mini [--hits hits.tsv]
 
 Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--run`: what
-mini_gather.py wrote of a campaign, with its groups.npz. `--hits`: DIAMOND's blastx of the test windows against the
-training proteins (queries named by their row in contigs.npz, targets V... or C...).
+mini_gather.py or mini_more_scores.py wrote, with the folds in groups.npz. `--candidate`: what mini_gather.py wrote of a campaign
+that was not chosen, and its PACKED: of it come only its log and its learning curve over groups. `--hits`: DIAMOND's blastx of the test
+windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
 from __future__ import annotations
 
@@ -36,6 +37,12 @@ def frame_scores(path: Path, prefix: str) -> FrameScores | None:
         return FrameScores(*(z[f"{prefix}_{f}"] for f in FrameScores._fields))
 
 
+def taken(path: Path, prefix: str, contigs: Store) -> np.ndarray:
+    """bool [contigs]: which of them the scores kept under `prefix` are of; all, if nothing else is said."""
+    with np.load(path) as z:
+        return np.isin(np.arange(len(contigs)), z[f"{prefix}_taken"]) if f"{prefix}_taken" in z else np.ones(len(contigs), bool)
+
+
 def table(contigs: Store, columns: tuple, rows: np.ndarray, fitted=None) -> Scored:
     score, share, frames = (c[rows] for c in columns)
     lab, length = contigs.labels, contigs.length[rows]
@@ -65,14 +72,14 @@ def policies(run: Path, contigs: Store) -> dict:
     return rounded(out)
 
 
-def robustness(contigs: Store, columns: tuple, fitted) -> dict:
+def robustness(contigs: Store, columns: tuple, fitted, scored: np.ndarray, splits: tuple = ("test", "validation")) -> dict:
     """Shares called virus at the default point in the harder sets, and what substitutions cost."""
     lab, out = contigs.labels, {}
-    for split in ("test", "validation"):
-        for kind in sorted(set(lab.kind[lab.split == split])):
+    for split in splits:
+        for kind in sorted(set(lab.kind[scored & (lab.split == split)])):
             if kind.startswith(("contig", "spliced")):
                 continue
-            rows = np.flatnonzero((lab.split == split) & (lab.kind == kind))
+            rows = np.flatnonzero((lab.split == split) & (lab.kind == kind) & scored)
             s = table(contigs, columns, rows, fitted)
             called = s.deciding >= 0.5  # NaN, no frame at all: not called
             entry = {"called_virus": {n: float(called[m].mean()) for n, m in
@@ -84,12 +91,13 @@ def robustness(contigs: Store, columns: tuple, fitted) -> dict:
     return rounded(out)
 
 
-def blurred(contigs: Store, run: Path, fitted) -> dict:
-    """The same for windows with N."""
+def blurred(contigs: Store, run: Path, fitted, splits: tuple = ("test", "validation"), as_in: Path | None = None) -> dict:
+    """The same for windows with N; `as_in`: for those that this run has scores of."""
     out: dict = {}
-    for split in ("validation", "test"):
-        store = blurred_sets(contigs.select_records(contigs.labels.split == split))
-        out |= robustness(store, columns_of(frame_scores(run / "scores.npz", f"blurred-{split}"), store), fitted)
+    for split in splits:
+        store, prefix = blurred_sets(contigs.select_records(contigs.labels.split == split)), f"blurred-{split}"
+        scored = taken((as_in or run) / "scores.npz", prefix, store)
+        out |= robustness(store, columns_of(frame_scores(run / "scores.npz", prefix), store), fitted, scored)
     return out
 
 
@@ -99,12 +107,22 @@ def columns_of(scores: FrameScores, contigs: Store) -> tuple:
     return answers.virus_score, answers.scored_fraction, answers.n_open_frames.astype(np.float64)
 
 
+def fit_validation(contigs: Store, columns: tuple) -> tuple:
+    """(calibration, its name, what the others came to), of the validation side's contigs."""
+    lab = contigs.labels
+    rows = np.flatnonzero(np.char.startswith(lab.kind, "contig") & (lab.split == "validation") & ~np.isnan(columns[0]))
+    s = table(contigs, columns, rows)
+    weight = even_weights(s)
+    name, compared = choose_features(s, columns[1][rows], columns[2][rows], weight)
+    return calibrating.fit(FEATURES[name], s.score, s.length, columns[1][rows], columns[2][rows], s.virus, weight), name, compared
+
+
 def spliced(contigs: Store, scores: FrameScores, split: str, limits: RegionLimits, kind: str = "spliced") -> dict:
     """Phages of 5-15 kb inside 40 kb of bacterium: the regions `calling.regions` finds against where they are."""
     from virnucpro.training.splices import region_scores
 
     lab = contigs.labels
-    rows = np.flatnonzero((lab.kind == kind) & (lab.split == split))
+    rows = np.flatnonzero((lab.kind == kind) & (lab.split == split) & np.isin(np.arange(len(contigs)), scores.contig))
     return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH, limits))
 
 
@@ -192,12 +210,16 @@ def folds(packed: Path, run: Path) -> dict:
     return rounded(out)
 
 
-def curve_of_groups(packed: Path, run: Path, log: list[dict]) -> dict:
+def read_log(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def curve_of_groups(packed: Path, run: Path) -> dict:
     """AUROC and recall of the networks that were trained on a part of the groups, with intervals over the validation groups."""
     validation, out = Store.load(packed / "validation.npz"), {}
     lab, length = validation.labels.select(validation.record), validation.length
     plain = np.char.startswith(lab.kind, "contig")
-    for e in (e for e in log if e["event"] == "groups" and e["task"].startswith("curve") and e["whole"]):
+    for e in (e for e in read_log(run) if e["event"] == "groups" and e["task"].startswith("curve") and e["whole"]):
         scores = frame_scores(run / "groups.npz", e["task"])
         score = called(scores._replace(logit=scores.logit.astype(np.float32)), length, CHUNK_LENGTH)[1].virus_score
         of = {}
@@ -210,6 +232,12 @@ def curve_of_groups(packed: Path, run: Path, log: list[dict]) -> dict:
     return rounded(out)
 
 
+def of_500(validation: dict) -> dict:
+    """AUROC and recall of 500-base windows in a log; version 2's had no other lengths."""
+    v = validation.get("500") or {"auroc": validation["logit"], "recall5": validation["recall5"]}
+    return {"auroc": v["auroc"], "recall_at_5pct": v["recall5"]}
+
+
 def campaign(log: list[dict]) -> dict:
     """Validation AUROC of every network of a campaign in order, and the learning curve of its first."""
     networks, curve = {}, []
@@ -217,13 +245,12 @@ def campaign(log: list[dict]) -> dict:
         if e["event"] == "run":
             v, took = e["validation"], e.get("took", {})
             networks[e["run"]] = {
-                "auroc": v["500"]["auroc"], "recall_at_5pct": v["500"]["recall5"],
-                "auroc_3000_and_more": v["3000 and more"]["auroc"], "called": v.get("called"),
+                **of_500(v), "auroc_3000_and_more": v.get("3000 and more", {}).get("auroc"), "called": v.get("called"),
                 "frames": took.get("frames", e.get("frames")), "seconds": took.get("seconds"), "mean_of": e.get("runs"),
                 "start": e.get("recipe", {}).get("start"),
             }  # fmt: skip
         elif e["event"] == "train" and "validation" in e:
-            curve.append({"frames": e["frames"], "seconds": e["seconds"], **e["validation"]["500"]})
+            curve.append({"frames": e["frames"], "seconds": e.get("seconds"), **of_500(e["validation"])})
     chosen = next((e["run"] for e in reversed(log) if e["event"] == "finished" and e["place"] == 1), None)
     return {"chosen": chosen, "networks": networks, "learning_curve": curve}
 
@@ -242,7 +269,9 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, required=True, help="what mini_folds.py packed")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--candidate", type=Path, nargs=2, metavar=("RUN", "PACKED"))
     parser.add_argument("--hits", type=Path)
+    parser.add_argument("--version", default="3", help="of the bundle")
     parser.add_argument("--results", type=Path, default=Path("docs/mini_evaluation.json"))
     options = parser.parse_args()
     contigs = Store.load(options.data / "contigs.npz")
@@ -250,11 +279,7 @@ def main() -> None:
     longest = frame_scores(options.run / "scores.npz", "longest")
     columns = columns_of(longest, contigs)
     plain = np.char.startswith(lab.kind, "contig")
-    fit_on = np.flatnonzero(plain & (lab.split == "validation") & ~np.isnan(columns[0]))
-    s = table(contigs, columns, fit_on)
-    weight = even_weights(s)
-    features, compared = choose_features(s, columns[1][fit_on], columns[2][fit_on], weight)
-    fitted = calibrating.fit(FEATURES[features], s.score, s.length, columns[1][fit_on], columns[2][fit_on], s.virus, weight)
+    fitted, features, compared = fit_validation(contigs, columns)
     limits, tried = choose_limits(contigs, longest)
     fitted = replace(fitted, regions=limits)
 
@@ -268,13 +293,17 @@ def main() -> None:
         classes = by_class(long)
         results[split]["3000 and more"] = {"all": measure(long), "classes": classes, "macro": macro(classes)}
         results[split]["spliced"] = spliced(contigs, longest, split, limits)
-    results["robustness"] = robustness(contigs, columns, fitted) | blurred(contigs, options.run, fitted)
+    scored = taken(options.run / "scores.npz", "longest", contigs)
+    results["robustness"] = robustness(contigs, columns, fitted, scored) | blurred(contigs, options.run, fitted)
     windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500"))
     results["baselines"] = baselines(options.data, contigs, windows, options.hits)
     if options.hits:
         results["by_identity"] = by_identity(contigs, windows, table(contigs, columns, windows, fitted), options.hits)
-    log = [json.loads(line) for line in (options.run / "log.jsonl").read_text().splitlines()]
-    results["campaign"], results["groups"] = campaign(log), curve_of_groups(options.packed, options.run, log)
+    results["campaign"] = campaign(read_log(options.run))
+    if options.candidate:
+        results["candidate"] = campaign(read_log(options.candidate[0]))
+    run, packed = options.candidate or (options.run, options.packed)
+    results["groups"] = curve_of_groups(packed, run)
     results["folds"] = folds(options.packed, options.run)
     options.results.write_text(json.dumps(results, indent=1) + "\n")
     head = results["test"]
@@ -288,7 +317,7 @@ def main() -> None:
         "intervals": "value, then 95 % limits from drawing groups again",
     }  # fmt: skip
     write_bundle(options.bundle, options.run, options.data / "dnabert_s", NetworkShape(), {
-        "name": "mini", "version": "3", "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
+        "name": "mini", "version": options.version, "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
         "training_data": "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md",
         "accuracy": accuracy, "calibration": fitted.to_json(),
     })  # fmt: skip

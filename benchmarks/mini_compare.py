@@ -1,0 +1,76 @@
+"""Two networks on the validation side, each with a calibration and limits of regions of its own. No test figure.
+
+    python -P benchmarks/mini_compare.py work run_a run_b        # with PYTHONPATH=.:benchmarks
+
+Each run as finish_mini.py wants it. Both are measured on the contigs that both have scores of (with N: that `run_a` has).
+Prints one JSON, by name of the run's folder.
+"""
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from finish_mini import blurred, choose_limits, columns_of, fit_validation, frame_scores, robustness, rounded, table, taken
+
+from virnucpro.calling.calibration import fit
+from virnucpro.training.evaluation import Scored
+from virnucpro.training.fitting import FEATURES, even_weights
+from virnucpro.training.metrics import auroc, calibration_error, recall_at
+from virnucpro.training.scoring import FrameScores
+from virnucpro.training.store import Store
+
+POINTS = (0.5, 0.6, 0.7, 0.8)
+LENGTHS = {"300": (300, 300), "500": (500, 500), "1000": (1000, 1000), "3000": (3000, 3000), "10000": (10_000, 10_000),
+           "3000 and more": (3000, 10**9)}  # fmt: skip
+
+
+def left_out(s: Scored, share: np.ndarray, frames: np.ndarray, features: tuple) -> np.ndarray:
+    """The probability of every contig by a calibration fitted without its group."""
+    groups = np.char.add(np.where(s.virus, "viral/", np.char.add(s.category, "/")), s.group)
+    p = np.full(len(s), np.nan)
+    for group in np.unique(groups):
+        out, rest = groups == group, groups != group
+        fitted = fit(features, s.score[rest], s.length[rest], share[rest], frames[rest], s.virus[rest], even_weights(s.select(rest)))
+        p[out] = fitted.probability(s.score[out], s.length[out], share[out], frames[out])
+    return p
+
+
+def compare(contigs: Store, run: Path, scored: np.ndarray, as_in: Path) -> dict:
+    path, lab = run / "scores.npz", contigs.labels
+    scores = frame_scores(path, "longest")
+    scores = FrameScores(*(c[scored[scores.contig]] for c in scores))
+    columns = columns_of(scores, contigs)
+    fitted, name, compared = fit_validation(contigs, columns)
+    rows = np.flatnonzero(np.char.startswith(lab.kind, "contig") & (lab.split == "validation") & ~np.isnan(columns[0]))
+    s = table(contigs, columns, rows, fitted)
+    held, weight = left_out(s, columns[1][rows], columns[2][rows], FEATURES[name]), even_weights(s)
+    out: dict = {"calibration": {"chosen": name, **compared[name]}}
+    for label, (low, high) in LENGTHS.items():
+        m = (s.length >= low) & (s.length <= high)
+        out[label] = {"auroc": auroc(s.deciding[m], s.virus[m]), "auroc_of_score": auroc(s.score[m], s.virus[m]),
+                      "recall_at_5pct": recall_at(s.deciding[m], s.virus[m], 0.05),
+                      "calibration_error_left_out": calibration_error(held[m], s.virus[m], weight[m])}  # fmt: skip
+    long = s.select(s.length >= 3000)
+    classes = {c: ~long.virus & (long.category == c) for c in sorted(set(long.category[~long.virus]))}
+    out["points"] = {str(p): {"recall": (long.deciding >= p)[long.virus].mean(),
+                              "false_positives": {c: (long.deciding >= p)[m].mean() for c, m in classes.items()}}
+                     for p in POINTS}  # fmt: skip
+    fewest = max(np.quantile(long.deciding[m], 0.95, method="higher") for m in classes.values())
+    out["points"]["every class under 5 %"] = {"point": fewest, "recall": (long.deciding > fewest)[long.virus].mean()}
+    limits, tried = choose_limits(contigs, scores)
+    out["regions"] = {"chosen": [limits.opens, limits.stays], **tried[f"{limits.opens:g} {limits.stays:g}"]}
+    out["called_virus"] = robustness(contigs, columns, fitted, scored, ("validation",))
+    out["called_virus"] |= blurred(contigs, run, fitted, ("validation",), as_in)
+    return rounded(out)
+
+
+def main(work: Path, *runs: Path) -> None:
+    contigs = Store.load(work / "contigs.npz")
+    both = np.logical_and.reduce([taken(run / "scores.npz", "longest", contigs) for run in runs])
+    print(json.dumps({run.name: compare(contigs, run, both, runs[0]) for run in runs}, indent=1))
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))

@@ -1,0 +1,67 @@
+"""An older network on the sets that came later: shuffled contigs, spliced phages and windows with N, beside what it was scored on.
+
+    python -P benchmarks/mini_more_scores.py work run out.npz        # with PYTHONPATH=.:benchmarks, on a CPU
+
+`run` holds the parts of the network and its scores.npz; contigs are rows of work/contigs.npz. `out.npz` gets these and the new scores,
+and which contigs they are of (`longest_taken`, `blurred-SIDE_taken`): every second spliced phage, every third window with N.
+"""
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from mini_data import blurred_sets
+from mini_windows import CHUNK_LENGTH
+
+from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.training.batches import BatchShape
+from virnucpro.training.network import Network, NetworkShape
+from virnucpro.training.saving import load_parts
+from virnucpro.training.scoring import FrameScores, score_contigs
+from virnucpro.training.store import Store
+
+SHAPE = BatchShape(frames=128, fragments=0, row_length=192, esm2_rows=90, dnabert_s_rows=60)
+EVERY = {"shuffled3000": 1, "shuffled500": 1, "spliced_choice": 2}
+
+
+def score_block(work: Path, run: Path, store: Store, rows: np.ndarray) -> FrameScores:
+    torch.set_num_threads(1)
+    network = Network(NetworkShape())
+    load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
+    tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
+    return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest", torch.device("cpu"))
+
+
+def main(work: Path, run: Path, out: Path) -> None:
+    contigs = Store.load(work / "contigs.npz")
+    with np.load(run / "scores.npz") as z:
+        kept = {k: z[k] for k in z.files}
+    lacking = np.setdiff1d(np.arange(len(contigs)), kept["longest_contig"])
+    taken = [np.setdiff1d(np.arange(len(contigs)), lacking)]
+    sets = []
+    for kind, every in EVERY.items():
+        rows = lacking[contigs.labels.kind[contigs.record[lacking]] == kind][::every]
+        sets.append(("longest", contigs, rows))
+        taken.append(rows)
+    kept["longest_taken"] = np.concatenate(taken)
+    for side in ("validation", "test"):
+        store = blurred_sets(contigs.select_records(contigs.labels.split == side))
+        kept[f"blurred-{side}_taken"] = np.arange(0, len(store), 3)
+        sets.append((f"blurred-{side}", store, kept[f"blurred-{side}_taken"]))
+    with multiprocessing.get_context("fork").Pool() as pool:
+        for prefix, store, rows in sets:
+            blocks = np.split(rows, np.flatnonzero(np.diff(np.cumsum(store.length[rows]) // 60_000)) + 1)
+            found = pool.map(partial(score_block, work, run, store), blocks, chunksize=1)
+            for name, *columns in zip(FrameScores._fields, *found, strict=True):
+                key = f"{prefix}_{name}"
+                kept[key] = np.concatenate([kept[key], *columns] if key in kept else columns)
+            print(prefix, len(rows), "contigs", flush=True)
+            np.savez_compressed(out, **kept)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
