@@ -117,12 +117,12 @@ def fit_validation(contigs: Store, columns: tuple) -> tuple:
     return calibrating.fit(FEATURES[name], s.score, s.length, columns[1][rows], columns[2][rows], s.virus, weight), name, compared
 
 
-def spliced(contigs: Store, scores: FrameScores, split: str, limits: RegionLimits, kind: str = "spliced") -> dict:
+def spliced(contigs: Store, scores: FrameScores, split: str, limits: RegionLimits, kinds: tuple = ("spliced",)) -> dict:
     """Phages of 5-15 kb inside 40 kb of bacterium: the regions `calling.regions` finds against where they are."""
     from virnucpro.training.splices import region_scores
 
     lab = contigs.labels
-    rows = np.flatnonzero((lab.kind == kind) & (lab.split == split) & np.isin(np.arange(len(contigs)), scores.contig))
+    rows = np.flatnonzero(np.isin(lab.kind, kinds) & (lab.split == split) & np.isin(np.arange(len(contigs)), scores.contig))
     return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH, limits))
 
 
@@ -131,7 +131,7 @@ def choose_limits(contigs: Store, scores: FrameScores) -> tuple[RegionLimits, di
     found = {}
     for opens in (0.55, 0.6, 0.65, 0.7, 0.75, 0.8):
         for stays in (0.4, 0.45, 0.5):
-            found[opens, stays] = spliced(contigs, scores, "validation", RegionLimits(opens, stays), "spliced_choice")
+            found[opens, stays] = spliced(contigs, scores, "validation", RegionLimits(opens, stays), ("spliced", "spliced_choice"))
     best = max(found, key=lambda k: found[k]["f1"])
     return RegionLimits(*best), {f"{o:g} {s:g}": v for (o, s), v in found.items()}
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# `mini`, version 3, again from the labelled genomes.
+# A `mini` from the labelled genomes by one recipe: version 3, which docs/MODELS.md compares with the version that ships.
 #
 #   benchmarks/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
 #   benchmarks/mini_again.sh gpu WORK                     # one GPU, 16 cores: 990 s, whatever happens
-#   benchmarks/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, docs/mini_evaluation.json
+#   benchmarks/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
 #
 # From the repository; needs `pip install '.[train]'`, and diamond for `finish`. DATA_DIR is described in docs/MODELS.md. What follows
 # WORK in `gpu` goes to mini_campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
@@ -25,10 +25,11 @@ gpu)
     py mini_campaign --data "$work/packed" --more "$work/packed_more" --out "$work/campaign" "$@"
     ;;
 finish)
-    work=$1 bundle=$2
+    work=$1 bundle=${2%/}
     py mini_gather "$work/campaign" "$work" "$work/run"
     [ -e "$work/search/hits.tsv" ] || py mini_search "$work"
-    py finish_mini --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" --hits "$work/search/hits.tsv"
+    py finish_mini --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" --hits "$work/search/hits.tsv" \
+        --results "$bundle.json"
     ;;
 *)
     echo "mini_again.sh: $stage is no stage; use data, gpu or finish" >&2

@@ -1,9 +1,9 @@
-"""An older network on the sets that came later: shuffled contigs, spliced phages and windows with N, beside what it was scored on.
+"""An older network on the sets that came later: shuffled contigs and windows with N, beside what it was scored on.
 
     python -P benchmarks/mini_more_scores.py work run out.npz        # with PYTHONPATH=.:benchmarks, on a CPU
 
 `run` holds the parts of the network and its scores.npz; contigs are rows of work/contigs.npz. `out.npz` gets these and the new scores,
-and which contigs they are of (`longest_taken`, `blurred-SIDE_taken`): every second spliced phage, every third window with N.
+and which contigs they are of (`longest_taken`, `blurred-SIDE_taken`): of the windows with N every sixth.
 """
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from virnucpro.training.saving import load_parts
 from virnucpro.training.scoring import FrameScores, score_contigs
 from virnucpro.training.store import Store
 
-SHAPE = BatchShape(frames=128, fragments=0, row_length=192, esm2_rows=90, dnabert_s_rows=60)
-EVERY = {"shuffled3000": 1, "shuffled500": 1, "spliced_choice": 2}
+SHAPE = BatchShape(frames=128, fragments=0, row_length=512, esm2_rows=40, dnabert_s_rows=30)  # an N is a token
+KINDS = ("shuffled3000", "shuffled500")
 
 
 def score_block(work: Path, run: Path, store: Store, rows: np.ndarray) -> FrameScores:
@@ -40,17 +40,16 @@ def main(work: Path, run: Path, out: Path) -> None:
     contigs = Store.load(work / "contigs.npz")
     with np.load(run / "scores.npz") as z:
         kept = {k: z[k] for k in z.files}
-    lacking = np.setdiff1d(np.arange(len(contigs)), kept["longest_contig"])
-    taken = [np.setdiff1d(np.arange(len(contigs)), lacking)]
-    sets = []
-    for kind, every in EVERY.items():
-        rows = lacking[contigs.labels.kind[contigs.record[lacking]] == kind][::every]
-        sets.append(("longest", contigs, rows))
+    taken, sets = [kept.get("longest_taken", np.arange(kept["longest_contig"].max() + 1))], []
+    for kind in KINDS:
+        rows = np.setdiff1d(np.flatnonzero(contigs.labels.kind[contigs.record] == kind), taken[0])
+        rows = rows[contigs.labels.split[contigs.record[rows]] == "validation"]
+        sets += [("longest", contigs, rows)] if len(rows) else []
         taken.append(rows)
     kept["longest_taken"] = np.concatenate(taken)
     for side in ("validation", "test"):
         store = blurred_sets(contigs.select_records(contigs.labels.split == side))
-        kept[f"blurred-{side}_taken"] = np.arange(0, len(store), 3)
+        kept[f"blurred-{side}_taken"] = np.arange(0, len(store), 6)
         sets.append((f"blurred-{side}", store, kept[f"blurred-{side}_taken"]))
     with multiprocessing.get_context("fork").Pool() as pool:
         for prefix, store, rows in sets:
@@ -59,8 +58,10 @@ def main(work: Path, run: Path, out: Path) -> None:
             for name, *columns in zip(FrameScores._fields, *found, strict=True):
                 key = f"{prefix}_{name}"
                 kept[key] = np.concatenate([kept[key], *columns] if key in kept else columns)
-            print(prefix, len(rows), "contigs", flush=True)
+            order = np.lexsort([kept[f"longest_{k}"] for k in ("frame", "chunk", "contig")])
+            kept |= {f"longest_{k}": kept[f"longest_{k}"][order] for k in FrameScores._fields}
             np.savez_compressed(out, **kept)
+            print(prefix, len(rows), "contigs", flush=True)
 
 
 if __name__ == "__main__":
