@@ -91,13 +91,18 @@ def robustness(contigs: Store, columns: tuple, fitted, scored: np.ndarray, split
     return rounded(out)
 
 
-def blurred(contigs: Store, run: Path, fitted, splits: tuple = ("test", "validation"), as_in: Path | None = None) -> dict:
-    """The same for windows with N; `as_in`: for those that this run has scores of."""
+def blurred(contigs: Store, columns: tuple, run: Path, fitted, splits: tuple = ("test", "validation"), as_in: Path | None = None) -> dict:
+    """The same for windows with N, and for these windows without (`n0pct`); `as_in`: for those that this run has scores of."""
     out: dict = {}
     for split in splits:
         store, prefix = blurred_sets(contigs.select_records(contigs.labels.split == split)), f"blurred-{split}"
         scored = taken((as_in or run) / "scores.npz", prefix, store)
         out |= robustness(store, columns_of(frame_scores(run / "scores.npz", prefix), store), fitted, scored)
+        plain = np.flatnonzero((contigs.labels.split == split) & (contigs.labels.kind == "substituted0pct"))
+        same = plain[scored[: len(plain)]]
+        if not np.isnan(columns[0][same]).all():
+            without = robustness(contigs, columns, fitted, np.isin(np.arange(len(contigs)), same), (split,))
+            out[f"{split} n0pct"] = without[f"{split} substituted0pct"]
     return out
 
 
@@ -298,7 +303,7 @@ def main() -> None:
         results[split]["3000 and more"] = {"all": measure(long), "classes": classes, "macro": macro(classes)}
         results[split]["spliced"] = spliced(contigs, longest, split, limits)
     scored = taken(options.run / "scores.npz", "longest", contigs)
-    results["robustness"] = robustness(contigs, columns, fitted, scored) | blurred(contigs, options.run, fitted)
+    results["robustness"] = robustness(contigs, columns, fitted, scored) | blurred(contigs, columns, options.run, fitted)
     windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500"))
     results["baselines"] = baselines(options.data, contigs, windows, options.hits)
     if options.hits:

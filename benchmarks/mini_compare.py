@@ -62,7 +62,7 @@ def compare(contigs: Store, run: Path, scored: np.ndarray, as_in: Path) -> dict:
     limits, tried = choose_limits(contigs, scores)
     out["regions"] = {"chosen": [limits.opens, limits.stays], **tried[f"{limits.opens:g} {limits.stays:g}"]}
     out["called_virus"] = robustness(contigs, columns, fitted, scored, ("validation",))
-    out["called_virus"] |= blurred(contigs, run, fitted, ("validation",), as_in)
+    out["called_virus"] |= blurred(contigs, columns, run, fitted, ("validation",), as_in)
     return rounded(out)
 
 
