@@ -177,6 +177,9 @@ class WarmFaults(Faults):
         return 128 + caught[0] if caught else 1 if failed else 0
 
 
+OUTSIDE = 99  # exit code of a forked process that was interrupted before the program's own code, which answers for it
+
+
 class Forked:
     """What subprocess.Popen is to a command, for a function."""
 
@@ -184,7 +187,7 @@ class Forked:
         self.returncode: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
-            code = 99
+            code = OUTSIDE
             for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
                 signal.signal(number, handler)
             try:
@@ -341,7 +344,8 @@ def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool
     struck = time.monotonic()
     alive = survivors(running, members)
     took = time.monotonic() - struck
-    if running.popen.returncode == 0 and not alive:  # it had done everything and was on its way out
+    outside = kind == "interrupt" and running.popen.returncode == OUTSIDE
+    if outside or (running.popen.returncode == 0 and not alive):  # it had not begun, or had done everything
         tally.missed += 1
         return
     tally.kills[kind] += 1
