@@ -58,6 +58,9 @@ def test_a_shard_cut_short_under_the_reader_is_an_error_not_a_dead_process(tmp_p
     os.truncate(cut, 100)
     with pytest.raises(StoreError, match=f"{cut.name}: has 100 of "):
         joined[0:10]
+    with pytest.raises(StoreError, match=f"{cut.name}: has 100 of "):
+        write_matrix(tmp_path / "merged_features.pt", [str(i) for i in range(10)], joined, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["dna"]
 
 
 def test_without_frames_the_matrix_has_its_width(tmp_path):
