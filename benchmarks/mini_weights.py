@@ -2,7 +2,7 @@
 
     python -P benchmarks/mini_weights.py PACKED run
 
-Run with PYTHONPATH=.:benchmarks, on what mini_folds.py packed and `mini_score.py gather` wrote. Prints the calibration error on
+Run with PYTHONPATH=.:benchmarks, on what mini_folds.py packed and mini_gather.py wrote. Prints the calibration error on
 the folds' contigs of 3,000 bases and more, viruses and cells half each, and the mean probability less the share of viruses.
 """
 from __future__ import annotations

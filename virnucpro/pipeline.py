@@ -147,7 +147,6 @@ def _answer(job: Job, done: dict[str, Extraction], covered: Coverage, rows: np.n
         run.display.stage("classifying")
         scores = np.full((len(table), 2), np.nan, dtype=np.float32)
         scores[rows] = Classifier.load(bundle.classifier).scores(features)
-        del rows, features
     run.display.stage("writing tables and report")
     code = _exit_code(table, covered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())

@@ -31,7 +31,7 @@ from virnucpro.settings import CallSettings
 
 log = logging.getLogger(__name__)
 
-UNITS = {"read": "frames", "store": "frames", "classify": "frames", "call": "sequences", "tables": "sequences", "sequences": "sequences",
+UNITS = {"read": "frames", "classify": "frames", "call": "sequences", "tables": "sequences", "sequences": "sequences",
          "report": "sequences"}  # of the stages that `run.json` times
 
 

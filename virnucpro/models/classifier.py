@@ -79,8 +79,8 @@ class Classifier:
         size = block_rows()
         block = torch.zeros(size, self.width)
         for start in range(0, len(features), size):
-            part = torch.from_numpy(np.asarray(features[start:start + size]).copy())  # torch warns of memory that is mapped for reading
-            block[:len(part)] = part
+            part = features[start:start + size]
+            block.numpy()[:len(part)] = part  # by numpy: torch warns of memory that is mapped for reading
             out[start:start + len(part)] = self._block(block)[:len(part)].numpy()
         return out
 

@@ -32,8 +32,8 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
         for r in own:
             call[regions.start[r] - 1 : regions.end[r]] = True
         both, truly, found = both + (truth & call).sum(), truly + truth.sum(), found + call.sum()
-        false += sum(not (regions.start[r] <= end and regions.end[r] >= start) for r in own)
         overlap = [r for r in own if regions.start[r] <= end and regions.end[r] >= start]
+        false += len(own) - len(overlap)
         if overlap:
             hits += 1
             best = max(overlap, key=lambda r: min(end, regions.end[r]) - max(start, regions.start[r]))
