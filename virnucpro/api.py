@@ -8,12 +8,14 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import Failure, InputError, StoreError, UsageError
 from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
+from virnucpro.reading import reading_ahead
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
     COMPILE,
@@ -181,15 +183,16 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     spool = output_dir / ".virnucpro-stdin"
     inputs = _inputs(given, spool, world)
     try:
-        processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         settings = options.settings(inputs, output_dir)
         if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
             more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
             raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
-        if not processes.spawn:
-            return _run_here(settings, options, world, processes, own_process)
-        code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
-        return _launched_result(settings, code)
+        with reading_ahead(settings, world) if own_process else nullcontext():
+            processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # imports torch
+            if not processes.spawn:
+                return _run_here(settings, options, world, processes, own_process)
+            code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
+            return _launched_result(settings, code)
     finally:
         if not world.launched:
             os.environ.pop(STDIN_VARIABLE, None)

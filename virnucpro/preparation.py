@@ -27,7 +27,7 @@ from virnucpro.embedding.older_checkpoints import OlderWork, find_older_work
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.taken_up import take_up
 from virnucpro.embedding.token_column import TokenColumn
-from virnucpro.errors import InputError, ModelError, StoreError, UsageError, VirNucProError
+from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
 from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.classifier import Classifier
@@ -37,19 +37,18 @@ from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.fast_path import preferred_tokens
 from virnucpro.models.load_ahead import LoadAhead, fits_beside
 from virnucpro.models.packing import pack
+from virnucpro.reading import read_table
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
 from virnucpro.reporting.run_record import logging_to, write_failures
 from virnucpro.results import call_identity, read_finished
 from virnucpro.run_state import Identity, WorkPlace, is_finished
-from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open, open_existing
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.sequences.frame_table import FrameTable, open_existing
 from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
 
 LOADERS = {"dnabert_s": DnabertEncoder.load, "esm2": Esm2Encoder.load}
-WINDOWS_OVER_A_BASE = 20  # closer ones say nothing more of a region and multiply the work
 SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
 
@@ -112,7 +111,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
     outputs = Outputs.of(settings)
     with clock.stage("read"):
         run.display.stage("reading and translating")
-        table = _table(run)
+        table = read_table(run.settings, run.bundle, log.info)
     if table.failures and not any_answered(table):
         if not outputs.run_json.exists():
             write_failures(outputs, table.failures)
@@ -155,7 +154,7 @@ def join(run: Run) -> Job | None:
     try:
         table = open_existing(note["table"], run.settings.cache_dir)
     except StoreError:  # a machine with a cache of its own
-        table = _table(run)
+        table = read_table(run.settings, run.bundle, log.info)
     if table.fingerprint != note["table"]:
         raise StoreError("the inputs changed while the run began; run the same command again")
     return Job(table, {name: _open_plan(Path(folder)) for name, folder in note["plans"].items()}, Outputs(run.settings.output_dir), {}, {})
@@ -171,17 +170,6 @@ def _open_plan(folder: Path) -> Plan:
             if time.monotonic() > patience:
                 raise StoreError(f"{folder}: not visible from this machine ({error}); all machines must share --output-dir") from error
         time.sleep(1.0)
-
-
-def _table(run: Run) -> FrameTable:
-    settings, chunk_length = run.settings, run.bundle.chunk_length
-    least = chunk_length // WINDOWS_OVER_A_BASE
-    if settings.stride and not least <= settings.stride < chunk_length:
-        raise UsageError(f"--stride {settings.stride}: windows of {chunk_length} bases are to overlap, up to {WINDOWS_OVER_A_BASE} of "
-                         f"them; give {least} to {chunk_length - 1}")
-    rules = FrameRules(chunk_length, run.bundle.frame_policy, settings.min_length, settings.stride)
-    tokenizers = Tokenizers(run.bundle.esm2, run.bundle.dnabert_s)
-    return build_or_open(settings.inputs, rules, tokenizers, settings.cache_dir, log.info)
 
 
 def _identity(run: Run, table: FrameTable) -> dict[str, str]:

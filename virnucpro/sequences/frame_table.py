@@ -13,7 +13,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it when the columns or their meaning change
 MANIFEST = "manifest.json"
 
-__all__ = ["FrameIds", "FrameRules", "FrameTable", "build_or_open", "cache_root", "fingerprint_of", "open_existing"]
+__all__ = ["FrameIds", "FrameRules", "FrameTable", "build_ahead", "build_or_open", "cache_root", "fingerprint_of", "open_existing"]
 
 
 @dataclass(frozen=True)
@@ -97,45 +97,53 @@ class FrameIds:
 
 
 def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None = None,
-                  log: Callable[[str], object] = lambda line: None) -> FrameTable:
+                  log: Callable[[str], object] = lambda line: None, builder: str | None = None) -> FrameTable:
     """The table of these inputs: the one in the cache, or a new one. Only one process builds; others wait for it.
 
+    builder: what this run's `build_ahead` was called with; the table which that built is not a reused one.
     Files that cannot be read and records with letters that are no nucleotides are in `failures`; nothing else of them is lost.
     Errors: StoreError when the cache cannot be written (its disk is full, say); no half-written file is left.
     """
-    states = [_state(file.path) for file in inputs]
-    hashes = [_sha256_or_none(file.path) for file in inputs]
-    fingerprint = fingerprint_of(hashes, rules, tokenizers)
-    root = cache_root(cache_dir)
-    directory = root / fingerprint
-    with _explained(root):
-        root.mkdir(parents=True, exist_ok=True)
-        with _locked(root / f"{fingerprint}.lock"):
-            if directory.exists():
-                try:
-                    table = _open(directory, inputs, hashes, reused=True)
-                except StoreError as error:
-                    log(f"frames: the cached table is damaged and is built again ({error})")
-                    shutil.rmtree(directory)
-                else:
-                    log(f"frames: reused {len(table):,} tokenized frames from {directory}")
-                    return table
-            manifest = _build_beside(directory, inputs, hashes, states, rules, tokenizers)
-    log(f"frames: built {manifest['n_frames']:,} tokenized frames of {manifest['n_records']:,} sequences in {directory}")
-    return _open(directory, inputs, hashes, reused=False)
+    import datasets  # noqa: F401 (while another process may be building)
+
+    states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
+    directory = cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers)
+    with _locked(directory):
+        if directory.exists():
+            try:
+                table = _open(directory, inputs, hashes, builder)
+            except StoreError as error:
+                log(f"frames: the cached table is damaged and is built again ({error})")
+                shutil.rmtree(directory)
+            else:
+                what = f"frames: reused {len(table):,} tokenized frames from {directory}"
+                log(what if table.reused else _built(len(table), len(table.records), directory))
+                return table
+        manifest = _build_beside(directory, inputs, hashes, states, rules, tokenizers)
+    log(_built(manifest["n_frames"], manifest["n_records"], directory))
+    return replace(_open(directory, inputs, hashes), reused=False)
+
+
+def build_ahead(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None,
+                builder: str) -> None:
+    """Build the table that `build_or_open` will ask for, where there is none, not even a damaged one. Errors: as there."""
+    states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
+    directory = cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers)
+    with _locked(directory):
+        if not directory.exists():
+            _build_beside(directory, inputs, hashes, states, rules, tokenizers, builder)
 
 
 def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> FrameTable:
     """The table that another process has built. Errors: StoreError when it is missing or damaged."""
-    return _open(cache_root(cache_dir) / fingerprint, None, None, reused=True)
+    return _open(cache_root(cache_dir) / fingerprint, None, None)
 
 
 def cache_root(cache_dir: Path | str | None = None) -> Path:
     """Where tables are kept: `cache_dir`, else HF_DATASETS_CACHE, else the default of `datasets`; under `virnucpro/`."""
-    if cache_dir is None:
-        import datasets
-
-        cache_dir = os.environ.get("HF_DATASETS_CACHE") or datasets.config.HF_DATASETS_CACHE
+    if cache_dir is None:  # by the variables that `datasets` documents: building needs nothing else of it, and it takes long to import
+        home = os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+        cache_dir = os.environ.get("HF_DATASETS_CACHE") or Path(home, "datasets")
     return Path(cache_dir).expanduser().absolute() / "virnucpro"
 
 
@@ -161,7 +169,8 @@ def _state(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, tokenizers: Tokenizers) -> dict:
+def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, tokenizers: Tokenizers,
+                  builder: str | None = None) -> dict:
     """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead builder's."""
     beside = directory.with_name(directory.name + ".building")
     shutil.rmtree(beside, ignore_errors=True)
@@ -172,7 +181,7 @@ def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, to
         if changed:
             raise StoreError(f"{changed[0]}: the file changed while it was read; start again when it is complete")
         manifest = {
-            "format": FORMAT, "rules": asdict(rules), **contents,
+            "format": FORMAT, "rules": asdict(rules), "builder": builder, **contents,
             "inputs": [{"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
                        for f, h, n in zip(inputs, hashes, contents["records_per_input"], strict=True)],
             "sizes": {name: (beside / name).stat().st_size for name in (FRAMES, RECORDS)},
@@ -185,7 +194,7 @@ def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, to
         raise
 
 
-def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, reused: bool) -> FrameTable:
+def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, builder: str | None = None) -> FrameTable:
     import datasets
 
     try:
@@ -203,6 +212,7 @@ def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, reused: b
         {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
         for f, h, n in zip(inputs, hashes, manifest["records_per_input"], strict=True)]
     failures = _failures(described, records, dict(manifest["unreadable"]))
+    reused = builder is None or manifest.get("builder") != builder
     return FrameTable(directory, directory.name, frames, records, tuple(described), failures, reused,
                       FrameRules(**manifest["rules"]), manifest["sizes"])
 
@@ -226,18 +236,25 @@ def _write_synced(path: Path, text: str) -> None:
         os.fsync(file.fileno())
 
 
+def _built(frames: int, records: int, directory: Path) -> str:
+    return f"frames: built {frames:,} tokenized frames of {records:,} sequences in {directory}"
+
+
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(directory: Path) -> Iterator[None]:
     """Hold the lock file of one table; another user's may be read-only for us, which is enough for flock."""
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    except PermissionError:
-        descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+    with _explained(directory.parent):
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        path = directory.with_name(f"{directory.name}.lock")
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except PermissionError:
+            descriptor = os.open(path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

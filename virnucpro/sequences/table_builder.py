@@ -41,7 +41,7 @@ def build(directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers:
             except UnreadableInput as error:
                 unreadable.append((i, str(error)))
 
-    with rows, _Stream(directory / FRAMES, _with_features(FRAME_SCHEMA)) as frames:
+    with rows, _Stream(directory / FRAMES, FRAME_SCHEMA) as frames:
         for block in blocks(sequences(), rules.chunk_length, rules.stride):
             batch = frame_batch(block, rules.frame_policy, tokenizers)
             if len(batch):
@@ -51,13 +51,6 @@ def build(directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers:
             rows.flush(before=block.complete)
     rows.finish()
     return {"n_frames": n_frames, "n_records": rows.total, "records_per_input": per_input, "unreadable": unreadable}
-
-
-def _with_features(schema: pa.Schema) -> pa.Schema:
-    """The schema as `datasets` writes it, so that `Dataset.from_file` gives back exactly these types."""
-    from datasets import Features
-
-    return Features.from_arrow_schema(schema).arrow_schema
 
 
 class _Stream:
