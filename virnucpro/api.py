@@ -184,11 +184,12 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     inputs = _inputs(given, spool, world)
     try:
         settings = options.settings(inputs, output_dir)
-        if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
-            more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
-            raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or FASTQ file")
         with reading_ahead(settings, world) if own_process else nullcontext():
-            processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # imports torch
+            processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # torch is imported here
+            if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
+                more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
+                raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or "
+                                 "FASTQ file")
             if not processes.spawn:
                 return _run_here(settings, options, world, processes, own_process)
             code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])

@@ -118,6 +118,8 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
+    for other in SIGNALS:  # a second one would disturb what the first has begun to put away
+        signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)
 
 

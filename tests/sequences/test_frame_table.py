@@ -7,7 +7,11 @@ import json
 import multiprocessing
 import os
 import random
+import runpy
+import subprocess
+import sys
 
+import datasets
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -98,6 +102,25 @@ def test_a_second_run_reuses_and_the_log_says_so(golden, table_of):
     assert first.frames.to_dict() == second.frames.to_dict()
     other = open_existing(first.fingerprint, first.directory.parent.parent)
     assert other.frames.to_dict() == first.frames.to_dict() and other.rules == RULES and other.inputs == first.inputs
+
+
+def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(golden, table_of, tmp_path, tokenizers):
+    """Building needs neither torch nor `datasets`, which take long to import."""
+    program = ("import sys; from pathlib import Path; place = Path(sys.argv[1])\n"
+               "from virnucpro.sequences import frame_table as f, reader, tokens\n"
+               "tokenizers = tokens.Tokenizers(place / 'esm2', place / 'dnabert_s')\n"
+               "f.build_ahead(reader.find_inputs([place / 'input.fa']), f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\n"
+               "print(*{'torch', 'datasets'} & set(sys.modules))")  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", program, golden, tmp_path / "ahead"], capture_output=True, check=True, text=True,
+                         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert run.stdout == "\n"
+    usual, tables, lines = table_of(golden / "input.fa"), [], []
+    for builder in ("run 1", "run 2", None):
+        tables.append(build_or_open(find_inputs([golden / "input.fa"]), RULES, tokenizers, tmp_path / "ahead", lines.append, builder))
+    assert [table.reused for table in tables] == [False, True, True]
+    assert ["built 149 tokenized frames of 61 sequences" in lines[0], "reused 149" in lines[1], "reused 149" in lines[2]] == [True] * 3
+    for name in ("frames.arrow", "records.arrow"):
+        assert (tables[0].directory / name).read_bytes() == (usual.directory / name).read_bytes()
 
 
 def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, write, tmp_path, tokenizers):
@@ -280,6 +303,16 @@ def test_cache_root_respects_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "env"))
     assert cache_root() == tmp_path / "env" / "virnucpro"
     assert cache_root(tmp_path / "given") == tmp_path / "given" / "virnucpro"
+
+
+@pytest.mark.parametrize("given", [{}, {"HF_HOME": "~/hub"}, {"XDG_CACHE_HOME": "/x"}, {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}])
+def test_cache_root_is_the_default_of_datasets(monkeypatch, given):
+    for name in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    theirs = runpy.run_path(datasets.config.__file__)["HF_DATASETS_CACHE"]
+    assert cache_root() == theirs.expanduser() / "virnucpro"
 
 
 def test_the_manifest_says_what_is_in_the_table(golden, table_of):

@@ -174,8 +174,8 @@ def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, to
     """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead builder's."""
     beside = directory.with_name(directory.name + ".building")
     shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
     try:
+        beside.mkdir()
         contents = build(beside, [file.path for file in inputs], rules, tokenizers)
         changed = [str(f.path) for f, state in zip(inputs, states, strict=True) if _state(f.path) != state]
         if changed:
