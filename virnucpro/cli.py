@@ -4,6 +4,7 @@ Nothing heavy is imported before a command needs it: `virnucpro --help` must ans
 """
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -56,7 +57,9 @@ for command in (doctor, citation, benchmark):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
+    gc.set_threshold(10_000)  # importing torch makes half a million objects and no garbage, which is searched for all the time
     code = run(list(sys.argv[1:] if arguments is None else arguments))
+    gc.freeze()  # else it is searched for once more, in all that was ever imported: a second at the end of a run
     if code == INTERRUPTED:  # else Python may end by the signal itself, where it fell into code that was made at run time
         sys.stdout.flush()
         os._exit(code)
