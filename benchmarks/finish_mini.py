@@ -3,9 +3,8 @@
     python -P benchmarks/finish_mini.py --data work --packed PACKED --run run --bundle virnucpro/models/mini [--hits hits.tsv]
 
 Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--run`: what
-mini_gather.py or mini_more_scores.py wrote, with the folds in groups.npz. `--candidate`: what mini_gather.py wrote of a campaign
-that was not chosen, and its PACKED: of it come only its log and its learning curve over groups. `--hits`: DIAMOND's blastx of the test
-windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
+mini_gather.py or mini_more_scores.py wrote, with folds and learning curve in groups.npz where they were made. `--hits`: DIAMOND's
+blastx of the test windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
 from __future__ import annotations
 
@@ -278,9 +277,8 @@ def main() -> None:
     parser.add_argument("--packed", type=Path, required=True, help="what mini_folds.py packed")
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--candidate", type=Path, nargs=2, metavar=("RUN", "PACKED"))
     parser.add_argument("--hits", type=Path)
-    parser.add_argument("--version", default="3", help="of the bundle")
+    parser.add_argument("--version", default="4", help="of the bundle")
     parser.add_argument("--results", type=Path, default=Path("docs/mini_evaluation.json"))
     options = parser.parse_args()
     contigs = Store.load(options.data / "contigs.npz")
@@ -309,11 +307,11 @@ def main() -> None:
     if options.hits:
         results["by_identity"] = by_identity(contigs, windows, table(contigs, columns, windows, fitted), options.hits)
     results["campaign"] = campaign(read_log(options.run))
-    if options.candidate:
-        results["candidate"] = campaign(read_log(options.candidate[0]))
-    run, packed = options.candidate or (options.run, options.packed)
-    results["groups"] = curve_of_groups(packed, run)
-    results["folds"] = folds(options.packed, options.run)
+    if (share := options.run / "protein_share.json").exists():
+        results["campaign"]["share_of_the_proteins_classifier"] = json.loads(share.read_text())
+    if (options.run / "groups.npz").exists():
+        results["groups"] = curve_of_groups(options.packed, options.run)
+        results["folds"] = folds(options.packed, options.run)
     options.results.write_text(json.dumps(results, indent=1) + "\n")
     head = results["test"]
     accuracy = {

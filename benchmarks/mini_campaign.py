@@ -1,12 +1,13 @@
-"""Everything of `mini` that wants a GPU: one unattended run from nothing to scored networks, two processes side by side.
+"""Everything of `mini` that wants a GPU: one unattended run from nothing to scored networks.
 
     export PYTHONPATH=.:benchmarks
-    python -P benchmarks/mini_campaign.py --data PACKED [--more PACKED_MORE] --out OUT --seconds 990
+    python -P benchmarks/mini_campaign.py --data PACKED [--more PACKED_MORE] --out OUT --seconds 600
 
 PACKED and PACKED_MORE come from mini_folds.py. The lane `main` trains a network from nothing (`BASE`), tunes the best it was on the
 validation groups several times (`TUNINGS`) and averages weights, in rounds; OUT/final gets the best network, its validation scores
-and then its scores of the test contigs, at which nobody looks here. The lane `groups` is described in mini_groups.py. Results are
-written as they come; a lane that dies is started again and goes on after its last result. OUT/log.jsonl has a line an event.
+and then its scores of the test contigs, at which nobody looks here. The lane `groups`, with `--lanes groups` or beside `main`, is
+described in mini_groups.py. Results are written as they come; a lane that dies is started again and goes on after its last result.
+OUT/log.jsonl has a line an event.
 """
 from __future__ import annotations
 
@@ -31,19 +32,16 @@ from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
 
 HARDER = {"hard": True, "shuffled": 0.06, "blurred": 0.05}
-BASE = Recipe(rate=7e-4, esm2_rate=1.0, dna_rate=1.0, dna_share=0.45, markers=0.45, group_exponent=0.4, distant=0.25,
+BASE = Recipe(rate=7e-4, esm2_rate=1.0, dna_rate=1.0, dna_share=0.4, markers=0.45, group_exponent=0.4, distant=0.2, full_share=0.75,
               mask_share=0.6, depth=0.05, decay=0.1, seed=5, **HARDER)  # fmt: skip
-STRONG = Recipe(markers=0.6, group_exponent=0.25, distant=0.5, mask_share=0.8, mask_rate=0.25, dropout=0.15, depth=0.1, decay=0.2,
-                **HARDER)  # fmt: skip
+# nearer to what is to be called: whole windows, few mutations, few masks
+CLEAN = Recipe(markers=0.45, group_exponent=0.4, distant=0.1, full_share=0.9, mutated=0.1, mask_share=0.3, depth=0.0, decay=0.1, **HARDER)
 # the tunings of each round; a round begins at the best network so far
-TUNINGS = (
-    replace(STRONG, dna_share=0.0, seed=20), replace(STRONG, seed=21),
-    Recipe(markers=0.45, group_exponent=0.4, distant=0.25, dna_share=0.0, depth=0.05, decay=0.1, seed=22, **HARDER),
-)  # fmt: skip
+TUNINGS = (replace(CLEAN, dna_share=0.0, seed=20), replace(CLEAN, seed=21))
 ROUND_RATES = (3e-4, 2e-4, 1.5e-4)
-BASE_SHARE = 0.54  # of the time, loading and compiling included
-TUNING_SHARE = 0.055
-KEEP_BACK = 90.0  # seconds for the last scores and files
+BASE_SHARE = 0.74  # of the time, loading and compiling included
+TUNING_SHARE = 0.085
+KEEP_BACK = 60.0  # seconds for the last scores and files
 MATTERS = "500"  # AUROC of these contigs of the validation side decides
 
 
@@ -246,10 +244,10 @@ def run_lane(options: argparse.Namespace) -> None:
 
 
 def supervise(options: argparse.Namespace) -> None:
-    """Start both lanes; start one again that died while there is time; end them at the deadline."""
+    """Start the lanes; start one again that died while there is time; end them at the deadline."""
     running: dict[str, subprocess.Popen] = {}
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")  # of two, each lane has one
-    starts = {"main": 0, "groups": 0}
+    starts = dict.fromkeys(options.lanes, 0)
 
     def start(name: str) -> None:
         command = [sys.executable, "-P", __file__, *sys.argv[1:], "--lane", name, "--began", str(options.began),
@@ -279,10 +277,11 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=990.0)
+    parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--groups-seconds", type=float, default=float("inf"), help="end the lane `groups` so early")
+    parser.add_argument("--lanes", nargs="+", choices=("main", "groups"), default=["main"], help="side by side, a GPU each")
     parser.add_argument("--no-folds", action="store_true", help="the lane `groups` makes the learning curve only")
-    parser.add_argument("--workers", type=int, default=8, help="loader processes of `main`; `groups` has two fewer")
+    parser.add_argument("--workers", type=int, default=14, help="loader processes of `main`; `groups` has two fewer")
     parser.add_argument("--report", type=float, default=30.0)
     parser.add_argument("--settle", type=int, default=24, help="batches for the batch-norm statistics")
     parser.add_argument("--warm-up", type=int, default=75, help="steps to measure the rate of `groups`")

@@ -29,7 +29,7 @@ from virnucpro.training.scoring import ContigFrames, FrameScores, score_batches
 from virnucpro.training.store import Store
 from virnucpro.training.trainer import TrainRules, loader, settle_batch_norm, train
 
-BATCH = BatchShape(640, 320, 192, 640, 336)  # rows of one long frame, or a few short ones: half the attention of twice as long ones
+BATCH = BatchShape(512, 160, 256, 396, 216)  # nearly every frame finds room; 256 tokens are whole tiles of the attention
 SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
 TINY = NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
 
@@ -42,10 +42,13 @@ class Recipe:
     rate: float = 3e-4
     esm2_rate: float = 0.6
     dna_rate: float = 0.6
+    matrix_rate: float = 3.0
     dna_share: float = 1.0
     markers: float = 0.35
     group_exponent: float = 0.5
     hard: bool = False
+    full_share: float = 0.6
+    mutated: float = 0.25
     distant: float = 0.0
     shuffled: float = 0.0
     blurred: float = 0.0
@@ -107,10 +110,11 @@ class Lane:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def maker(self, recipe: Recipe, genomes: Store, markers: Store, fragments: Store | None, augment: bool = True) -> BatchMaker:
-        key = (id(genomes), id(markers), recipe.hard, recipe.group_exponent)
+        key = (id(genomes), id(markers), recipe.hard, recipe.group_exponent, recipe.full_share, recipe.mutated)
         if key not in self.samplers:
             common = {"length": CHUNK_LENGTH, "kind_share": HARD_KINDS if recipe.hard else KIND_SHARE,
-                      "group_exponent": recipe.group_exponent}  # fmt: skip
+                      "group_exponent": recipe.group_exponent, "full_share": recipe.full_share,
+                      "mutated_share": recipe.mutated}  # fmt: skip
             shares = HARD_GENOMES if recipe.hard else GENOME_SHARE
             self.samplers[key] = [WindowSampler(genomes, WindowRules(category_share=shares, **common)),
                                   WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common))]  # fmt: skip
@@ -127,7 +131,7 @@ class Lane:
         self.network.thin(recipe.dropout, recipe.depth)
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
-            dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
+            dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, matrix_rate=recipe.matrix_rate, weight_decay=recipe.decay,
             smoothing=recipe.smoothing, single_weight=recipe.single, token_weight=recipe.tokens, seed=recipe.seed,
             workers=self.workers, report_every=self.options.report,
         )  # fmt: skip

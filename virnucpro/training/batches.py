@@ -35,13 +35,14 @@ class BatchShape:
 
 
 class Rows(NamedTuple):
-    """Sequences packed into rows; all [R, L]."""
+    """Sequences packed into rows; all [R, L] but the last two, [M], which say what is to be predicted."""
 
     tokens: np.ndarray  # int16
     segment: np.ndarray  # int16, index of the sequence, -1 where there is none
     pooled: np.ndarray  # bool: tokens that enter the mean
-    target: np.ndarray  # int16, the true token where one is to be predicted, else -1
     scale: np.ndarray  # float32, ESM-2's token-dropout factor of each token (0 at a mask); ones for DNABERT-S
+    masked: np.ndarray  # int32, places in the flattened rows, found here so that a GPU need not be waited for
+    target: np.ndarray  # int16, the true tokens there
 
 
 class Batch(NamedTuple):
@@ -85,8 +86,8 @@ def rows_of(ids: list[np.ndarray], rows: int, row_length: int, pad: int, edges: 
             tokens[r, c : c + len(sequence)] = sequence
             segment[r, c : c + len(sequence)] = i
             pooled[r, c + edges : c + len(sequence) - edges] = True
-    target = np.full((rows, row_length), -1, dtype=np.int16)
-    return Rows(tokens, segment, pooled, target, np.ones((rows, row_length), dtype=np.float32)), row >= 0
+    scale = np.ones((rows, row_length), dtype=np.float32)
+    return Rows(tokens, segment, pooled, scale, np.zeros(0, np.int32), np.zeros(0, np.int16)), row >= 0
 
 
 def with_masks(packed: Rows, maskable: np.ndarray, mask: int, random_ids: tuple[int, int], share: float,
@@ -99,7 +100,7 @@ def with_masks(packed: Rows, maskable: np.ndarray, mask: int, random_ids: tuple[
     tokens = np.where(hit & (what < 0.8), mask, packed.tokens)
     drawn = rng.integers(*random_ids, size=maskable.shape)
     tokens = np.where(hit & (what >= 0.9), drawn, tokens).astype(np.int16)
-    return packed._replace(tokens=tokens, target=np.where(hit, packed.tokens, -1).astype(np.int16))
+    return packed._replace(tokens=tokens, masked=np.flatnonzero(hit).astype(np.int32), target=packed.tokens[hit])
 
 
 def with_token_dropout(packed: Rows, n_sequences: int) -> Rows:

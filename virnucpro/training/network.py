@@ -23,11 +23,11 @@ class NetworkShape:
 
     esm2_layers: int = 6
     esm2_width: int = 320
-    esm2_heads: int = 20
+    esm2_heads: int = 5
     esm2_intermediate: int = 1280
     dnabert_s_layers: int = 4
     dnabert_s_width: int = 256
-    dnabert_s_heads: int = 8
+    dnabert_s_heads: int = 4
     dnabert_s_intermediate: int = 1024
     dna_vocabulary: int = 1024
     hidden: int = 512
@@ -58,13 +58,14 @@ class NetworkShape:
 
 
 class RowTensors(NamedTuple):
-    """`batches.Rows` on the device; all [R, L]."""
+    """`batches.Rows` on the device; all [R, L] but the last two, [M]."""
 
     tokens: torch.Tensor
     segment: torch.Tensor
     pooled: torch.Tensor
-    target: torch.Tensor
     scale: torch.Tensor
+    masked: torch.Tensor
+    target: torch.Tensor
 
 
 class Answers(NamedTuple):
@@ -102,14 +103,18 @@ class Esm2Rows(nn.Module):
         self.model = EsmModel(EsmConfig(**shape.esm2_config()), add_pooling_layer=False)
         self.heads, self.thinned = shape.esm2_heads, Thinning(shape.dropout, shape.depth_dropout)
 
-    def forward(self, tokens: torch.Tensor, scale: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Hidden states [R, L, width] of tokens [R, L]; `mask` bool [R, 1, L, L]: who may look at whom."""
-        hidden = F.embedding(tokens, self.model.embeddings.word_embeddings.weight) * scale.unsqueeze(-1)
-        width = hidden.shape[-1] // self.heads
-        rate = 10000.0 ** (-torch.arange(0, width, 2, device=tokens.device, dtype=torch.float32) / width)
-        angle = torch.outer(torch.arange(tokens.shape[1], device=tokens.device, dtype=torch.float32), rate)
+    def turns(self, length: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines [L, D] of the rotary angles. Not within the forward: compiled, it would compute them for every head."""
+        width = self.model.config.hidden_size // self.heads
+        rate = 10000.0 ** (-torch.arange(0, width, 2, device=device, dtype=torch.float32) / width)
+        angle = torch.outer(torch.arange(length, device=device, dtype=torch.float32), rate)
         angle = torch.cat([angle, angle], dim=-1)
-        cos, sin = angle.cos(), angle.sin()
+        return angle.cos(), angle.sin()
+
+    def forward(self, tokens: torch.Tensor, scale: torch.Tensor, mask: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        """Hidden states [R, L, width] of tokens [R, L]; `mask` [R, 1, L, L], added to the attention's scores; `turns` of the length."""
+        hidden = (F.embedding(tokens, self.model.embeddings.word_embeddings.weight) * scale.unsqueeze(-1)).to(mask.dtype)
+        width = hidden.shape[-1] // self.heads
         for layer in self.model.encoder.layer:
             inner = layer.attention.LayerNorm(hidden)
             query, key, value = (
@@ -146,26 +151,26 @@ class DnabertRows(nn.Module):
             if isinstance(module, nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def bias(self, mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """ALiBi and the mask in one [R, H, L, L]."""
+    def bias(self, mask: torch.Tensor) -> torch.Tensor:
+        """ALiBi and the mask [R, 1, L, L] in one [R, H, L, L]."""
         position = torch.arange(mask.shape[-1], device=mask.device)
         distance = (position[:, None] - position[None, :]).abs()
-        alibi = (-self.slopes[:, None, None] * distance).to(dtype)  # [H, L, L]
-        return torch.where(mask, alibi, torch.finfo(dtype).min)
+        alibi = (-self.slopes[:, None, None] * distance).to(mask.dtype)  # [H, L, L]
+        return torch.where(mask == 0, alibi, mask)
 
     def forward(self, tokens: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Hidden states [R, L, width] of tokens [R, L]."""
-        hidden = self.model.embeddings(tokens)
+        hidden = self.model.embeddings(tokens).to(bias.dtype)
         for layer in self.model.encoder.layer:
             packed = layer.attention["self"]["Wqkv"](hidden).unflatten(-1, (3, self.heads, -1))
             query, key, value = (packed[..., i, :, :].transpose(1, 2) for i in range(3))
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype))
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
             output = layer.attention["output"]
             mixed = output["dense"](mixed.transpose(1, 2).flatten(2))
-            hidden = output["LayerNorm"](self.thinned(mixed) + hidden)
+            hidden = output["LayerNorm"](self.thinned(mixed) + hidden).to(bias.dtype)
             gate, up = layer.mlp["gated_layers"](hidden).chunk(2, dim=-1)
             inner = layer.mlp["wo"](F.gelu(gate) * up)
-            hidden = layer.mlp["layernorm"](self.thinned(inner) + hidden)
+            hidden = layer.mlp["layernorm"](self.thinned(inner) + hidden).to(bias.dtype)
         return hidden
 
 
@@ -214,9 +219,10 @@ class Network(nn.Module):
                  encoders: tuple | None = None):  # fmt: skip
         """(pooled nucleotides [n, w1], pooled proteins [n_all, w2], hidden states of both)."""
         run_esm2, run_dnabert_s = encoders or (self.esm2, self.dnabert_s)
-        esm2_hidden = run_esm2(esm2.tokens, esm2.scale, same_segment(esm2.segment))
         dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else torch.float32
-        bias = self.dnabert_s.bias(same_segment(dnabert_s.segment), dtype)
+        turns = self.esm2.turns(esm2.tokens.shape[1], esm2.tokens.device)
+        esm2_hidden = run_esm2(esm2.tokens, esm2.scale, apart(esm2.segment, dtype), *turns)
+        bias = self.dnabert_s.bias(apart(dnabert_s.segment, dtype))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.dnabert_s_fixed):
             dna_hidden = run_dnabert_s(dnabert_s.tokens, bias)
         return (segment_means(dna_hidden, dnabert_s, n), segment_means(esm2_hidden, esm2, n_all), dna_hidden,
@@ -269,9 +275,11 @@ class Network(nn.Module):
                 p.copy_(p.half().float())
 
 
-def same_segment(segment: torch.Tensor) -> torch.Tensor:
-    """bool [R, 1, L, L]; places that hold nothing look at each other, so that no softmax is empty."""
-    return (segment[:, :, None] == segment[:, None, :]).unsqueeze(1)
+def apart(segment: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """[R, 1, L, L] to add to attention's scores: 0 within a sequence, else the least number. Places that hold nothing look at each
+    other, so that no softmax is empty."""
+    same = (segment[:, :, None] == segment[:, None, :]).unsqueeze(1)
+    return torch.zeros(same.shape, dtype=dtype, device=same.device).masked_fill_(~same, torch.finfo(dtype).min)
 
 
 def segment_means(hidden: torch.Tensor, rows: RowTensors, n: int) -> torch.Tensor:
@@ -284,8 +292,7 @@ def segment_means(hidden: torch.Tensor, rows: RowTensors, n: int) -> torch.Tenso
 
 
 def token_loss(head: TokenHead, hidden: torch.Tensor, rows: RowTensors, embedding: torch.Tensor) -> torch.Tensor:
-    at = torch.nonzero(rows.target.flatten() >= 0).squeeze(1)
-    if not len(at):
+    if not len(rows.masked):
         return hidden.new_zeros(())
-    logits = head(hidden.flatten(0, 1)[at], embedding)
-    return F.cross_entropy(logits.float(), rows.target.flatten()[at])
+    logits = head(hidden.flatten(0, 1)[rows.masked], embedding)
+    return F.cross_entropy(logits.float(), rows.target)

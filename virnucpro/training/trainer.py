@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from virnucpro.training.batches import Batch, BatchMaker
+from virnucpro.training.batches import Batch, BatchMaker, Rows
 from virnucpro.training.network import Answers, Network, RowTensors
 
 
@@ -30,6 +30,7 @@ class TrainRules:
     dnabert_s_rate: float = 1.0  # the same for DNABERT-S
     dnabert_s_share: float = 1.0  # of the budget in which DNABERT-S learns; then its mean is kept fixed
     warmup: float = 0.03  # share of the budget
+    matrix_rate: float = 3.0  # factor of the learning rate for the matrices that Muon turns; 0: AdamW turns them too
     weight_decay: float = 0.05
     clip: float = 1.0
     smoothing: float = 0.05
@@ -67,15 +68,20 @@ def loader(dataset, workers: int):
     return torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is, **extra)
 
 
-def to_device(rows, device: torch.device) -> RowTensors:
-    tokens, segment, pooled, target, scale = (torch.from_numpy(a).to(device, non_blocking=True) for a in rows)
-    return RowTensors(tokens.long(), segment.long(), pooled, target.long(), scale)
+def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """On the device; a GPU gets it from pinned memory, so that neither waits for the other."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def to_device(rows: Rows, device: torch.device) -> RowTensors:
+    tokens, segment, pooled, scale, masked, target = (moved(a, device) for a in rows)
+    return RowTensors(tokens.long(), segment.long(), pooled, scale, masked.long(), target.long())
 
 
 def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.device) -> dict[str, torch.Tensor]:
     """The five parts, each a mean over its examples."""
-    label = torch.from_numpy(batch.virus).to(device)
-    weight = torch.from_numpy(batch.weight).to(device)
+    label, weight = moved(batch.virus, device), moved(batch.weight, device)
     n = batch.n_frames
 
     def supervised(logits, y, w):
@@ -130,17 +136,25 @@ class RunningMean:
             mean.copy_(kept)
 
 
-def optimizer_for(network: Network, rules: TrainRules, fused: bool) -> torch.optim.AdamW:
-    """Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors."""
-    groups: dict[tuple[str, bool], list] = {}
+def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the encoders and the classifier, AdamW for all else: embeddings, vectors, output layers.
+
+    Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors.
+    """
+    inner, outer = {}, {}
     for name, p in network.named_parameters():
-        part = next((k for k in ("esm2", "dnabert_s") if name.startswith(k)), "rest")
-        groups.setdefault((part, p.ndim >= 2), []).append(p)
-    return torch.optim.AdamW(
-        [{"params": params, "part": part, "weight_decay": rules.weight_decay if decayed else 0.0}
-         for (part, decayed), params in groups.items()],
-        lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused,
-    )  # fmt: skip
+        part = next((k for k in ("esm2", "dnabert_s") if name.startswith(f"{k}.")), "rest")
+        turned = p.ndim == 2 and (".encoder.layer." in name or name == "classifier.hidden_layer.weight")
+        (inner if turned and rules.matrix_rate else outer).setdefault((part, p.ndim >= 2), []).append(p)
+
+    def described(groups: dict, factor: float) -> list[dict]:
+        return [{"params": params, "part": part, "factor": factor, "weight_decay": rules.weight_decay if decayed else 0.0}
+                for (part, decayed), params in groups.items()]  # fmt: skip
+
+    adamw = torch.optim.AdamW(described(outer, 1.0), lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused)
+    if not inner:
+        return [adamw]
+    return [adamw, torch.optim.Muon(described(inner, rules.matrix_rate), lr=rules.learning_rate, adjust_lr_fn="match_rms_adamw")]
 
 
 def part_rate(part: str, progress: float, rules: TrainRules) -> float:
@@ -171,13 +185,14 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     """
     device = accelerator.device
     network.to(device).train()
-    optimizer = optimizer_for(network, rules, fused=device.type == "cuda")
+    optimizers = optimizers_for(network, rules, fused=device.type == "cuda")
     mean = RunningMean(network, rules.mean_decay)
     step, spent, frames = 0, 0.0, 0
     if state is not None and state.exists():
         saved = torch.load(state, map_location=device, weights_only=True)
         network.load_state_dict(saved["network"])
-        optimizer.load_state_dict(saved["optimizer"])
+        for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
@@ -185,7 +200,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             network.fix_dnabert_s()
     if rules.compile and encoders is None:
         encoders = (torch.compile(network.esm2, dynamic=False), torch.compile(network.dnabert_s, dynamic=False))
-    wrapped, optimizer = accelerator.prepare(network, optimizer)
+    wrapped, *optimizers = accelerator.prepare(network, *optimizers)
     source = iter(loader(Batches(maker, rules.seed, accelerator.process_index, step), rules.workers))
     began, last_report, last_save = time.monotonic() - spent, time.monotonic(), time.monotonic()
     recent: dict[str, list[torch.Tensor]] = {}
@@ -198,8 +213,8 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
         progress = max((now - began) / rules.seconds if timed else 0.0, step / rules.steps)
         if progress >= 1:
             break
-        for group in optimizer.param_groups:
-            group["lr"] = part_rate(group["part"], progress, rules)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = part_rate(group["part"], progress, rules) * group["factor"]
         if progress >= rules.dnabert_s_share and not network.dnabert_s_fixed:
             mean.settle("dnabert_s")
             network.fix_dnabert_s()
@@ -210,10 +225,12 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
         supervised = parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
         tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
         total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         accelerator.backward(total)
         accelerator.clip_grad_norm_(wrapped.parameters(), rules.clip)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         mean.update()
         step += 1
         frames += batch.n_frames * accelerator.num_processes
@@ -228,17 +245,17 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             recent, last_report, frames_at_report = {}, time.monotonic(), frames
             network.train()
         if state is not None and now - last_save >= rules.save_every and accelerator.is_main_process:
-            save_state(state, network, optimizer, mean, step, now - began, frames)
+            save_state(state, network, optimizers, mean, step, now - began, frames)
             last_save = time.monotonic()
     if state is not None and accelerator.is_main_process:
-        save_state(state, network, optimizer, mean, step, time.monotonic() - began, frames)
+        save_state(state, network, optimizers, mean, step, time.monotonic() - began, frames)
     return mean
 
 
-def save_state(path: Path, network: Network, optimizer, mean: RunningMean, step: int, seconds: float, frames: int) -> None:
+def save_state(path: Path, network: Network, optimizers, mean: RunningMean, step: int, seconds: float, frames: int) -> None:
     beside = path.with_suffix(".part")
     torch.save(
-        {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "mean": mean.mean,
+        {"network": network.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "mean": mean.mean,
          "mean_steps": mean.steps, "dnabert_s_fixed": network.dnabert_s_fixed, "step": step, "seconds": seconds,
          "frames": frames}, beside,
     )  # fmt: skip
