@@ -247,6 +247,7 @@ def load_ahead(run: Run) -> LoadAhead:
     finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
     if run.device.type != "cuda" or run.settings.resume or finished:
         return LoadAhead({}, run.device)
+    import transformers  # noqa: F401 (whole, before a thread goes on with it: libraries look whether it is there, and use what it has)
 
     def load(name: str) -> Encoder | None:
         first = name == ENCODERS[0]

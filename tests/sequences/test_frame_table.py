@@ -10,6 +10,7 @@ import random
 import runpy
 import subprocess
 import sys
+import types
 
 import datasets
 import numpy as np
@@ -192,6 +193,14 @@ def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golde
             read()
     path.unlink()  # what is mapped stays: nothing is wrong with a removed file
     table.check()
+
+
+def test_a_table_is_opened_while_another_thread_imports_transformers(golden, table_of, monkeypatch):
+    """As `models.load_ahead` does: what is in sys.modules by then has next to nothing in it, and `datasets` would ask it for more."""
+    table = table_of(golden / "input.fa")
+    monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
+    again = open_existing(table.fingerprint, table.directory.parents[1])
+    assert again.frames.data.table.equals(table.frames.data.table) and again.frames.features == table.frames.features
 
 
 def test_nothing_at_all_is_a_table_without_rows(table_of, write):

@@ -202,7 +202,8 @@ def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, builder: 
         for name, size in manifest["sizes"].items():
             if (directory / name).stat().st_size != size:
                 raise StoreError(f"{directory / name}: is not as long as when it was written")
-        frames = datasets.Dataset.from_file(str(directory / FRAMES))
+        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers, which a thread may just be importing
+        frames = datasets.Dataset(datasets.table.MemoryMappedTable.from_file(str(directory / FRAMES)), fingerprint=directory.name)
         records = pa.ipc.open_stream(pa.memory_map(str(directory / RECORDS))).read_all()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         raise StoreError(f"{directory}: no whole table of frames ({one_line(error)}); run predict again") from error
