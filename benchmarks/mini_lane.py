@@ -42,7 +42,6 @@ class Recipe:
     rate: float = 3e-4
     esm2_rate: float = 0.6
     dna_rate: float = 0.6
-    matrix_rate: float = 3.0
     dna_share: float = 1.0
     markers: float = 0.35
     group_exponent: float = 0.5
@@ -131,7 +130,7 @@ class Lane:
         self.network.thin(recipe.dropout, recipe.depth)
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
-            dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, matrix_rate=recipe.matrix_rate, weight_decay=recipe.decay,
+            dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
             smoothing=recipe.smoothing, single_weight=recipe.single, token_weight=recipe.tokens, seed=recipe.seed,
             workers=self.workers, report_every=self.options.report,
         )  # fmt: skip

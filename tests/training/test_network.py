@@ -10,7 +10,7 @@ from virnucpro.training.batches import BatchShape, scoring_batches
 from virnucpro.training.bundling import write_bundle
 from virnucpro.training.network import Thinning
 from virnucpro.training.saving import load_parts, save_parts
-from virnucpro.training.trainer import RunningMean, TrainRules, learning_rate, part_rate, to_device
+from virnucpro.training.trainer import RunningMean, TrainRules, learning_rate, optimizers_for, part_rate, to_device
 
 CPU = torch.device("cpu")
 
@@ -67,6 +67,17 @@ def test_rates_warm_up_fall_and_stop_apart():
     assert learning_rate(1.0, rules) == pytest.approx(0.01)
     assert part_rate("dnabert_s", 0.5, rules) == pytest.approx(0.01)
     assert part_rate("esm2", 0.1, rules) == pytest.approx(0.5)
+
+
+def test_every_parameter_has_one_optimizer_and_inner_matrices_have_muon(network):
+    adamw, muon = optimizers_for(network, TrainRules(), fused=False)
+    name_of = {id(p): name for name, p in network.named_parameters()}
+    turned, others = ([name_of[id(p)] for group in o.param_groups for p in group["params"]] for o in (muon, adamw))
+    assert sorted(turned + others) == sorted(name_of.values())
+    assert {"esm2.model.encoder.layer.0.attention.self.query.weight", "dnabert_s.model.encoder.layer.0.mlp.wo.weight",
+            "classifier.hidden_layer.weight"} <= set(turned)  # fmt: skip
+    assert not any(word in name for name in turned for word in ("embedding", "only", "tokens", "output_layer", "bias", "norm", "Norm"))
+    assert all(group["weight_decay"] == 0 for group in adamw.param_groups if group["params"][0].ndim < 2)
 
 
 def test_the_running_mean_swaps_and_restores(network):

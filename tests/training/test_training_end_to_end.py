@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from virnucpro import api
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, ModelError
 from virnucpro.models.bundle import Bundle
 from virnucpro.training.bundle_training import BundleSettings, train_bundle
 from virnucpro.training.classifier_training import RecipeSettings, train_classifier
@@ -79,6 +79,8 @@ def test_training_goes_on_where_it_stopped(prepared, tmp_path):
     train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0, settle=1, resume=True))
     then = torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)
     assert (at["step"], then["step"], then["mean_steps"]) == (3, 5, 5) and then["frames"] == 5 * 24
+    with pytest.raises(ModelError, match=r"state\.pt: not of this training \(.*\); start without --resume"):
+        train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "small", steps=5, workers=0, settle=1, resume=True))
 
 
 @pytest.fixture(scope="module")

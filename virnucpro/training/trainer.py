@@ -6,6 +6,7 @@ Through Accelerate: any device, any number of processes (each draws its own batc
 from __future__ import annotations
 
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from virnucpro.errors import ModelError, one_line
 from virnucpro.training.batches import Batch, BatchMaker, Rows
 from virnucpro.training.network import Answers, Network, RowTensors
 
@@ -30,7 +32,7 @@ class TrainRules:
     dnabert_s_rate: float = 1.0  # the same for DNABERT-S
     dnabert_s_share: float = 1.0  # of the budget in which DNABERT-S learns; then its mean is kept fixed
     warmup: float = 0.03  # share of the budget
-    matrix_rate: float = 3.0  # factor of the learning rate for the matrices that Muon turns; 0: AdamW turns them too
+    matrix_rate: float = 3.0  # factor of the learning rate for the matrices that Muon turns
     weight_decay: float = 0.05
     clip: float = 1.0
     smoothing: float = 0.05
@@ -137,24 +139,25 @@ class RunningMean:
 
 
 def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside the encoders and the classifier, AdamW for all else: embeddings, vectors, output layers.
+    """AdamW for embeddings, vectors and output layers, Muon for the matrices inside the encoders and the classifier.
 
+    Muon, with updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982), needs a quarter of the frames (docs/MODELS.md).
     Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors.
     """
     inner, outer = {}, {}
     for name, p in network.named_parameters():
         part = next((k for k in ("esm2", "dnabert_s") if name.startswith(f"{k}.")), "rest")
         turned = p.ndim == 2 and (".encoder.layer." in name or name == "classifier.hidden_layer.weight")
-        (inner if turned and rules.matrix_rate else outer).setdefault((part, p.ndim >= 2), []).append(p)
+        (inner if turned else outer).setdefault((part, p.ndim >= 2), []).append(p)
 
     def described(groups: dict, factor: float) -> list[dict]:
         return [{"params": params, "part": part, "factor": factor, "weight_decay": rules.weight_decay if decayed else 0.0}
                 for (part, decayed), params in groups.items()]  # fmt: skip
 
-    adamw = torch.optim.AdamW(described(outer, 1.0), lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused)
-    if not inner:
-        return [adamw]
-    return [adamw, torch.optim.Muon(described(inner, rules.matrix_rate), lr=rules.learning_rate, adjust_lr_fn="match_rms_adamw")]
+    return [
+        torch.optim.AdamW(described(outer, 1.0), lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused),
+        torch.optim.Muon(described(inner, rules.matrix_rate), lr=rules.learning_rate, adjust_lr_fn="match_rms_adamw"),
+    ]
 
 
 def part_rate(part: str, progress: float, rules: TrainRules) -> float:
@@ -189,11 +192,14 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     mean = RunningMean(network, rules.mean_decay)
     step, spent, frames = 0, 0.0, 0
     if state is not None and state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        network.load_state_dict(saved["network"])
-        for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
+        try:
+            saved = torch.load(state, map_location=device, weights_only=True)
+            network.load_state_dict(saved["network"])
+            for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
+                optimizer.load_state_dict(kept)
+            mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
+        except (KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+            raise ModelError(f"{state}: not of this training ({one_line(error)}); start without --resume") from error
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
         if saved["dnabert_s_fixed"]:
