@@ -1,6 +1,7 @@
 """Encoders that a thread loads: in order, given away once, and no reason to fail."""
 from __future__ import annotations
 
+import sys
 import threading
 
 import pytest
@@ -41,10 +42,12 @@ def test_leaving_waits_for_what_is_being_loaded_and_loads_no_more():
         go_on.wait(10)
         done.append("slow")
 
+    usual = sys.getswitchinterval()
     with LoadAhead({"slow": slow, "never": lambda: done.append("never")}, CPU):
         begun.wait(10)
+        assert sys.getswitchinterval() < usual / 10  # else whoever computes meanwhile stands still
         threading.Timer(0.2, go_on.set).start()
-    assert done == ["slow"]
+    assert done == ["slow"] and sys.getswitchinterval() == usual
 
 
 def test_a_blank_network_has_its_shapes_and_no_values():

@@ -6,6 +6,7 @@ two hundred thousand frames with DNABERT-S.
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,10 @@ from virnucpro.models.encoder import Encoder
 from virnucpro.models.weights import weight_files
 
 log = logging.getLogger(__name__)
+
+# Every operation of torch gives Python's lock away and waits this long to have it back from a thread that imports. By the usual
+# 5 ms the encoder that computes stands still until the next one is loaded.
+SECONDS_A_TURN = 5e-5
 
 
 def fits_beside(directory: Path, device: torch.device) -> bool:
@@ -30,6 +35,9 @@ class LoadAhead:
         # a new thread would launch kernels on the first GPU, not on this process's, which "cuda" means
         here = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
         self._worker = ThreadPoolExecutor(1, "load ahead", *((torch.cuda.set_device, (here,)) if device.type == "cuda" else ()))
+        self._seconds_a_turn = sys.getswitchinterval()
+        if loaders:
+            sys.setswitchinterval(SECONDS_A_TURN)
         self._coming = {name: self._worker.submit(load) for name, load in loaders.items()}
 
     def take(self, name: str) -> Encoder | None:
@@ -47,3 +55,4 @@ class LoadAhead:
     def __exit__(self, *_: object) -> None:
         self._coming.clear()
         self._worker.shutdown(cancel_futures=True)
+        sys.setswitchinterval(self._seconds_a_turn)
