@@ -50,6 +50,12 @@ def test_leaving_waits_for_what_is_being_loaded_and_loads_no_more():
     assert done == ["slow"] and sys.getswitchinterval() == usual
 
 
+def test_who_never_enters_changes_nothing():
+    usual, begun = sys.getswitchinterval(), threading.Event()
+    LoadAhead({"never": begun.set}, CPU)
+    assert sys.getswitchinterval() == usual and not begun.wait(0.1)
+
+
 def test_a_blank_network_has_its_shapes_and_no_values():
     with blank():
         made = [torch.nn.Embedding(5, 3), torch.nn.Linear(3, 2), torch.nn.LayerNorm(3)]

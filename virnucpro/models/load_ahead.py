@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -29,16 +29,14 @@ def fits_beside(directory: Path, device: torch.device) -> bool:
 
 
 class LoadAhead:
-    """Begins at once, in the order of `loaders`; `take` waits for an encoder and gives it away. A context, as threads have to end."""
+    """Begins when entered, in the order of `loaders`; `take` waits for an encoder and gives it away. A context, as threads have to end."""
 
     def __init__(self, loaders: Mapping[str, Callable[[], Encoder | None]], device: torch.device):
         # a new thread would launch kernels on the first GPU, not on this process's, which "cuda" means
         here = torch.cuda.current_device() if device.type == "cuda" and device.index is None else device.index
         self._worker = ThreadPoolExecutor(1, "load ahead", *((torch.cuda.set_device, (here,)) if device.type == "cuda" else ()))
-        self._seconds_a_turn = sys.getswitchinterval()
-        if loaders:
-            sys.setswitchinterval(SECONDS_A_TURN)
-        self._coming = {name: self._worker.submit(load) for name, load in loaders.items()}
+        self._loaders = loaders
+        self._coming: dict[str, Future[Encoder | None]] = {}
 
     def take(self, name: str) -> Encoder | None:
         """The encoder, once; None where it was not, or could not be loaded: then loading it at its time says why, or goes well."""
@@ -50,6 +48,10 @@ class LoadAhead:
             return None
 
     def __enter__(self) -> LoadAhead:
+        self._seconds_a_turn = sys.getswitchinterval()
+        if self._loaders:
+            sys.setswitchinterval(SECONDS_A_TURN)
+        self._coming = {name: self._worker.submit(load) for name, load in self._loaders.items()}
         return self
 
     def __exit__(self, *_: object) -> None:
