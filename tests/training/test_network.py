@@ -10,7 +10,7 @@ from virnucpro.training.batches import BatchShape, scoring_batches
 from virnucpro.training.bundling import write_bundle
 from virnucpro.training.network import Thinning
 from virnucpro.training.saving import load_parts, save_parts
-from virnucpro.training.trainer import RunningMean, TrainRules, learning_rate, optimizers_for, part_rate, to_device
+from virnucpro.training.trainer import RunningMean, TrainRules, learning_rate, moved, optimizers_for, part_rate, to_device
 
 CPU = torch.device("cpu")
 
@@ -49,6 +49,10 @@ def test_pooled_vectors_equal_those_of_the_shipped_encoders(network, shipped, to
                 assert torch.allclose(theirs, mine[j], atol=1e-4), (name, i)
         seen += [i for j, i in enumerate(rows) if batch.weight[j]]
     assert sorted(seen) == list(range(len(frames[0])))
+
+
+def test_arrays_go_to_a_device_of_any_kind():
+    assert moved(np.zeros(2, np.int16), torch.device("meta")).device.type == "meta"
 
 
 def test_saved_parts_come_back(network, shape, shipped):

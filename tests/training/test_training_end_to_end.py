@@ -81,6 +81,9 @@ def test_training_goes_on_where_it_stopped(prepared, tmp_path):
     assert (at["step"], then["step"], then["mean_steps"]) == (3, 5, 5) and then["frames"] == 5 * 24
     with pytest.raises(ModelError, match=r"state\.pt: not of this training \(.*\); start without --resume"):
         train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "small", steps=5, workers=0, settle=1, resume=True))
+    (tmp_path / "b" / "training" / "state.pt").write_bytes(b"")  # as a crash of the machine may leave it
+    with pytest.raises(ModelError, match=r"state\.pt: not of this training \(.*\); start without --resume"):
+        train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0, settle=1, resume=True))
 
 
 @pytest.fixture(scope="module")

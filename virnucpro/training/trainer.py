@@ -73,7 +73,7 @@ def loader(dataset, workers: int):
 def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """On the device; a GPU gets it from pinned memory, so that neither waits for the other."""
     tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=device.type == "cuda")
 
 
 def to_device(rows: Rows, device: torch.device) -> RowTensors:
@@ -198,7 +198,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
             mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
-        except (KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
+        except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             raise ModelError(f"{state}: not of this training ({one_line(error)}); start without --resume") from error
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
