@@ -153,7 +153,7 @@ def disk(directory: Path) -> list[Check]:
 def caches() -> list[Check]:
     """The cache of tokenized frames and the models' directory: can they be written to, do locks work there."""
     from virnucpro.models.files import models_dir
-    from virnucpro.sequences.frame_table import cache_root
+    from virnucpro.sequences.table_cache import cache_root
 
     checks = []
     for name, place, fix in (("tokenized frames", cache_root(), "name another with --cache-dir or HF_DATASETS_CACHE"),

@@ -7,12 +7,10 @@ import json
 import multiprocessing
 import os
 import random
-import runpy
 import subprocess
 import sys
 import types
 
-import datasets
 import numpy as np
 import pyarrow.compute as pc
 import pytest
@@ -23,7 +21,7 @@ from virnucpro.embedding.job import column
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import StoreError
 from virnucpro.sequences import frame_columns, table_builder
-from virnucpro.sequences.frame_table import FrameRules, build_or_open, cache_root, open_existing
+from virnucpro.sequences.frame_table import FrameRules, build_or_open, open_existing
 from virnucpro.sequences.frames import FRAME_NAMES
 from virnucpro.sequences.reader import find_inputs
 from virnucpro.sequences.tokens import Tokenizers
@@ -306,22 +304,6 @@ def test_processes_that_start_together_build_once(golden, tmp_path):
     for process in processes:
         process.join()
     assert answers == [(149, False), (149, True)]
-
-
-def test_cache_root_respects_the_environment(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "env"))
-    assert cache_root() == tmp_path / "env" / "virnucpro"
-    assert cache_root(tmp_path / "given") == tmp_path / "given" / "virnucpro"
-
-
-@pytest.mark.parametrize("given", [{}, {"HF_HOME": "~/hub"}, {"XDG_CACHE_HOME": "/x"}, {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}])
-def test_cache_root_is_the_default_of_datasets(monkeypatch, given):
-    for name in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in given.items():
-        monkeypatch.setenv(name, value)
-    theirs = runpy.run_path(datasets.config.__file__)["HF_DATASETS_CACHE"]
-    assert cache_root() == theirs.expanduser() / "virnucpro"
 
 
 def test_the_manifest_says_what_is_in_the_table(golden, table_of):

@@ -1,18 +1,15 @@
 """Inputs -> the table of all tokenized frames: a `datasets` Arrow cache, built once and memory-mapped by every process.
 
-Knows the cache: its place, its fingerprint (input bytes, rules, tokenizers, format; no paths, no weights), its lock, and how
-to tell a whole table from a damaged one. `manifest.json` is written last; a table without a matching one is built again.
+Knows a table's fingerprint (input bytes, rules, tokenizers, format; no paths, no weights), and how to tell a whole table from a
+damaged one. `manifest.json` is written last; a table without a matching one is built again.
 """
 from __future__ import annotations
 
-import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +25,7 @@ from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import FRAME_NAMES
 from virnucpro.sequences.reader import InputFile
 from virnucpro.sequences.table_builder import FRAMES, RECORDS, build
+from virnucpro.sequences.table_cache import cache_root, locked
 from virnucpro.sequences.tokens import Tokenizers
 
 if TYPE_CHECKING:
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it when the columns or their meaning change
 MANIFEST = "manifest.json"
 
-__all__ = ["FrameIds", "FrameRules", "FrameTable", "build_ahead", "build_or_open", "cache_root", "fingerprint_of", "open_existing"]
+__all__ = ["FrameIds", "FrameRules", "FrameTable", "build_ahead", "build_or_open", "fingerprint_of", "open_existing"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: To
 
     states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
     directory = cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers)
-    with _locked(directory):
+    with locked(directory):
         if directory.exists():
             try:
                 table = _open(directory, inputs, hashes, builder)
@@ -129,7 +127,7 @@ def build_ahead(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Toke
     """Build the table that `build_or_open` will ask for, where there is none, not even a damaged one. Errors: as there."""
     states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
     directory = cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers)
-    with _locked(directory):
+    with locked(directory):
         if not directory.exists():
             _build_beside(directory, inputs, hashes, states, rules, tokenizers, builder)
 
@@ -137,14 +135,6 @@ def build_ahead(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Toke
 def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> FrameTable:
     """The table that another process has built. Errors: StoreError when it is missing or damaged."""
     return _open(cache_root(cache_dir) / fingerprint, None, None)
-
-
-def cache_root(cache_dir: Path | str | None = None) -> Path:
-    """Where tables are kept: `cache_dir`, else HF_DATASETS_CACHE, else the default of `datasets`; under `virnucpro/`."""
-    if cache_dir is None:  # by the variables that `datasets` documents: building needs nothing else of it, and it takes long to import
-        home = os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
-        cache_dir = os.environ.get("HF_DATASETS_CACHE") or Path(home, "datasets")
-    return Path(cache_dir).expanduser().absolute() / "virnucpro"
 
 
 def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: Tokenizers) -> str:
@@ -239,35 +229,3 @@ def _write_synced(path: Path, text: str) -> None:
 
 def _built(frames: int, records: int, directory: Path) -> str:
     return f"frames: built {frames:,} tokenized frames of {records:,} sequences in {directory}"
-
-
-@contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    """Hold the lock file of one table; another user's may be read-only for us, which is enough for flock."""
-    with _explained(directory.parent):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        path = directory.with_name(f"{directory.name}.lock")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError:
-            descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    """A failing disk as one line that says what to do."""
-    try:
-        yield
-    except (OSError, pa.ArrowException) as error:
-        number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            reason = "no space left for the table of frames; free some, or name another --cache-dir"
-        else:
-            why = one_line(getattr(error, "strerror", None) or error).lower()
-            reason = f"the table of frames cannot be written ({why}); name another --cache-dir"
-        raise StoreError(f"{root}: {reason}") from error
