@@ -1,4 +1,4 @@
-"""An older network on the sets that came later: shuffled contigs and windows with N, beside what it was scored on.
+"""Version 2's network on the sets that came later: shuffled contigs and windows with N, beside what it was scored on.
 
     python -P benchmarks/mini_more_scores.py work run out.npz        # with PYTHONPATH=.:benchmarks, on a CPU
 
@@ -24,13 +24,14 @@ from virnucpro.training.saving import load_parts
 from virnucpro.training.scoring import FrameScores, score_contigs
 from virnucpro.training.store import Store
 
+NETWORK = NetworkShape(esm2_heads=20, dnabert_s_heads=8)  # version 2's
 SHAPE = BatchShape(frames=128, fragments=0, row_length=512, esm2_rows=40, dnabert_s_rows=30)  # an N is a token
 KINDS = ("shuffled3000", "shuffled500")
 
 
 def score_block(work: Path, run: Path, store: Store, rows: np.ndarray) -> FrameScores:
     torch.set_num_threads(1)
-    network = Network(NetworkShape())
+    network = Network(NETWORK)
     load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
     tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
     return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest", torch.device("cpu"))
