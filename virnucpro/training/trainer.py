@@ -141,7 +141,7 @@ class RunningMean:
 def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[torch.optim.Optimizer]:
     """AdamW for embeddings, vectors and output layers, Muon for the matrices inside the encoders and the classifier.
 
-    Muon, with updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982), needed about a third of the frames (docs/MODELS.md).
+    Muon's updates are as large as AdamW's (Liu et al. 2025, arXiv 2502.16982); with it and more mini needs fewer frames (docs/MODELS.md).
     Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors.
     """
     inner, outer = {}, {}
