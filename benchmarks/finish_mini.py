@@ -3,8 +3,8 @@
     python -P benchmarks/finish_mini.py --data work --packed PACKED --run run --bundle virnucpro/models/mini [--hits hits.tsv]
 
 Run with PYTHONPATH=.:benchmarks. Writes the bundle and `docs/mini_evaluation.json`, which docs/MODELS.md quotes. `--run`: what
-mini_gather.py or mini_more_scores.py wrote, with folds and learning curve in groups.npz where they were made. `--hits`: DIAMOND's
-blastx of the test windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
+mini_gather.py wrote, with folds and learning curve in groups.npz where they were made. `--hits`: DIAMOND's blastx of the test
+windows against the training proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
 from __future__ import annotations
 
@@ -183,12 +183,12 @@ def by_identity(contigs: Store, rows: np.ndarray, s: Scored, hits: Path) -> dict
     return rounded(out)
 
 
-def fold_tables(packed: Path, run: Path):
-    """(name, Scored, scored share, number of frames) of each held-out fold, first of the fixed split after as many steps."""
+def folds(packed: Path, run: Path) -> dict:
+    """AUROC of each held-out fold, and of the fixed split's validation side after as many steps."""
     from mini_folds import fold_contigs
 
     contigs, fold_of = fold_contigs(packed)
-    validation = Store.load(packed / "validation.npz")
+    validation, out = Store.load(packed / "validation.npz"), {}
     tasks = [("fixed 0", validation, np.flatnonzero(np.char.startswith(validation.labels.kind, "contig")))]
     tasks += [(f"{kind} {f}", contigs, np.flatnonzero(of == f)) for kind, of in fold_of.items() for f in np.unique(of)]
     for name, store, rows in tasks:
@@ -196,24 +196,16 @@ def fold_tables(packed: Path, run: Path):
         if scores is None:
             continue
         answers = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH)[1]
-        lab, score = store.labels.select(store.record[rows]), answers.virus_score[rows]
-        table = Scored(score, np.full(len(rows), np.nan), lab.virus.astype(bool), lab.category, lab.group, store.length[rows])
-        yield name, table, answers.scored_fraction[rows], answers.n_open_frames[rows].astype(np.float64)
-
-
-def folds(packed: Path, run: Path) -> dict:
-    """AUROC of each held-out fold, and of the fixed split's validation side after as many steps."""
-    out = {}
-    for name, s, *_ in fold_tables(packed, run):
-        every, long, classes = s.length == 500, s.length >= 3000, {}
-        for category in sorted(set(s.category[~s.virus])):
-            mine = every & (s.virus | (s.category == category))
-            if (mine & ~s.virus).sum() >= 30:
-                classes[category] = auroc(s.score[mine], s.virus[mine])
+        lab, score, length = store.labels.select(store.record[rows]), answers.virus_score[rows], store.length[rows]
+        virus, every, long, classes = lab.virus.astype(bool), length == 500, length >= 3000, {}
+        for category in sorted(set(lab.category[~virus])):
+            mine = every & (virus | (lab.category == category))
+            if (mine & ~virus).sum() >= 30:
+                classes[category] = auroc(score[mine], virus[mine])
         out[name] = {
-            "viral_groups": len(set(s.group[s.virus])), "cellular_classes": len(set(s.category[~s.virus])),
-            "windows_500": int(every.sum()), "auroc_500": auroc(s.score[every], s.virus[every]), "auroc_500_by_class": classes,
-            "contigs_3000_and_more": int(long.sum()), "auroc_3000_and_more": auroc(s.score[long], s.virus[long]),
+            "viral_groups": len(set(lab.group[virus])), "cellular_classes": len(set(lab.category[~virus])),
+            "windows_500": int(every.sum()), "auroc_500": auroc(score[every], virus[every]), "auroc_500_by_class": classes,
+            "contigs_3000_and_more": int(long.sum()), "auroc_3000_and_more": auroc(score[long], virus[long]),
         }  # fmt: skip
     return rounded(out)
 
@@ -241,9 +233,7 @@ def curve_of_groups(packed: Path, run: Path) -> dict:
 
 
 def of_500(validation: dict) -> dict:
-    """AUROC and recall of 500-base windows in a log; version 2's had no other lengths."""
-    v = validation.get("500") or {"auroc": validation["logit"], "recall5": validation["recall5"]}
-    return {"auroc": v["auroc"], "recall_at_5pct": v["recall5"]}
+    return {"auroc": validation["500"]["auroc"], "recall_at_5pct": validation["500"]["recall5"]}
 
 
 def campaign(log: list[dict]) -> dict:

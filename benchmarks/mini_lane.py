@@ -31,6 +31,7 @@ from virnucpro.training.trainer import TrainRules, loader, settle_batch_norm, tr
 
 BATCH = BatchShape(512, 160, 256, 396, 216)  # nearly every frame finds room; 256 tokens are whole tiles of the attention
 SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
+DROPOUT = 0.1
 TINY = NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
 
 
@@ -52,13 +53,8 @@ class Recipe:
     shuffled: float = 0.0
     blurred: float = 0.0
     mask_share: float = 0.5
-    mask_rate: float = 0.15
-    dropout: float = 0.1
     depth: float = 0.0
     decay: float = 0.05
-    smoothing: float = 0.05
-    single: float = 0.3
-    tokens: float = 0.15
     seed: int = 1
 
 
@@ -118,7 +114,7 @@ class Lane:
             self.samplers[key] = [WindowSampler(genomes, WindowRules(category_share=shares, **common)),
                                   WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common))]  # fmt: skip
         samplers = list(zip((1 - recipe.markers, recipe.markers), self.samplers[key], strict=True))
-        how = Augmentation(0.2, recipe.mask_share, recipe.mask_rate, recipe.distant, shuffled_share=recipe.shuffled,
+        how = Augmentation(mask_share=recipe.mask_share, distant_share=recipe.distant, shuffled_share=recipe.shuffled,
                            blurred_share=recipe.blurred) if augment else Augmentation(mask_share=0.0)  # fmt: skip
         batch = self.batch if fragments is not None else replace(self.batch, fragments=0)
         return BatchMaker(samplers, FragmentSampler(fragments) if fragments else None, self.tokenizers, batch, VOCABULARY, how)
@@ -127,12 +123,11 @@ class Lane:
         """Train the network as it stands; it ends as the mean of its weights. Returns what it took."""
         torch.manual_seed(recipe.seed)
         self.network.free_dnabert_s()
-        self.network.thin(recipe.dropout, recipe.depth)
+        self.network.thin(DROPOUT, recipe.depth)
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
             dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
-            smoothing=recipe.smoothing, single_weight=recipe.single, token_weight=recipe.tokens, seed=recipe.seed,
-            workers=self.workers, report_every=self.options.report,
+            seed=recipe.seed, workers=self.workers, report_every=self.options.report,
         )  # fmt: skip
         took: dict = {"frames": 0}
         began = time.time()
