@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import types
@@ -281,10 +282,23 @@ def test_a_cache_that_cannot_be_made_is_one_line(golden, tokenizers, tmp_path):
 
 def test_a_dead_builders_remains_are_cleared(golden, table_of):
     first = table_of(golden / "input.fa")
-    first.directory.rename(first.directory.with_name(first.directory.name + ".building"))
+    remains = first.directory.with_name(f"{first.directory.name}.{os.getuid()}.building")
+    first.directory.rename(remains)
     again = table_of(golden / "input.fa")
     assert not again.reused and len(again) == 149
-    assert not again.directory.with_name(again.directory.name + ".building").exists()
+    assert not remains.exists()
+
+
+def test_another_users_remains_are_in_nobodys_way(golden, table_of, monkeypatch):
+    with monkeypatch.context() as other:
+        other.setattr(os, "getuid", lambda: 1001)
+        other.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # killed before it could
+        other.setattr(table_builder._Stream, "write", lambda self, batch: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            table_of(golden / "input.fa")
+    monkeypatch.setattr(os, "getuid", lambda: 1002)
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # not allowed to
+    assert len(table_of(golden / "input.fa")) == 149
 
 
 def _build_in_a_process(golden, cache, out):

@@ -161,8 +161,9 @@ def _state(path: Path) -> tuple[int, int] | None:
 
 def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, tokenizers: Tokenizers,
                   builder: str | None = None) -> dict:
-    """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead builder's."""
-    beside = directory.with_name(directory.name + ".building")
+    """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead builder's; not another user's, which
+    could not be removed."""
+    beside = directory.with_name(f"{directory.name}.{os.getuid()}.building")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir()
