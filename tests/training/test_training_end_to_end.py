@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from virnucpro import api
-from virnucpro.errors import InputError, ModelError
+from virnucpro.errors import InputError, ModelError, UsageError
 from virnucpro.models.bundle import Bundle
 from virnucpro.training.bundle_training import BundleSettings, train_bundle
 from virnucpro.training.classifier_training import RecipeSettings, train_classifier
@@ -70,6 +70,13 @@ def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundl
     assert (tmp_path / "evaluation" / "evaluation.png").stat().st_size > 5000
     scores = (tmp_path / "evaluation" / "scores.tsv").read_text().splitlines()
     assert len(scores) == 1 + sum(f["all"]["viruses"] + f["all"]["cellular"] for f in results["lengths"].values())
+
+
+def test_one_of_several_processes_does_not_train(prepared, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="train runs in one process, and the launcher started 2; leave the launcher out"):
+        train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=3))
+    assert not (tmp_path / "b").exists()
 
 
 def test_training_goes_on_where_it_stopped(prepared, tmp_path):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, UsageError
+from virnucpro.launch import read_world
 from virnucpro.training.bases import decode
 from virnucpro.training.store import Store, StoreBuilder
 
@@ -54,7 +55,10 @@ def shapes(size: str):
 
 
 def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _: None) -> Path:
-    """Train and write the bundle into `settings.output`; unfinished work lies in its `training` folder."""
+    """Train and write the bundle into `settings.output`; unfinished work lies in its `training` folder.
+
+    Errors: UsageError in one of several processes; InputError for what was prepared.
+    """
     import torch
     from accelerate import Accelerator
 
@@ -68,6 +72,8 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     from virnucpro.training.trainer import Batches, TrainRules, loader, settle_batch_norm, train
     from virnucpro.training.vocabulary import write_esm2_tokenizer
 
+    if (size := read_world().size) > 1:
+        raise UsageError(f"train runs in one process, and the launcher started {size}; leave the launcher out")
     store = read_prepared(settings.prepared)
     learned = store.select_records(store.labels.split == "train")
     if not learned.labels.virus.any() or learned.labels.virus.all():
@@ -117,13 +123,12 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
                                settings.frame_policy, accelerator.device)  # fmt: skip
         say(f"{len(scores.contig):,} frames of the validation side scored")
         description["accuracy"] = validation_accuracy(scores, store)
-    if accelerator.is_main_process:
-        write_bundle(settings.output, work, work / "dnabert_s", network_shape, description)
-        if log:
-            with (settings.output / "training" / "log.csv").open("w", newline="") as handle:
-                writer = csv.DictWriter(handle, list(log[0]))
-                writer.writeheader()
-                writer.writerows(log)
+    write_bundle(settings.output, work, work / "dnabert_s", network_shape, description)
+    if log:
+        with (settings.output / "training" / "log.csv").open("w", newline="") as handle:
+            writer = csv.DictWriter(handle, list(log[0]))
+            writer.writeheader()
+            writer.writerows(log)
     return settings.output
 
 

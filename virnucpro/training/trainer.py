@@ -1,7 +1,7 @@
 """The training loop: batches from worker processes, one loss of five, a running mean of the weights, a budget in time.
 
 Supervised and masked-language losses are one sum, so a short budget is never split between pre-training and fine-tuning.
-Through Accelerate: any device, any number of processes (each draws its own batches). Resumable from `state.pt`.
+Through Accelerate, for its devices and precisions; in one process. Resumable from `state.pt`.
 """
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ class TrainRules:
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless batches; every worker of every process has its own random numbers. `skip` makes a resumed run go on."""
+    """Endless batches; every worker has its own random numbers. `skip` makes a resumed run go on."""
 
-    def __init__(self, maker: BatchMaker, seed: int, process: int = 0, skip: int = 0):
-        self.maker, self.seed, self.process, self.skip = maker, seed, process, skip
+    def __init__(self, maker: BatchMaker, seed: int, skip: int = 0):
+        self.maker, self.seed, self.skip = maker, seed, skip
 
     def __iter__(self) -> Iterator[Batch]:
         worker = torch.utils.data.get_worker_info()
-        rng = np.random.default_rng([self.seed, self.process, worker.id if worker else 0, self.skip])
+        rng = np.random.default_rng([self.seed, 0, worker.id if worker else 0, self.skip])
         while True:
             yield self.maker.draw(rng)
 
@@ -207,7 +207,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     if rules.compile and encoders is None:
         encoders = (torch.compile(network.esm2, dynamic=False), torch.compile(network.dnabert_s, dynamic=False))
     wrapped, *optimizers = accelerator.prepare(network, *optimizers)
-    source = iter(loader(Batches(maker, rules.seed, accelerator.process_index, step), rules.workers))
+    source = iter(loader(Batches(maker, rules.seed, step), rules.workers))
     began, last_report, last_save = time.monotonic() - spent, time.monotonic(), time.monotonic()
     recent: dict[str, list[torch.Tensor]] = {}
     frames_at_report, n_recent = frames, 0
@@ -239,7 +239,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             optimizer.step()
         mean.update()
         step += 1
-        frames += batch.n_frames * accelerator.num_processes
+        frames += batch.n_frames
         n_recent += 1
         for name, value in parts.items():
             recent.setdefault(name, []).append(value.detach())
@@ -250,10 +250,10 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             report(Progress(step, time.monotonic() - began, frames, speed, values), network, mean)
             recent, last_report, frames_at_report = {}, time.monotonic(), frames
             network.train()
-        if state is not None and now - last_save >= rules.save_every and accelerator.is_main_process:
+        if state is not None and now - last_save >= rules.save_every:
             save_state(state, network, optimizers, mean, step, now - began, frames)
             last_save = time.monotonic()
-    if state is not None and accelerator.is_main_process:
+    if state is not None:
         save_state(state, network, optimizers, mean, step, time.monotonic() - began, frames)
     return mean
 
