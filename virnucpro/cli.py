@@ -57,6 +57,8 @@ for command in (doctor, citation, benchmark):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
+    # Beside another program on the same cores, threads that wait for each other by spinning burn half of the time (docs/PERFORMANCE.md).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
     gc.set_threshold(10_000)  # importing torch makes half a million objects and no garbage, which is searched for all the time
     code = run(list(sys.argv[1:] if arguments is None else arguments))
     gc.freeze()  # else it is searched for once more, in all that was ever imported: a second at the end of a run
