@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro import api
+from virnucpro import api, cli
 from virnucpro.errors import InputError, ModelError, UsageError
 from virnucpro.models.bundle import Bundle
 from virnucpro.training.bundle_training import BundleSettings, train_bundle
@@ -91,6 +91,34 @@ def test_training_goes_on_where_it_stopped(prepared, tmp_path):
     (tmp_path / "b" / "training" / "state.pt").write_bytes(b"")  # as a crash of the machine may leave it
     with pytest.raises(ModelError, match=r"state\.pt: not of this training \(.*\); start without --resume"):
         train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0, settle=1, resume=True))
+
+
+def test_an_interrupted_training_is_kept_and_one_without_resume_starts_over(prepared, tmp_path):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0), interrupt)
+    assert torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)["step"] == 1
+    vocabulary = tmp_path / "b" / "training" / "dnabert_s" / "tokenizer.json"
+    learned = vocabulary.read_text()
+    vocabulary.write_text("of another size")
+    train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=1, workers=0, settle=1))
+    assert vocabulary.read_text() == learned
+
+
+def test_a_stopped_train_says_how_to_go_on(prepared, tmp_path, monkeypatch, capsys):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("virnucpro.training.bundle_training.train_bundle", interrupted)
+    assert cli.run(["train", str(prepared), "-o", str(tmp_path / "b")]) == 130
+    assert "give the same command with --resume" in capsys.readouterr().err
+
+
+def test_chunks_too_long_for_a_size_are_refused(prepared, tmp_path):
+    with pytest.raises(UsageError, match="up to 762 bases"):
+        train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", chunk_length=763, steps=1, workers=0))
 
 
 @pytest.fixture(scope="module")

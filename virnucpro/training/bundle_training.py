@@ -79,10 +79,16 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     if not learned.labels.virus.any() or learned.labels.virus.all():
         raise InputError(f"{settings.prepared}: the training side needs viral and other sequences")
     network_shape, batch_shape = shapes(settings.size)
+    longest = 3 * (batch_shape.row_length - 2)  # of longer chunks no protein would fit into a row
+    if settings.chunk_length > longest:
+        raise UsageError(f"--chunk-length {settings.chunk_length}: --size {settings.size} is trained on chunks of up to {longest} bases")
     work = settings.output / "training"
     work.mkdir(parents=True, exist_ok=True)
     write_esm2_tokenizer(work / "esm2")
-    if not (work / "dnabert_s" / "tokenizer.json").exists():
+    state = work / "state.pt"
+    if not settings.resume:
+        state.unlink(missing_ok=True)
+    if not state.exists():  # what lies there may be of another --size or other sequences
         learn_vocabulary(learned, network_shape.dna_vocabulary, work / "dnabert_s", settings.seed)
     tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
     shortest = max(60, settings.chunk_length * 3 // 10)
@@ -100,9 +106,6 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
                     **{k: round(v, 4) for k, v in progress.parts.items()}})  # fmt: skip
         say("  ".join(f"{k} {v}" for k, v in log[-1].items()))
 
-    state = work / "state.pt"
-    if not settings.resume:
-        state.unlink(missing_ok=True)
     rules = TrainRules(seconds=settings.seconds, steps=settings.steps, learning_rate=settings.learning_rate,
                        dnabert_s_share=settings.dnabert_s_share, pretrain=settings.pretrain, workers=settings.workers,
                        seed=settings.seed, compile=settings.compile)  # fmt: skip

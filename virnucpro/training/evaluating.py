@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.errors import InputError, UsageError
+from virnucpro.errors import InputError, StoreError, UsageError
 from virnucpro.training.bases import decode
 from virnucpro.training.bundle_training import read_prepared
 from virnucpro.training.evaluation import Scored, evaluate
@@ -84,7 +84,10 @@ def answer(contigs: Contigs, directory: Path, model: str | None, ignore_calibrat
     with fasta.open("wb") as handle:
         for i, codes in enumerate(contigs.codes):
             handle.write(b">c%d\n%s\n" % (i, decode(codes)))
-    result = api.predict(fasta, directory / "predicted", model=model, allow_short=True, features="none")
+    try:
+        result = api.predict(fasta, directory / "predicted", model=model, allow_short=True, features="none")
+    except StoreError as error:  # of other contigs or another model; there is no --force here
+        raise StoreError(str(error).replace("--force starts over", "remove it")) from error
     if result is None:
         raise UsageError("evaluate and calibrate start their own processes: run them without a launcher")
     table = result.contigs.to_pydict()

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import pickle
+import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ from torch.nn import functional as F
 from virnucpro.errors import ModelError, one_line
 from virnucpro.training.batches import Batch, BatchMaker, Rows
 from virnucpro.training.network import Answers, Network, RowTensors
+
+MOST_OF_AN_ERROR = 60  # characters; that of other weights names each of them
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,14 @@ def as_is(batch):
 
 def loader(dataset, workers: int):
     """Batches as they are: numpy arrays travel by pipe, since shared memory may be small."""
-    extra = {"prefetch_factor": 4, "persistent_workers": True} if workers else {}
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: they only wait longer
+    extra = {"prefetch_factor": 4, "persistent_workers": True, "worker_init_fn": left_to_the_main_process} if workers else {}
     return torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is, **extra)
+
+
+def left_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; a worker that it ends waits in vain, 5 seconds each, for its batches to be taken."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -184,7 +194,8 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     """Train `network` in place on the accelerator's device; returns the mean of its weights.
 
     `report` is called about every `report_every` seconds with the live network and its mean. With `state`, the run is
-    saved there every `save_every` seconds and goes on from it. `encoders`: the network's, already compiled.
+    saved there every `save_every` seconds and when it is interrupted or terminated, and goes on from it. `encoders`: the
+    network's, already compiled.
     """
     device = accelerator.device
     network.to(device).train()
@@ -199,7 +210,8 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
                 optimizer.load_state_dict(kept)
             mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
         except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
-            raise ModelError(f"{state}: not of this training ({one_line(error)}); start without --resume") from error
+            why = one_line(str(error))[:MOST_OF_AN_ERROR]
+            raise ModelError(f"{state}: not of this training ({why}...); start without --resume, or give the --size it had") from error
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
         if saved["dnabert_s_fixed"]:
@@ -212,47 +224,52 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     recent: dict[str, list[torch.Tensor]] = {}
     frames_at_report, n_recent = frames, 0
     timed = step > 0
-    while step < rules.steps:
-        now = time.monotonic()
-        if not timed and step == 3:  # compiling is not training: the budget starts after the first steps
-            began, timed = now, True
-        progress = max((now - began) / rules.seconds if timed else 0.0, step / rules.steps)
-        if progress >= 1:
-            break
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
-            group["lr"] = part_rate(group["part"], progress, rules) * group["factor"]
-        if progress >= rules.dnabert_s_share and not network.dnabert_s_fixed:
-            mean.settle("dnabert_s")
-            network.fix_dnabert_s()
-        batch = next(source)
-        answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
-                          len(batch.virus), encoders)  # fmt: skip
-        parts = losses(answers, batch, rules, device)
-        supervised = parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
-        tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
-        total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
-        for optimizer in optimizers:
-            optimizer.zero_grad(set_to_none=True)
-        accelerator.backward(total)
-        accelerator.clip_grad_norm_(wrapped.parameters(), rules.clip)
-        for optimizer in optimizers:
-            optimizer.step()
-        mean.update()
-        step += 1
-        frames += batch.n_frames
-        n_recent += 1
-        for name, value in parts.items():
-            recent.setdefault(name, []).append(value.detach())
-        now = time.monotonic()
-        if now - last_report >= rules.report_every or step == rules.steps or step in (1, 10):
-            values = {name: torch.stack(v[-50:]).mean().item() for name, v in recent.items()}
-            speed = (frames - frames_at_report) / max(time.monotonic() - last_report, 1e-9)
-            report(Progress(step, time.monotonic() - began, frames, speed, values), network, mean)
-            recent, last_report, frames_at_report = {}, time.monotonic(), frames
-            network.train()
-        if state is not None and now - last_save >= rules.save_every:
-            save_state(state, network, optimizers, mean, step, now - began, frames)
-            last_save = time.monotonic()
+    try:
+        while step < rules.steps:
+            now = time.monotonic()
+            if not timed and step == 3:  # compiling is not training: the budget starts after the first steps
+                began, timed = now, True
+            progress = max((now - began) / rules.seconds if timed else 0.0, step / rules.steps)
+            if progress >= 1:
+                break
+            for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+                group["lr"] = part_rate(group["part"], progress, rules) * group["factor"]
+            if progress >= rules.dnabert_s_share and not network.dnabert_s_fixed:
+                mean.settle("dnabert_s")
+                network.fix_dnabert_s()
+            batch = next(source)
+            answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
+                              len(batch.virus), encoders)  # fmt: skip
+            parts = losses(answers, batch, rules, device)
+            supervised = parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
+            tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
+            total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(total)
+            accelerator.clip_grad_norm_(wrapped.parameters(), rules.clip)
+            for optimizer in optimizers:
+                optimizer.step()
+            mean.update()
+            step += 1
+            frames += batch.n_frames
+            n_recent += 1
+            for name, value in parts.items():
+                recent.setdefault(name, []).append(value.detach())
+            now = time.monotonic()
+            if now - last_report >= rules.report_every or step == rules.steps or step in (1, 10):
+                values = {name: torch.stack(v[-50:]).mean().item() for name, v in recent.items()}
+                speed = (frames - frames_at_report) / max(time.monotonic() - last_report, 1e-9)
+                report(Progress(step, time.monotonic() - began, frames, speed, values), network, mean)
+                recent, last_report, frames_at_report = {}, time.monotonic(), frames
+                network.train()
+            if state is not None and now - last_save >= rules.save_every:
+                save_state(state, network, optimizers, mean, step, now - began, frames)
+                last_save = time.monotonic()
+    except (KeyboardInterrupt, SystemExit):
+        if state is not None and step:
+            save_state(state, network, optimizers, mean, step, time.monotonic() - began, frames)
+        raise
     if state is not None:
         save_state(state, network, optimizers, mean, step, time.monotonic() - began, frames)
     return mean
