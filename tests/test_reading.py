@@ -73,6 +73,7 @@ def test_a_second_run_says_reused_and_one_whose_process_was_killed_reads_itself(
             if kill:
                 process.kill()
             read_table(settings, bundle, lines.append)
+            wait_for(lambda pid=process.pid: not psutil.pid_exists(pid))  # nor is it defunct while the run goes on
         assert BUILDER_VARIABLE not in os.environ and not children()
     assert ["built" in lines[0], "reused" in lines[1], len(lines)] == [True, True, 2]
     assert manifest_below(settings.cache_dir)["builder"] is None

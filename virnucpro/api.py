@@ -9,7 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +113,7 @@ class Result:
     failures: tuple[Failure, ...]
     exit_code: int
     outputs: Outputs
-    answers: Answers | None = None  # in memory where this process made them
+    answers: Answers | None = field(default=None, repr=False)  # in memory where this process made them
 
     @property
     def contigs(self) -> pa.Table:

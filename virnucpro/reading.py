@@ -100,6 +100,7 @@ def _start(settings: PredictSettings) -> subprocess.Popen:
     process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(path=sys.path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                                stderr=subprocess.DEVNULL, env=os.environ | {"HF_HUB_OFFLINE": "1"})
     log.debug("reading ahead in process %d", process.pid)
+    threading.Thread(target=process.wait, daemon=True).start()  # else `ps` shows it as defunct until the run ends
     with suppress(OSError):  # it has ended
         pickle.dump(settings, process.stdin)
         process.stdin.flush()
