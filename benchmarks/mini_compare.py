@@ -3,12 +3,13 @@
     python -P benchmarks/mini_compare.py work run_a run_b        # with PYTHONPATH=.:benchmarks
 
 Each run as finish_mini.py wants it. Both are measured on the contigs that both have scores of (with N: that `run_a` has).
-Prints one JSON, by name of the run's folder.
+Prints one JSON, by name of the run's folder, and what the mean of both networks' logits comes to, uncalibrated.
 """
 from __future__ import annotations
 
 import json
 import sys
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -66,10 +67,28 @@ def compare(contigs: Store, run: Path, scored: np.ndarray, as_in: Path) -> dict:
     return rounded(out)
 
 
+def mean_of(contigs: Store, runs: tuple[Path, ...]) -> dict:
+    """AUROC and recall of the mean of the networks' logits: what one network of their size together might reach."""
+    every = [frame_scores(run / "scores.npz", "longest") for run in runs]
+    names = [s.contig.astype(np.int64) * 1_000_000 + s.chunk * 10 + s.frame for s in every]
+    shared = reduce(np.intersect1d, names)
+    at = [np.searchsorted(name, shared) for name in names]
+    logit = np.mean([s.logit[rows] for s, rows in zip(every, at, strict=True)], axis=0)
+    score = columns_of(FrameScores(*(c[at[0]] for c in every[0]))._replace(logit=logit), contigs)[0]
+    lab, out = contigs.labels, {}
+    plain = np.char.startswith(lab.kind, "contig") & (lab.split == "validation") & ~np.isnan(score)
+    for label, (low, high) in LENGTHS.items():
+        m = plain & (contigs.length >= low) & (contigs.length <= high)
+        virus = lab.virus[m].astype(bool)
+        out[label] = {"auroc_of_score": auroc(score[m], virus), "recall_at_5pct_of_score": recall_at(score[m], virus, 0.05)}
+    return rounded(out)
+
+
 def main(work: Path, *runs: Path) -> None:
     contigs = Store.load(work / "contigs.npz")
     both = np.logical_and.reduce([taken(run / "scores.npz", "longest", contigs) for run in runs])
-    print(json.dumps({run.name: compare(contigs, run, both, runs[0]) for run in runs}, indent=1))
+    found = {run.name: compare(contigs, run, both, runs[0]) for run in runs}
+    print(json.dumps({**found, "mean of both": mean_of(contigs, runs)}, indent=1))
 
 
 if __name__ == "__main__":
