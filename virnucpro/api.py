@@ -29,6 +29,7 @@ from virnucpro.settings import (
     ModelSettings,
     PredictSettings,
 )
+from virnucpro.stopping import signals_held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,9 +219,10 @@ def default_output(given: list[str]) -> Path:
 def _run_here(settings: PredictSettings, options: Options, world: World, processes: Processes, own_process: bool) -> Result | None:
     if processes.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
-    from virnucpro import pipeline
-    from virnucpro.embedding.gpu_memory import GpuMemory
-    from virnucpro.reporting.progress import make_display
+    with signals_held():
+        from virnucpro import pipeline
+        from virnucpro.embedding.gpu_memory import GpuMemory
+        from virnucpro.reporting.progress import make_display
 
     with make_display(options.quiet or not world.is_main, options.verbose, memory=GpuMemory()) as display:
         outcome = pipeline.predict(settings, world, processes.cpu, [processes.choice], display, own_process)

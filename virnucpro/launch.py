@@ -17,6 +17,7 @@ from typing import Any
 
 from virnucpro.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.settings import Choice
+from virnucpro.stopping import signals_held
 
 LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
 UNSUITED = {
@@ -115,7 +116,8 @@ def choose_processes(gpus: str | None, num_processes: int | None, world: World, 
 
 def visible_devices() -> list[str]:
     """Names of the CUDA devices this process may use, without initializing CUDA."""
-    import torch
+    with signals_held():
+        import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     count = torch.cuda.device_count()
