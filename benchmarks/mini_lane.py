@@ -31,7 +31,6 @@ from virnucpro.training.trainer import TrainRules, loader, settle_batch_norm, tr
 
 BATCH = BatchShape(512, 160, 256, 396, 216)  # nearly every frame finds room; 256 tokens are whole tiles of the attention
 SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
-DROPOUT = 0.1
 TINY = NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
 
 
@@ -123,7 +122,7 @@ class Lane:
         """Train the network as it stands; it ends as the mean of its weights. Returns what it took."""
         torch.manual_seed(recipe.seed)
         self.network.free_dnabert_s()
-        self.network.thin(DROPOUT, recipe.depth)
+        self.network.thin(self.network.shape.dropout, recipe.depth)
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
             dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,

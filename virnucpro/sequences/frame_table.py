@@ -104,8 +104,7 @@ def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: To
     """
     import datasets  # noqa: F401 (while another process may be building)
 
-    states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
-    directory = cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers)
+    directory, states, hashes = _asked_for(inputs, rules, tokenizers, cache_dir)
     with locked(directory):
         if directory.exists():
             try:
@@ -125,11 +124,16 @@ def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: To
 def build_ahead(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None,
                 builder: str) -> None:
     """Build the table that `build_or_open` will ask for, where there is none, not even a damaged one. Errors: as there."""
-    states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
-    directory = cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers)
+    directory, states, hashes = _asked_for(inputs, rules, tokenizers, cache_dir)
     with locked(directory):
         if not directory.exists():
             _build_beside(directory, inputs, hashes, states, rules, tokenizers, builder)
+
+
+def _asked_for(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None):
+    """The directory of the table of these inputs, and each input's state and sha256."""
+    states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
+    return cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers), states, hashes
 
 
 def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> FrameTable:

@@ -222,7 +222,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     source = iter(loader(Batches(maker, rules.seed, step), rules.workers))
     began, last_report, last_save = time.monotonic() - spent, time.monotonic(), time.monotonic()
     recent: dict[str, list[torch.Tensor]] = {}
-    frames_at_report, n_recent = frames, 0
+    frames_at_report = frames
     timed = step > 0
     try:
         while step < rules.steps:
@@ -253,7 +253,6 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             mean.update()
             step += 1
             frames += batch.n_frames
-            n_recent += 1
             for name, value in parts.items():
                 recent.setdefault(name, []).append(value.detach())
             now = time.monotonic()
