@@ -251,6 +251,15 @@ def stacks(layers: int = 6) -> None:
                        product_ms=times["product"], product_tflops=round(2 * 8192**3 / times["product"] / 1e9, 1))
 
 
+def precisions() -> None:
+    """Products of 8192 by the library in bf16 and in fp16, in turns; and in fp16 of numbers that bf16 has too, whose last bits are zero."""
+    pairs = {"fp16": [x.half() for x in (torch.randn(8192, 8192, device=DEVICE) for _ in range(2))],
+             "fp16, numbers of bf16": [x.half() for x in square()]}  # fmt: skip
+    times = in_turns({name: partial(torch.matmul, *pair) for name, pair in pairs.items()})
+    for name, milliseconds in times.items():
+        report("precision", "bf16" if name == "product" else name, milliseconds, 2 * 8192**3, product_ms=times["product"])
+
+
 def cosine(mine, truth) -> float:
     return round(torch.nn.functional.cosine_similarity(mine.double(), truth.double()).min().item(), 7)
 
@@ -310,7 +319,7 @@ def dnabert(tokens: int = 16384) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=["products", "others", "stacks", "agreement", "short", "dnabert"])
+    parser.add_argument("--only", nargs="+", default=["products", "others", "stacks", "precisions", "agreement", "short", "dnabert"])
     parser.add_argument("--out", default=None)
     parser.add_argument("--compilers", type=int, default=14)
     arguments = parser.parse_args()
@@ -324,8 +333,8 @@ def main() -> None:
     report("ceiling", "product 8192", ceiling_ms(30))
     report("ceiling", "copy", median_ms(partial(torch.Tensor.copy_, rand(2**30), rand(2**30))), 0, 4 * 2**30)
     steps = {"products": lambda: (library_products(16384), time_all(product_operations(16384), 16384)),
-             "others": lambda: time_all(other_operations(16384), 16384), "stacks": stacks, "agreement": agreement,
-             "short": short, "dnabert": dnabert}
+             "others": lambda: time_all(other_operations(16384), 16384), "stacks": stacks, "precisions": precisions,
+             "agreement": agreement, "short": short, "dnabert": dnabert}
     for name in arguments.only:
         with torch.inference_mode():
             guarded(steps[name])

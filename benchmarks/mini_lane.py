@@ -43,6 +43,8 @@ class Recipe:
     esm2_rate: float = 0.6
     dna_rate: float = 0.6
     dna_share: float = 1.0
+    protein_weight: float = 0.3
+    dna_weight: float = 0.3
     markers: float = 0.35
     group_exponent: float = 0.5
     hard: bool = False
@@ -126,6 +128,7 @@ class Lane:
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
             dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
+            esm2_weight=recipe.protein_weight, dnabert_s_weight=recipe.dna_weight,
             seed=recipe.seed, workers=self.workers, report_every=self.options.report,
         )  # fmt: skip
         took: dict = {"frames": 0}

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -63,21 +63,23 @@ class BenchmarkSettings:
 def run_benchmark(settings: BenchmarkSettings, say: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """Measure on one device; everything measured, as plain data. `say` hears of each choice and step."""
     device = torch.device("cuda" if torch.cuda.is_available() and not settings.cpu else "cpu")
-    precision, batch = resolve_precision(settings.precision, device), preferred_tokens(device)
-    if settings.batch_tokens:
-        batch = Choice("batch", str(settings.batch_tokens), "as asked for")
+    precision = resolve_precision(settings.precision, device)
+    batches = {name: Choice("batch", str(settings.batch_tokens), "as asked for") if settings.batch_tokens
+               else preferred_tokens(device, name) for name in ("esm2", "dnabert_s")}
+    tokens = {name: int(batch.value) for name, batch in batches.items()}
     encoders = {"esm2": random_encoder("esm2", settings, device, precision.value),
                 "dnabert_s": random_encoder("dnabert_s", settings, device, precision.value)}
-    choices = [precision, batch, *(choice for encoder in encoders.values() for choice in encoder.choices)]
+    choices = [precision, *(replace(batch, name=f"{name} batch") for name, batch in batches.items()),
+               *(choice for encoder in encoders.values() for choice in encoder.choices)]
     for choice in choices:
         say(str(choice))
     with torch.inference_mode():
-        alone = encoders_alone(settings, encoders, int(batch.value), device, say)
+        alone = encoders_alone(settings, encoders, tokens, device, say)
         original = against_original(settings, device, say) if settings.against else None
-    run = whole_run(settings, encoders, int(batch.value), device, precision.value, say)
+    run = whole_run(settings, encoders, device, precision.value, say)
     result = {
         "version": __version__, "torch": torch.__version__, "device": device_name(device), "model_shape": settings.model_shape,
-        "lengths": settings.lengths, "precision": precision.value, "batch_tokens": int(batch.value),
+        "lengths": settings.lengths, "precision": precision.value, "batch_tokens": tokens,
         "choices": [str(choice) for choice in choices], **alone, "original": original, "run": run,
         "peak_device_gib": gib(torch.cuda.max_memory_allocated()) if device.type == "cuda" else None,
         "peak_host_gib": gib(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)),
@@ -94,18 +96,18 @@ def random_encoder(name: str, settings: BenchmarkSettings, device: torch.device,
 
 
 # ------------------------------------------------------------------------------------------------ encoders alone
-def encoders_alone(settings: BenchmarkSettings, encoders: dict, tokens: int, device: torch.device, say) -> dict[str, Any]:
+def encoders_alone(settings: BenchmarkSettings, encoders: dict, tokens: dict[str, int], device: torch.device, say) -> dict[str, Any]:
     """Each encoder on one full batch in turns with the ceiling, so that both meet the card at the same heat."""
     side = SQUARE[device.type]
     a, b = (torch.randn(side, side, device=device, dtype=compute_dtype(encoders["esm2"].precision)) for _ in range(2))
-    batches = {"esm2": protein_batch(settings.lengths, tokens), "dnabert_s": dna_batch(settings.lengths, tokens)}
+    batches = {"esm2": protein_batch(settings.lengths, tokens["esm2"]), "dnabert_s": dna_batch(settings.lengths, tokens["dnabert_s"])}
     works = {name: (lambda e=encoders[name], x=batch.to(device): e.embed(x)) for name, batch in batches.items()}
     seconds = in_turns({"product": lambda: a @ b, **works}, device)
     ceiling = 2 * side**3 / seconds["product"] / 1e12
     say(f"ceiling: {ceiling:.3g} TFLOP/s ({side} x {side} x {side} in {encoders['esm2'].precision})")
     found: dict[str, Any] = {"ceiling_tflops": ceiling}
     for name, batch in batches.items():
-        flops = forward_flops(name, settings.model_shape, tokens, batch.lengths)
+        flops = forward_flops(name, settings.model_shape, tokens[name], batch.lengths)
         found[name] = {
             "seconds_per_batch": seconds[name], "frames_per_batch": batch.rows, "frames_per_s": batch.rows / seconds[name],
             "tokens_per_s": sum(batch.lengths) / seconds[name], "tflops": flops / seconds[name] / 1e12,
@@ -205,7 +207,7 @@ def against_original(settings: BenchmarkSettings, device: torch.device, say) -> 
 
 
 # ------------------------------------------------------------------------------------------------ a whole run
-def whole_run(settings: BenchmarkSettings, encoders: dict, tokens: int, device: torch.device, precision: str, say) -> dict[str, Any]:
+def whole_run(settings: BenchmarkSettings, encoders: dict, device: torch.device, precision: str, say) -> dict[str, Any]:
     """`predict` on random sequences: frames, and seconds a stage."""
     from virnucpro import pipeline, preparation
     from virnucpro.launch import World
@@ -221,7 +223,7 @@ def whole_run(settings: BenchmarkSettings, encoders: dict, tokens: int, device: 
         say(f"run: predict on {frames} sequences")
         job = PredictSettings(
             inputs=find_inputs([str(place / "sequences.fna")]), output_dir=place / "out", model=ModelSettings(str(bundle)),
-            precision=precision, batch_tokens=tokens, compile=settings.compile, cache_dir=place / "cache")  # fmt: skip
+            precision=precision, batch_tokens=settings.batch_tokens, compile=settings.compile, cache_dir=place / "cache")  # fmt: skip
         with in_place_of_loaders(preparation, encoders), make_display(True, False) as display:
             outcome = pipeline.predict(job, World(launched=False), device.type == "cpu", [], display, own_process=False)
         facts = read_run_json(outcome.outputs.run_json)

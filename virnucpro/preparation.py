@@ -127,7 +127,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             return None
         outputs.prepare()
         place.write_identity(identity)
-        older, preferred = _older_work(run), preferred_tokens(run.device)
+        older = _older_work(run)
         work, dtype, hashes = {}, "float16" if settings.features == "float16" else "float32", bundle.identity()
         for name in ENCODERS:
             content = {"frames": table.fingerprint, "weights": hashes[name], "precision": settings.precision, "rows": dtype}
@@ -137,7 +137,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             if force:
                 store.remove()
             run.stores.append(store)
-            tokens = batch_tokens(table, name, settings.batch_tokens, int(preferred.value))
+            tokens = batch_tokens(table, name, settings.batch_tokens, int(preferred_tokens(run.device, name).value))
             work[name] = make_work(table, name, store, tokens, _take_up(name, table, older, run))
         _check_room(run, len(table), work)
     return Job(table, {name: w.plan for name, w in work.items()}, outputs, work, identity)

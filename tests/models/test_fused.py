@@ -109,7 +109,7 @@ def test_asked_for_and_impossible_is_said_in_one_line(precision, compile, option
 
 
 def test_a_cpu_batch_is_small():
-    assert preferred_tokens(CPU).value == "4096"
+    assert preferred_tokens(CPU).value == preferred_tokens(CPU, "dnabert_s").value == "4096"
 
 
 @cuda
@@ -117,6 +117,7 @@ def test_batch_fills_the_multiprocessors_on_cuda():
     tokens = int(preferred_tokens(torch.device("cuda")).value)
     assert tokens % (128 * torch.cuda.get_device_properties("cuda").multi_processor_count) == 0
     assert 8_192 <= tokens <= 33_792
+    assert int(preferred_tokens(torch.device("cuda"), "dnabert_s").value) == 4 * tokens
 
 
 @cuda

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from virnucpro.embedding.feature_store import FeatureStore
-from virnucpro.embedding.plan import Plan, Sharing, make_plan, share
+from virnucpro.embedding.plan import MAX_ROWS, Plan, Sharing, make_plan, share
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.sequences.frame_table import FrameTable
 
@@ -52,9 +52,14 @@ def longest_tokens(table: FrameTable, encoder: str) -> int:
 
 
 def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: int) -> int:
-    """T, the tokens of a packed batch: constant over a run, never below the longest frame."""
+    """T, the tokens of a packed batch: constant over a run, never below the longest frame.
+
+    By default no more than what as many sequences as a batch may have fill, on average: all of T is computed.
+    """
     lengths = column(table, f"{encoder}_length")[embeddable(table)]
     longest = int(lengths.max()) if len(lengths) else 1
+    while len(lengths) and lengths.mean() * MAX_ROWS < default:
+        default //= 2
     if asked is not None and asked < longest:
         raise UsageError(f"--batch-size {asked}: the longest frame has {longest} tokens; give {longest} or more")
     return asked if asked is not None else max(default, longest)

@@ -16,6 +16,9 @@ PLAIN, FUSED, INT8 = "plain", "fused", "int8"
 HEAD_WIDTHS = (16, 32, 64, 128)
 HOPPER = (9, 0)
 ROWS_OF_A_TILE = 128
+# DNABERT-S is narrow: its launches take the host as long as their work takes the GPU, and each waits for Python's lock while a
+# thread loads ESM-2
+TILES = {"esm2": 1, "dnabert_s": 4}
 
 
 def choose_fast_path(name: str, device: torch.device, precision: str, head_width: int, compile: str) -> Choice:
@@ -58,10 +61,10 @@ def int8_is_missing(device: torch.device) -> str:
     return ""
 
 
-def preferred_tokens(device: torch.device) -> Choice:
-    """Tokens of a batch: a tile of rows for every multiprocessor, so that no product ends with most of them idle."""
+def preferred_tokens(device: torch.device, encoder: str = "esm2") -> Choice:
+    """Tokens of a batch: a tile of rows, or some, for every multiprocessor, so that no product ends with most of them idle."""
     if device.type != "cuda":
         return Choice("batch", "4096", f"enough for {device.type}")
     count = torch.cuda.get_device_properties(device).multi_processor_count
-    tokens = ROWS_OF_A_TILE * count * max(1, round(16_384 / (ROWS_OF_A_TILE * count)))
-    return Choice("batch", str(tokens), f"{ROWS_OF_A_TILE} rows for each of {count} multiprocessors")
+    rows = ROWS_OF_A_TILE * max(1, round(16_384 / (ROWS_OF_A_TILE * count))) * TILES[encoder]
+    return Choice("batch", str(rows * count), f"{rows} rows for each of {count} multiprocessors")

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from virnucpro.errors import ModelError, one_line
 from virnucpro.training.batches import Batch, BatchMaker, Rows
+from virnucpro.training.muon import Muon
 from virnucpro.training.network import Answers, Network, RowTensors
 
 MOST_OF_AN_ERROR = 60  # characters; that of other weights names each of them
@@ -41,7 +42,8 @@ class TrainRules:
     clip: float = 1.0
     smoothing: float = 0.05
     pretrain: float = 0.0  # share of the budget in which only masked tokens are learned
-    single_weight: float = 0.3  # of the classifiers that see one encoder only
+    esm2_weight: float = 0.3  # of the classifier that sees proteins only
+    dnabert_s_weight: float = 0.3  # of the one that sees nucleotides only
     token_weight: float = 0.15  # of the masked-language losses
     mean_decay: float = 0.999
     seed: int = 1
@@ -151,8 +153,8 @@ class RunningMean:
 def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[torch.optim.Optimizer]:
     """AdamW for embeddings, vectors and output layers, Muon for the matrices inside the encoders and the classifier.
 
-    Muon's updates are as large as AdamW's (Liu et al. 2025, arXiv 2502.16982); with it and more mini needs fewer frames (docs/MODELS.md).
-    Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors.
+    With Muon and more mini needs fewer frames (docs/MODELS.md). Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have
+    its own rate; no decay on vectors.
     """
     inner, outer = {}, {}
     for name, p in network.named_parameters():
@@ -166,7 +168,7 @@ def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[tor
 
     return [
         torch.optim.AdamW(described(outer, 1.0), lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused),
-        torch.optim.Muon(described(inner, rules.matrix_rate), lr=rules.learning_rate, adjust_lr_fn="match_rms_adamw"),
+        Muon(described(inner, rules.matrix_rate), lr=rules.learning_rate),
     ]
 
 
@@ -241,7 +243,8 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
                               len(batch.virus), encoders)  # fmt: skip
             parts = losses(answers, batch, rules, device)
-            supervised = parts["classifier"] + rules.single_weight * (parts["esm2_only"] + parts["dnabert_s_only"])
+            single = rules.esm2_weight * parts["esm2_only"] + rules.dnabert_s_weight * parts["dnabert_s_only"]
+            supervised = parts["classifier"] + single
             tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
             total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
             for optimizer in optimizers:
