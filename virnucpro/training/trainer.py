@@ -42,7 +42,7 @@ class TrainRules:
     clip: float = 1.0
     smoothing: float = 0.05
     pretrain: float = 0.0  # share of the budget in which only masked tokens are learned
-    esm2_weight: float = 0.3  # of the classifier that sees proteins only
+    esm2_weight: float = 3.0  # of the classifier that sees proteins only: of the encoders ESM-2 is the slower and the one to trust more
     dnabert_s_weight: float = 0.3  # of the one that sees nucleotides only
     token_weight: float = 0.15  # of the masked-language losses
     mean_decay: float = 0.999
