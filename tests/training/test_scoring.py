@@ -27,7 +27,7 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     parts.mkdir()
     for part, file in (("esm2", "esm2/model"), ("dnabert_s", "dnabert_s/model"), ("classifier", "classifier")):
         (parts / f"{part}.safetensors").symlink_to(MINI / f"{file}.safetensors")
-    network = Network(NetworkShape(hidden=514))  # two units of its classifier pass the protein alone through
+    network = Network(NetworkShape())
     load_parts(network, parts, ("esm2", "dnabert_s", "classifier"))
     tokenizers = Tokenizers(MINI / "esm2", MINI / "dnabert_s")
     scores = score_contigs(network, store, np.arange(4), tokenizers, BatchShape(8, 0, 384, 4, 4), 500, "longest", torch.device("cpu"))
