@@ -1,7 +1,7 @@
 """Muon (Jordan et al. 2024) with updates as large as AdamW's (Liu et al. 2025, arXiv 2502.16982), matrices of one shape at a time.
 
 `torch.optim.Muon` turns one matrix after another, 22 launches each; mini has 58 of them, too small to fill a GPU, so that it took longer
-than they need (docs/PERFORMANCE.md). Step for step the same arithmetic, on stacks.
+than they need (docs/MODELS.md). Step for step the same arithmetic, on stacks.
 """
 from __future__ import annotations
 
