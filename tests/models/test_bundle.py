@@ -124,6 +124,9 @@ def test_the_best_installed_answers(home, written, monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_MODEL", "mine")
     bundle, choice = resolve_bundle(ModelSettings())
     assert bundle.esm2 == home / "mine" / "esm2" and choice.reason == "VIRNUCPRO_MODEL"
+    monkeypatch.setenv("VIRNUCPRO_MODEL", "nine")
+    with pytest.raises(ModelError, match=r"^VIRNUCPRO_MODEL nine: neither a known name"):
+        resolve_bundle(ModelSettings())
 
 
 def test_a_model_that_is_not_there_says_what_to_bring(home):
