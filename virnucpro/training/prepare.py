@@ -159,12 +159,15 @@ def read_translations(paths: Iterable[Path]) -> dict[str, list[str]]:
         opener = gzip.open if path.suffix == ".gz" else open
         try:
             with opener(path, "rt") as handle:
-                for record in SeqIO.parse(handle, "genbank"):
+                records = 0
+                for records, record in enumerate(SeqIO.parse(handle, "genbank"), start=1):  # noqa: B007
                     proteins = [p for f in record.features if f.type == "CDS" for p in f.qualifiers.get("translation", [])]
                     for name in {record.id, record.name, record.id.split(".")[0]}:
                         found[name] += proteins
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: not readable as GenBank ({error})") from error
+        if not records:  # Biopython looks for the first LOCUS line, over whatever else there is
+            raise InputError(f"{path}: no GenBank record in it; --genbank takes annotation in GenBank's flat file format")
     return found
 
 
