@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,6 +80,7 @@ class Options:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
+        self.call_settings()
 
     def arguments(self) -> list[str]:
         """The command line that says the same, less what is as usual."""
@@ -181,9 +182,9 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     """
     world = read_world()
     output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
-    spool = output_dir / ".virnucpro-stdin"
-    inputs = _inputs(given, spool, world)
+    spool, is_new = output_dir / ".virnucpro-stdin", not output_dir.exists()
     try:
+        inputs = _inputs(given, spool, world)
         settings = options.settings(inputs, output_dir)
         with reading_ahead(settings, world) if own_process else nullcontext():
             processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # torch is imported here
@@ -199,6 +200,9 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
         if not world.launched:
             os.environ.pop(STDIN_VARIABLE, None)
             shutil.rmtree(spool, ignore_errors=True)
+            if is_new:
+                with suppress(OSError):  # unless there is something in it
+                    output_dir.rmdir()
 
 
 def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
