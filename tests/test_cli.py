@@ -1,6 +1,8 @@
 """The command line: quick, one line an error, exit codes, and no torch before it is wanted."""
 from __future__ import annotations
 
+import io
+import re
 import resource
 import subprocess
 import sys
@@ -40,6 +42,8 @@ def test_help_of_a_command_fits_80_columns(command, capsys, monkeypatch):
     assert cli.run([*command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 5 and max(map(len, lines)) <= 80
+    cut = [line for line in lines if "…" in line or re.search(r"<[^\s>]*\|[^\s>]*\s", line)]  # of <one|two> some, or of a default
+    assert not cut
 
 
 def test_without_a_word_it_shows_its_commands(capsys):
@@ -70,3 +74,22 @@ def test_usage_errors_are_one_line_and_exit_64(tmp_path, arguments, said):
     assert result.returncode == 64
     assert said in error_line(result)
     assert result.stdout == b""
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("--minutes", "nan"), ("--minutes", "inf"), ("--minutes", "0"), ("--learning-rate", "inf"), ("--learning-rate", "0"),
+    ("--pretrain", "nan"),
+])  # fmt: skip
+def test_a_number_that_trains_nothing_is_refused_by_its_option(tmp_path, capsys, option, value):
+    assert cli.run(["train", str(tmp_path), option, value]) == 64
+    assert f"'{option}'" in capsys.readouterr().err
+
+
+def test_wrong_options_beside_standard_input_make_no_directory(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIRNUCPRO_HOME", str(tmp_path))
+    for option, value in (("--min-score", "2"), ("--gpus", "7"), ("--stride", "3")):
+        with open(__file__, "rb") as text:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(text))
+            assert cli.run(["predict", "-", option, value, "-o", "out"]) == 64
+        assert option in capfd.readouterr().err and not list(tmp_path.iterdir())

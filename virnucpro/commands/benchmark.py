@@ -18,7 +18,7 @@ Rival = one_of("Rival", ("original",))
 def benchmark(
     model_shape: Annotated[ModelShape, typer.Option("--model-shape", help="Random weights of this shape.")] = ModelShape("3B"),
     lengths: Annotated[SequenceLengths, typer.Option("--lengths", help="Of the random sequences.")] = SequenceLengths("500bp"),
-    precision: Annotated[Precision, typer.Option("--precision", help="As for predict.")] = Precision.auto,
+    precision: Annotated[Precision, typer.Option("--precision", metavar="TYPE", help="As for predict.")] = Precision.auto,
     compile: Annotated[Compile, typer.Option("--compile", help="As for predict.")] = Compile.auto,
     against: Annotated[
         Rival | None, typer.Option("--against", help="Run fair-esm in fp32 at 2,048 tokens a batch beside it.", show_default=False)
