@@ -139,8 +139,8 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     forced = "--force" in arguments
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    for name in ("elastic", "elastic.agent.server.api", "launcher.api"):  # the latter two have levels of their own
+        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)
     threads = max(1, cores() // processes.count)
     environment = {PARENT_VARIABLE: str(os.getpid()), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
                    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_END), "PYTHONUNBUFFERED": "1"}
