@@ -276,6 +276,8 @@ def wrong_ending(running: Running, kind: str) -> str:
     code, text, several = running.popen.returncode, running.text(), running.processes > 1
     if "Traceback" in text:
         return "a traceback"
+    if "torch/distributed" in text and not isinstance(running.popen, Forked):
+        return "a line of torch's launcher"
     if kind in ("kill all", "kill launcher") or (kind.startswith("kill") and not several):
         return "" if code == -signal.SIGKILL else f"exit code {code}"
     if kind in ("terminate", "interrupt"):

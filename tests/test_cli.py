@@ -1,14 +1,18 @@
 """The command line: quick, one line an error, exit codes, and no torch before it is wanted."""
 from __future__ import annotations
 
+import io
+import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from command import environment, error_line, virnucpro
 
 from virnucpro import cli
+from virnucpro.run_state import RunLock
 
 
 def test_help_is_quick_and_loads_no_torch(tmp_path):
@@ -40,6 +44,8 @@ def test_help_of_a_command_fits_80_columns(command, capsys, monkeypatch):
     assert cli.run([*command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 5 and max(map(len, lines)) <= 80
+    cut = [line for line in lines if "…" in line or re.search(r"<[^\s>]*\|[^\s>]*\s", line)]  # of <one|two> some, or of a default
+    assert not cut
 
 
 def test_without_a_word_it_shows_its_commands(capsys):
@@ -58,6 +64,8 @@ def test_without_a_word_it_shows_its_commands(capsys):
         (["predict", "x.fa", "--min-score", "0.4", "--relaxed"], "exclude each other"),
         (["predict", "x.fa", "--resume", "--force"], "give one of them"),
         (["predict", "-", "x.fa"], "cannot be mixed"),
+        (["predict", ""], "the name is empty"),
+        (["benchmark", "-o", "nowhere/out.json"], "nowhere/out.json"),
         (["predict", "x.fa", "--model-type", "custom"], "--model-path"),
         (["predict", "x.fa", "--device", "tpu"], "--gpus"),
         (["predict", "x.fa", "--prevalence", "0"], "between 0 and 1"),
@@ -70,3 +78,41 @@ def test_usage_errors_are_one_line_and_exit_64(tmp_path, arguments, said):
     assert result.returncode == 64
     assert said in error_line(result)
     assert result.stdout == b""
+
+
+@pytest.mark.parametrize(("option", "value"), [
+    ("--minutes", "nan"), ("--minutes", "inf"), ("--minutes", "0"), ("--learning-rate", "inf"), ("--learning-rate", "0"),
+    ("--pretrain", "nan"),
+])  # fmt: skip
+def test_a_number_that_trains_nothing_is_refused_by_its_option(tmp_path, capsys, option, value):
+    assert cli.run(["train", str(tmp_path), option, value]) == 64
+    assert f"'{option}'" in capsys.readouterr().err
+
+
+def test_wrong_options_beside_standard_input_make_no_directory(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VIRNUCPRO_HOME", str(tmp_path))
+    for option, value in (("--min-score", "2"), ("--gpus", "7"), ("--stride", "3")):
+        with open(__file__, "rb") as text:
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(text))
+            assert cli.run(["predict", "-", option, value, "-o", "out"]) == 64
+        assert option in capfd.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_run_leaves_the_standard_input_of_another_alone(tmp_path, capfd, monkeypatch):
+    spool = tmp_path / "out" / ".virnucpro-stdin"
+    with RunLock(spool / "lock", tmp_path / "out"), open(__file__, "rb") as text:
+        (spool / "stdin").write_text(">a\nACGT\n")
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(text))
+        assert cli.run(["predict", "-", "-o", str(tmp_path / "out")]) == 1
+        assert (spool / "stdin").read_text() == ">a\nACGT\n"
+    assert "another run is writing here" in capfd.readouterr().err
+
+
+def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path, capfd, monkeypatch):
+    def refuse(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))  # the superuser of a test machine is refused nothing
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    assert cli.run(["predict", str(tmp_path / "x.fa")]) == 1
+    assert f"virnucpro: error: {tmp_path / 'x.fa'}: permission denied; " in capfd.readouterr().err

@@ -1,6 +1,8 @@
 """Which processes and devices a command line gets, with and without a launcher."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from virnucpro.errors import UsageError
@@ -78,3 +80,12 @@ def test_a_count_that_contradicts_the_launcher_is_refused(gpus, processes):
 def test_a_launcher_keeps_its_processes(gpus, processes):
     chosen = choose_processes(gpus, processes, TWO, ["0", "1"])
     assert chosen.count == 1 and chosen.visible is None and not chosen.spawn
+    assert chosen.choice.reason == "as launched"
+
+
+@pytest.mark.parametrize(("gpus", "processes", "reason"), [
+    (None, 2, "--num-processes 2"), ("none", 2, "--num-processes 2"), ("0,1", None, "--gpus 0,1"), (None, None, "all that is visible"),
+])  # fmt: skip
+def test_in_processes_of_our_own_the_reason_is_what_was_asked_for(gpus, processes, reason):
+    ours = replace(TWO, self_launched=True)
+    assert choose_processes(gpus, processes, ours, ["0", "1"]).choice.reason == reason

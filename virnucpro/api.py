@@ -7,8 +7,8 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from virnucpro.errors import Failure, InputError, StoreError, UsageError
 from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
 from virnucpro.reading import reading_ahead
+from virnucpro.run_state import RunLock
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
     COMPILE,
@@ -80,6 +81,7 @@ class Options:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
+        self.call_settings()
 
     def arguments(self) -> list[str]:
         """The command line that says the same, less what is as usual."""
@@ -181,24 +183,20 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     """
     world = read_world()
     output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
-    spool = output_dir / ".virnucpro-stdin"
-    inputs = _inputs(given, spool, world)
-    try:
+    with ExitStack() as stack:
+        inputs = _inputs(given, output_dir, world, stack)
         settings = options.settings(inputs, output_dir)
-        with reading_ahead(settings, world) if own_process else nullcontext():
-            processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # torch is imported here
-            if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
-                more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
-                raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or "
-                                 "FASTQ file")
-            if not processes.spawn:
-                return _run_here(settings, options, world, processes, own_process)
-            code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
-            return _launched_result(settings, code)
-    finally:
-        if not world.launched:
-            os.environ.pop(STDIN_VARIABLE, None)
-            shutil.rmtree(spool, ignore_errors=True)
+        if own_process:
+            stack.enter_context(reading_ahead(settings, world))
+        processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # torch is imported here
+        if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
+            more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
+            raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or "
+                             "FASTQ file")
+        if not processes.spawn:
+            return _run_here(settings, options, world, processes, own_process)
+        code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
+        return _launched_result(settings, code)
 
 
 def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
@@ -243,7 +241,7 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     return Result(settings.output_dir, tuple(Failure(**failure) for failure in facts["failures"]), code, outputs)
 
 
-def _inputs(given: list[str], spool: Path, world: World) -> tuple[InputFile, ...]:
+def _inputs(given: list[str], output_dir: Path, world: World, stack: ExitStack) -> tuple[InputFile, ...]:
     if "-" not in given:
         return find_inputs(given)
     if given != ["-"]:
@@ -252,12 +250,27 @@ def _inputs(given: list[str], spool: Path, world: World) -> tuple[InputFile, ...
         return (InputFile(Path(os.environ[STDIN_VARIABLE]), "stdin", "stdin"),)
     if world.launched:
         raise UsageError("input -: under a launcher one process would get it all; write it to a file, or use --gpus")
-    try:
-        file = spool_stdin(spool)
-    except OSError as error:
-        raise StoreError(f"{spool}: standard input cannot be kept here ({error.strerror}); choose another --output-dir") from error
-    os.environ[STDIN_VARIABLE] = str(file.path)
-    return (file,)
+    return (stack.enter_context(_standard_input(output_dir)),)
+
+
+@contextmanager
+def _standard_input(output_dir: Path) -> Iterator[InputFile]:
+    """Standard input as a file below `output_dir` while entered; of an output directory with nothing else in it nothing stays."""
+    spool, is_new = output_dir / ".virnucpro-stdin", not os.path.exists(output_dir)
+    with RunLock(spool / "lock", output_dir):  # else a second run would overwrite it, long before it asks for the run's own lock
+        try:
+            try:
+                file = spool_stdin(spool)
+            except OSError as error:
+                raise StoreError(f"{spool}: standard input cannot be kept here ({error.strerror}); choose another --output-dir") from error
+            os.environ[STDIN_VARIABLE] = str(file.path)
+            yield file
+        finally:
+            os.environ.pop(STDIN_VARIABLE, None)
+            shutil.rmtree(spool, ignore_errors=True)
+            if is_new:
+                with suppress(OSError):
+                    output_dir.rmdir()
 
 
 def _options(**given: Any) -> Options:

@@ -97,6 +97,9 @@ def run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
+    except PermissionError as error:  # may come from wherever a path is looked at
+        code = UNEXPECTED
+        _complain(VirNucProError(f"{error.filename}: permission denied; make it accessible, or name another"), verbose, world)
     except Exception as error:
         code = UNEXPECTED
         what = f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"

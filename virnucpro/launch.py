@@ -102,15 +102,17 @@ def choose_processes(gpus: str | None, num_processes: int | None, world: World, 
         names = [visible[i] for i in _indices(wanted, len(visible))]
     if num_processes is not None and names:
         raise UsageError("--num-processes counts processes without GPUs; with GPUs give --gpus alone (a process each)")
+    if num_processes is not None:
+        reason = f"--num-processes {num_processes}"
+    else:
+        reason = f"--gpus {gpus}" if wanted != "all" else "all that is visible" if names else "no GPU is visible"
     if world.launched:
         _check_against_launcher(gpus, num_processes, names, world)
         cpu = wanted == "none" or not visible or _true("ACCELERATE_USE_CPU")
-        return Processes(1, cpu, None, Choice("processes", str(world.size), "as launched"))
+        return Processes(1, cpu, None, Choice("processes", str(world.size), reason if world.self_launched else "as launched"))
     if not names:
         count = num_processes or 1
-        reason = "--gpus none" if gpus == "none" else "--num-processes" if num_processes else "no GPU is visible"
         return Processes(count, True, None, Choice("devices", f"CPU, {count} process{'es' * (count > 1)}", reason))
-    reason = "all that is visible" if wanted == "all" else f"--gpus {gpus}"
     return Processes(len(names), False, ",".join(names), Choice("devices", f"{len(names)} GPU{'s' * (len(names) > 1)}", reason))
 
 
@@ -137,8 +139,8 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     forced = "--force" in arguments
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    logging.getLogger("torch.distributed.launcher").setLevel(logging.CRITICAL)
+    for name in ("elastic", "elastic.agent.server.api", "launcher.api"):  # the latter two have levels of their own
+        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)
     threads = max(1, cores() // processes.count)
     environment = {PARENT_VARIABLE: str(os.getpid()), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
                    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_END), "PYTHONUNBUFFERED": "1"}

@@ -35,6 +35,7 @@ from virnucpro.models.load_ahead import LoadAhead
 from virnucpro.models.precision import resolve_precision
 from virnucpro.models.verify import read_verification
 from virnucpro.preparation import Job, Run, device_name, join, load_ahead, load_encoder, prepare
+from virnucpro.reading import check_stride
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -73,6 +74,7 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
             stack.enter_context(Stopping(lambda number: _stopped(number, stores, settings, world, display), world.parent))
         with clock.stage("start"):
             bundle, chosen = resolve_bundle(settings.model)
+            check_stride(settings, bundle)  # before anything is written
             accelerator = make_accelerator(world, cpu)
             precision = resolve_precision(settings.precision, accelerator.device, accelerator.mixed_precision if world.launched else None)
         run = Run(replace(settings, precision=precision.value), world, bundle, accelerator.device,

@@ -74,11 +74,16 @@ def read_beside() -> None:
         build_ahead(*_wanted(settings, bundle), settings.cache_dir, os.environ[BUILDER_VARIABLE])
 
 
-def _wanted(settings: PredictSettings, bundle: Bundle) -> tuple[Sequence[InputFile], FrameRules, Tokenizers]:
+def check_stride(settings: PredictSettings, bundle: Bundle) -> None:
+    """Raise UsageError where the windows of `--stride` would not overlap, or be too many."""
     least = bundle.chunk_length // WINDOWS_OVER_A_BASE
     if settings.stride and not least <= settings.stride < bundle.chunk_length:
         raise UsageError(f"--stride {settings.stride}: windows of {bundle.chunk_length} bases are to overlap, up to "
                          f"{WINDOWS_OVER_A_BASE} of them; give {least} to {bundle.chunk_length - 1}")
+
+
+def _wanted(settings: PredictSettings, bundle: Bundle) -> tuple[Sequence[InputFile], FrameRules, Tokenizers]:
+    check_stride(settings, bundle)
     rules = FrameRules(bundle.chunk_length, bundle.frame_policy, settings.min_length, settings.stride)
     return settings.inputs, rules, Tokenizers(bundle.esm2, bundle.dnabert_s)
 

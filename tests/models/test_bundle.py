@@ -13,6 +13,7 @@ from golden_run import GOLDEN
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.models.bundle import MINI, Bundle, resolve_bundle
 from virnucpro.models.random_bundle import random_bundle
+from virnucpro.models.verify import verify_model
 from virnucpro.settings import ModelSettings
 
 
@@ -124,12 +125,17 @@ def test_the_best_installed_answers(home, written, monkeypatch):
     monkeypatch.setenv("VIRNUCPRO_MODEL", "mine")
     bundle, choice = resolve_bundle(ModelSettings())
     assert bundle.esm2 == home / "mine" / "esm2" and choice.reason == "VIRNUCPRO_MODEL"
+    monkeypatch.setenv("VIRNUCPRO_MODEL", "nine")
+    with pytest.raises(ModelError, match=r"^VIRNUCPRO_MODEL nine: neither a known name"):
+        resolve_bundle(ModelSettings())
 
 
 def test_a_model_that_is_not_there_says_what_to_bring(home):
     with pytest.raises(ModelError, match=r"models download 500.*facebook/esm2_t36_3B_UR50D.*500_model\.pth") as caught:
         resolve_bundle(ModelSettings(model="500"))
     assert str(home) in str(caught.value)
+    with pytest.raises(ModelError, match=r"^models verify 500: not on this machine"):
+        verify_model("500")
     with pytest.raises(ModelError, match="--model nonsense: neither a known name"):
         resolve_bundle(ModelSettings(model="nonsense"))
 

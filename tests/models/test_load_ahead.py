@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -22,11 +23,15 @@ def test_the_encoders_come_in_order_and_once():
         order.append(name)
         return DnabertEncoder.load(GOLDEN / "dnabert_s", CPU, "fp32")
 
+    usual = sys.getswitchinterval()
     with LoadAhead({name: lambda name=name: load(name) for name in ("first", "second")}, CPU) as ahead:
         second = ahead.take("second")
         assert order == ["first", "second"] and isinstance(second, DnabertEncoder)
         assert ahead.take("second") is None and ahead.take("another") is None
         assert ahead.take("first") is not second
+        patience = time.monotonic() + 10
+        while sys.getswitchinterval() != usual:  # nothing is imported any more
+            assert time.monotonic() < patience
 
 
 def test_what_cannot_be_loaded_is_left_to_the_ordinary_way(tmp_path):

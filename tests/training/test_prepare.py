@@ -95,6 +95,11 @@ def test_with_genbank_only_frames_within_an_annotated_protein_stay(tmp_path):
     assert expected and [f["frame_id"] for f in frames_of(tmp_path / "out")] == expected
     assert summary["frames"]["records_without_annotation"] == 1
     assert summary["frames"]["frames_outside_annotation"] == len(found) - len(expected)
+    with pytest.raises(InputError, match=r"g\.fna: no GenBank record in it"):
+        prepare(PrepareSettings(labels, tmp_path / "none", genbank=(tmp_path / "x.gb", tmp_path / "g.fna")))
+    with pytest.raises(InputError, match=r"y\.gb: not readable as GenBank \(No such file or directory\)"):
+        prepare(PrepareSettings(labels, tmp_path / "none", genbank=(tmp_path / "y.gb",)))
+    assert not (tmp_path / "none").exists()  # before any work
 
 
 @pytest.mark.parametrize(("line", "says"), [

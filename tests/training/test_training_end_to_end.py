@@ -72,6 +72,14 @@ def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundl
     assert len(scores) == 1 + sum(f["all"]["viruses"] + f["all"]["cellular"] for f in results["lengths"].values())
 
 
+def test_a_calibration_needs_groups_to_leave_out(prepared, bundle, tmp_path):
+    prepare(PrepareSettings(prepared.parent / "labels.tsv", tmp_path / "few", frame_policy="longest", validation=0.05))
+    before = (bundle / "bundle.json").read_bytes()
+    with pytest.raises(InputError, match="of 1 viral and 1 other groups"):
+        calibrate(bundle, tmp_path / "few", tmp_path / "calibration", per_group=1)
+    assert (bundle / "bundle.json").read_bytes() == before
+
+
 def test_one_of_several_processes_does_not_train(prepared, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="train runs in one process, and the launcher started 2; leave the launcher out"):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from virnucpro.commands.options import Compile, Precision, one_of
+from virnucpro.errors import UsageError
 
 ModelShape = one_of("ModelShape", ("3B", "650M", "mini", "tiny"))
 SequenceLengths = one_of("SequenceLengths", ("500bp", "reads", "mix"))
@@ -18,7 +20,7 @@ Rival = one_of("Rival", ("original",))
 def benchmark(
     model_shape: Annotated[ModelShape, typer.Option("--model-shape", help="Random weights of this shape.")] = ModelShape("3B"),
     lengths: Annotated[SequenceLengths, typer.Option("--lengths", help="Of the random sequences.")] = SequenceLengths("500bp"),
-    precision: Annotated[Precision, typer.Option("--precision", help="As for predict.")] = Precision.auto,
+    precision: Annotated[Precision, typer.Option("--precision", metavar="TYPE", help="As for predict.")] = Precision.auto,
     compile: Annotated[Compile, typer.Option("--compile", help="As for predict.")] = Compile.auto,
     against: Annotated[
         Rival | None, typer.Option("--against", help="Run fair-esm in fp32 at 2,048 tokens a batch beside it.", show_default=False)
@@ -39,6 +41,8 @@ def run_benchmark_command(output: Path | None, **options: Any) -> None:
     """Choices and steps to standard error as they come, the table to standard output."""
     from virnucpro.benchmark import BenchmarkSettings, closing_lines, run_benchmark, table
 
+    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):  # before minutes of work, not after
+        raise UsageError(f"--output {output}: cannot be written; choose another")
     result = run_benchmark(BenchmarkSettings(**options), lambda line: print(line, file=sys.stderr, flush=True))
     rows = table(result)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -25,7 +25,7 @@ def models_list() -> None:
 
 @models.command("download")
 def models_download(
-    name: Annotated[str, typer.Argument(help="500 or 300.", show_default=False)],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="500 or 300.", show_default=False)],
     to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro.")] = None,
 ) -> None:
     """Fetch a published model (13 GB), checked and converted once; goes on where it was interrupted."""
@@ -37,7 +37,8 @@ def models_download(
 
 @models.command("import")
 def models_import(
-    path: Annotated[Path, typer.Argument(help="The original's .pth, a .safetensors, or an encoder's directory.", show_default=False)],
+    path: Annotated[Path, typer.Argument(metavar="PATH", show_default=False,
+                                        help="The original's .pth, a .safetensors, or an encoder's directory.")],
     name: Annotated[str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")] = None,
 ) -> None:
     """Take a model that was brought by other means; nothing in it is executed."""
@@ -47,7 +48,9 @@ def models_import(
 
 
 @models.command("verify")
-def models_verify(name: Annotated[str, typer.Argument(help="500, 300, or any installed bundle.", show_default=False)]) -> None:
+def models_verify(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="500, 300, or any installed bundle.", show_default=False)],
+) -> None:
     """Compare an installed model with the published figures on this machine, in every precision it has."""
     from virnucpro.models.verify import verify_model
 

@@ -30,7 +30,7 @@ from virnucpro.commands.options import (
     one_of,
 )
 from virnucpro.errors import UsageError
-from virnucpro.settings import FEATURE_KINDS, SHORTEST_CHUNK
+from virnucpro.settings import FEATURE_KINDS, PRECISIONS, SHORTEST_CHUNK
 
 if TYPE_CHECKING:
     from virnucpro.api import Options
@@ -67,7 +67,8 @@ def predict(
                                                      rich_help_panel=MODEL)] = None,
     gpus: Annotated[str | None, typer.Option("--gpus", help="all, none, or numbers such as 0,2.", rich_help_panel=DEVICES)] = None,
     num_processes: Annotated[int | None, typer.Option("--num-processes", help="Processes without GPUs.", rich_help_panel=DEVICES)] = None,
-    precision: Annotated[Precision, typer.Option("--precision", help="Of the encoders.", rich_help_panel=DEVICES)] = Precision.auto,
+    precision: Annotated[Precision, typer.Option("--precision", metavar="TYPE", rich_help_panel=DEVICES,
+                                                 help=f"Of the encoders: {', '.join(PRECISIONS)}.")] = Precision.auto,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, metavar="TOKENS", rich_help_panel=DEVICES,
                                                    help="Tokens in a batch; lower it when memory is short.")] = None,
     compile: Annotated[Compile, typer.Option("--compile", rich_help_panel=DEVICES,

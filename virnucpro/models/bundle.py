@@ -164,26 +164,26 @@ def base_spec(model: str | None, parts: dict[str, Part]) -> tuple[BundleSpec, st
     if model is not None:
         return named_spec(model), "as asked for" + (FULL_ONE if model == "mini" else "")
     if pinned:
-        return named_spec(pinned), "VIRNUCPRO_MODEL" + (FULL_ONE if pinned == "mini" else "")
+        return named_spec(pinned, "VIRNUCPRO_MODEL"), "VIRNUCPRO_MODEL" + (FULL_ONE if pinned == "mini" else "")
     if installed("500"):
         return named_spec("500"), "the full model is installed"
     return named_spec("mini"), "shipped with the package; `virnucpro models download 500` gets the full model"
 
 
-def named_spec(model: str) -> BundleSpec:
-    """A bundle by name (`mini`, `500`, `300`, any in the models directory) or by directory."""
+def named_spec(model: str, said: str = "--model") -> BundleSpec:
+    """A bundle by name (`mini`, `500`, `300`, any in the models directory) or by directory. said: where it was asked for."""
     if model == "mini":
         return read_spec(MINI)
     if (models_dir() / model / "bundle.json").is_file() and Path(model).name == model:
         return read_spec(models_dir() / model)
     if model in PUBLISHED:
         raise ModelError(
-            f"--model {model}: not on this machine; `virnucpro models download {model}` fetches it. Without a network bring "
+            f"{said} {model}: not on this machine; `virnucpro models download {model}` fetches it. Without a network bring "
             f"facebook/esm2_t36_3B_UR50D (config.json vocab.txt and weights), zhihan1996/DNABERT-S (config.json tokenizer.json "
             f"and weights) and {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}")
     if Path(model).is_dir():
         return read_spec(Path(model))
-    raise ModelError(f"--model {model}: neither a known name (500, 300, mini) nor a directory")
+    raise ModelError(f"{said} {model}: neither a known name (500, 300, mini) nor a directory")
 
 
 def installed(name: str) -> bool:

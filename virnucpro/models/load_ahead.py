@@ -51,7 +51,8 @@ class LoadAhead:
         self._seconds_a_turn = sys.getswitchinterval()
         if self._loaders:
             sys.setswitchinterval(SECONDS_A_TURN)
-        self._coming = {name: self._worker.submit(load) for name, load in self._loaders.items()}
+            self._coming = {name: self._worker.submit(load) for name, load in self._loaders.items()}
+            self._worker.submit(sys.setswitchinterval, self._seconds_a_turn)  # after the last one
         return self
 
     def __exit__(self, *_: object) -> None:

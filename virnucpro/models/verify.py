@@ -72,7 +72,7 @@ class Verification:
 def verify_model(name: str, log: Callable[[str], object] = lambda line: None) -> Verification:
     """Check the files of an installed model, and, where figures of it were published, what it computes in every
     precision this machine has; the result is kept for later runs."""
-    spec = named_spec(name)
+    spec = named_spec(name, "models verify")
     bundle = Bundle.load(spec.parts["classifier"].path.parent)
     kept = [d for d in (bundle.esm2, bundle.dnabert_s, bundle.classifier.parent) if (d / "checksums.json").is_file()]
     wrong = tuple(line for directory in kept for line in check_files(directory))

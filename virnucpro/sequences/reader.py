@@ -56,10 +56,13 @@ def find_inputs(paths: Iterable[Path | str]) -> tuple[InputFile, ...]:
     """The files of `paths`, in order; a directory stands for its sequence files, sorted by name.
 
     A path that does not exist stays in: it fails alone when it is read. The same file given twice is read twice.
-    Errors: UsageError when there is no path at all, or a directory holds no sequence file.
+    Errors: UsageError when there is no path at all, one is an empty word, or a directory holds no sequence file.
     """
     files: list[Path] = []
-    for path in map(Path, paths):
+    for given in paths:
+        path = Path(given)
+        if str(given) == "":  # of an unset variable of a shell, say; as a path it would be all of the current directory
+            raise UsageError("input '': the name is empty; name a FASTA or FASTQ file, or . for those in this directory")
         files += _sequence_files(path) if path.is_dir() else [path]
     if not files:
         raise UsageError("no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input")

@@ -163,7 +163,7 @@ def read_proteins(paths: tuple[Path, ...]) -> Store:
             for record in SeqIO.parse(str(path), "fasta"):
                 builder.add(bytes(record.seq), record.id, virus, "viral" if virus else "cellular", "", "", "train", "protein")
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as FASTA ({error})") from error
+            raise InputError(f"{path}: not readable as FASTA ({getattr(error, 'strerror', None) or error})") from error
     return builder.build()
 
 

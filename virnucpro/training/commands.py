@@ -47,7 +47,7 @@ def prepare(
 
 
 def train(
-    prepared: Annotated[Path | None, typer.Argument(metavar="[PREPARED]", show_default=False,
+    prepared: Annotated[Path | None, typer.Argument(metavar="PREPARED", show_default=False,
                                                     help="Directory of prepare: trains a whole small bundle.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output-dir", help="The bundle, or the classifier.")] = Path("trained"),
     features: Annotated[list[Path] | None, typer.Option("--features", help="merged_features.pt of a run: trains a classifier on "
@@ -55,7 +55,7 @@ def train(
     frames: Annotated[Path | None, typer.Option("--frames", help="frames.tsv of prepare: the labels of the features.")] = None,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the classifier, at most.")] = 200,
     batch_size: Annotated[int, typer.Option("--batch-size", min=2, help="Rows, of the classifier.")] = 32,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=1e-9,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=1e-9, max=1,
                                                           help="Default: 2e-4 (classifier), 7e-4 (bundle).")] = None,
     balance: Annotated[bool, typer.Option("--balance/--no-balance", help="Classes count the same.")] = True,
     name: Annotated[str, typer.Option("--name", help="Of the bundle.")] = "custom",
@@ -64,7 +64,7 @@ def train(
     frame_policy: Annotated[str, typer.Option("--frame-policy", help="Of the bundle: open or longest.")] = "longest",
     proteins: Annotated[tuple[Path, Path] | None, typer.Option("--proteins", metavar="VIRAL CELLULAR",
                                                                help="FASTA of more proteins for ESM-2 to learn from.")] = None,
-    minutes: Annotated[float, typer.Option("--minutes", min=0, help="Of training the bundle, at most.")] = 60.0,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.01, max=1e6, help="Of training the bundle, at most.")] = 60.0,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of training the bundle, at most.")] = 10**9,
     pretrain: Annotated[float, typer.Option("--pretrain", min=0, max=1,
                                                help="Share of the time in which only masked tokens are learned.")] = 0.0,
@@ -109,7 +109,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option("-m", "--model", help="500, 300, mini, or a bundle directory.")] = None,
     output: Annotated[Path, typer.Option("-o", "--output-dir", help="Tables, plots and scores.")] = Path("evaluation"),
     side: Annotated[str, typer.Option("--side", help="test, validation or train.")] = "test",
-    lengths: Annotated[str, typer.Option("--lengths", help="Of the contigs that are cut.")] = "300,500,1000,3000,10000",
+    lengths: Annotated[str, typer.Option("--lengths", help="Of the contigs that are cut.")] = "300, 500, 1000, 3000, 10000",
     per_group: Annotated[int, typer.Option("--per-group", min=1, help="Contigs of a length from a group, at most.")] = 100,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Length and GC, 6-mers, DIAMOND.")] = True,
     draws: Annotated[int, typer.Option("--draws", min=0, help="Of groups, for the intervals.")] = 300,
@@ -140,7 +140,7 @@ def calibrate(
     per_group: Annotated[int, typer.Option("--per-group", min=1, help="Contigs of a length from a group, at most.")] = 100,
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
 ) -> None:
-    """Make a bundle's scores probabilities, by sequences it was not trained on."""
+    """Make a bundle's scores probabilities. By sequences it was not trained on."""
     from virnucpro.training.evaluating import calibrate as run
 
     _one_of("--side", side, ("train", "validation", "test"))

@@ -279,8 +279,10 @@ def calibrate(bundle: Path, prepared: Path, output: Path, side: str = "validatio
     scored, share, frames = answer(contigs, output, str(bundle), ignore_calibration=True)
     known = np.flatnonzero(~np.isnan(scored.score))
     s = scored.select(known)
-    if not s.virus.any() or s.virus.all():
-        raise InputError(f"{prepared}: the {side} side needs scored viral and other sequences to calibrate on")
+    viral, others = (len(set(s.group[s.virus == virus].tolist())) for virus in (True, False))
+    if min(viral, others) < 2:  # one is left out in turn, and what is left needs both
+        raise InputError(f"{prepared}: the {side} side has scored sequences of {viral} viral and {others} other groups; a calibration "
+                         "takes at least 2 of each")
     weight = even_weights(s)
     chosen, compared = choose_features(s, share[known], frames[known], weight)
     fitted = fit(FEATURES[chosen], s.score, s.length, share[known], frames[known], s.virus, weight)

@@ -35,7 +35,8 @@ def read_labels(path: Path) -> list[Line]:
         with path.open(encoding="utf-8", newline="") as handle:
             rows = list(csv.DictReader(handle, delimiter="\t"))
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: the table of labels cannot be read ({error}); give a tab-separated text") from error
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: the table of labels cannot be read ({why}); give a tab-separated text") from error
     if not rows:
         raise InputError(f"{path}: no line below the header; name a file and its label in each")
     missing = [c for c in ("file", "label") if c not in rows[0]]

@@ -53,6 +53,7 @@ class PrepareSettings:
 def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: None) -> dict:
     """Write the directory; returns what summary.json says."""
     lines = read_labels(settings.labels)
+    translations = read_translations(settings.genbank) if settings.genbank else None
     records = list(labelled_records(lines))
     names = [record.name for record, _ in records]
     if len(set(names)) < len(names):
@@ -70,7 +71,6 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
     settings.output.mkdir(parents=True, exist_ok=True)
     kept = store.select_records(~drop)
     kept.save(settings.output / "sequences.npz", bits=2)
-    translations = read_translations(settings.genbank) if settings.genbank else None
     frames = write_sides(records, store, drop, translations, settings)
     summary = {
         "settings": {k: v if isinstance(v, int | float) else [*map(str, v)] if isinstance(v, tuple) else str(v)
@@ -159,12 +159,15 @@ def read_translations(paths: Iterable[Path]) -> dict[str, list[str]]:
         opener = gzip.open if path.suffix == ".gz" else open
         try:
             with opener(path, "rt") as handle:
-                for record in SeqIO.parse(handle, "genbank"):
+                records = 0
+                for records, record in enumerate(SeqIO.parse(handle, "genbank"), start=1):  # noqa: B007
                     proteins = [p for f in record.features if f.type == "CDS" for p in f.qualifiers.get("translation", [])]
                     for name in {record.id, record.name, record.id.split(".")[0]}:
                         found[name] += proteins
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as GenBank ({error})") from error
+            raise InputError(f"{path}: not readable as GenBank ({getattr(error, 'strerror', None) or error})") from error
+        if not records:  # Biopython looks for the first LOCUS line, over whatever else there is
+            raise InputError(f"{path}: no GenBank record in it; --genbank takes annotation in GenBank's flat file format")
     return found
 
 
