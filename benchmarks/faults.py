@@ -185,12 +185,15 @@ class Forked:
 
     def __init__(self, function: Callable[[], int], new_session: bool):
         self.returncode: int | None = None
+        # a signal that comes before the new process has handlers of its own waits: it would meet those of this one, and be lost
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         self.pid = os.fork()
         if self.pid == 0:
             code = OUTSIDE
-            for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-                signal.signal(number, handler)
             try:
+                for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+                    signal.signal(number, handler)
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 if new_session:
                     os.setsid()
                 code = function()
@@ -198,6 +201,7 @@ class Forked:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(code)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def poll(self) -> int | None:
         if self.returncode is None:

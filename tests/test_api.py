@@ -159,9 +159,11 @@ def test_summarize_refuses_inputs_that_changed(home, options, tmp_path):
         package.summarize(tmp_path / "out", cache_dir=home / "cache")
 
 
-def test_an_unknown_option_is_a_usage_error():
+def test_an_unknown_option_or_a_wrong_value_is_a_usage_error():
     with pytest.raises(UsageError, match="no such option"):
         package.predict("x.fa", thresholds=0.3)
+    with pytest.raises(UsageError, match="--min-length -1"):
+        package.predict("x.fa", min_length=-1)
 
 
 def test_options_say_themselves_as_a_command_line():

@@ -10,14 +10,17 @@ from pathlib import Path
 import pytest
 from command import GOLDEN
 
+PREDICT = ["predict", str(GOLDEN / "input.fa"), "-m", "mini", "-o", "out", "--cache-dir", "cache", "--gpus", "none"]
+
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc to see what a process is importing")
-def test_an_interrupt_while_torch_is_imported_ends_the_run(tmp_path):
-    command = [sys.executable, "-m", "virnucpro", "predict", str(GOLDEN / "input.fa"), "-m", "mini", "-o", str(tmp_path / "out"),
-               "--cache-dir", str(tmp_path / "cache"), "--gpus", "none"]  # fmt: skip
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize("words, goes_on", [(PREDICT, True), (["benchmark", "--cpu", "--model-shape", "tiny"], False)])
+def test_an_interrupt_while_torch_is_imported_ends_the_run(words, goes_on, tmp_path):
+    command = [sys.executable, "-m", "virnucpro", *words]
+    run = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while run.poll() is None and "libtorch_cpu" not in Path(f"/proc/{run.pid}/maps").read_text():
         time.sleep(0.002)
     run.send_signal(signal.SIGINT)
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130 and said.count("\n") == 1 and "Traceback" not in said
+    assert ("finished work is kept" in said) == goes_on

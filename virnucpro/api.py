@@ -81,6 +81,8 @@ class Options:
                 raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
+        if self.min_length < 0:
+            raise UsageError(f"--min-length {self.min_length}: a length; give 0 or more")
         self.call_settings()
 
     def arguments(self) -> list[str]:

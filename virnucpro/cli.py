@@ -25,6 +25,7 @@ from virnucpro.training import commands as training
 
 UNEXPECTED = 1
 INTERRUPTED, TERMINATED = 130, 143
+GOING_ON = {"predict", "train", "download"}  # commands that take up what an interrupted one has done
 SECONDS_FOR_THE_MAIN_PROCESS = 3.0
 LIBRARY_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
@@ -106,7 +107,8 @@ def run(arguments: list[str]) -> int:
         _complain(VirNucProError(what), verbose, world)
     if world is not None:
         if code in (INTERRUPTED, TERMINATED) and world.is_main and not world.self_launched and not said:
-            print(f"virnucpro: error: {stopped(code - 128, '--force' in arguments)}", file=sys.stderr, flush=True)
+            goes_on = bool(GOING_ON.intersection(arguments))
+            print(f"virnucpro: error: {stopped(code - 128, '--force' in arguments, goes_on)}", file=sys.stderr, flush=True)
         leave_status(code, world)
     return code
 

@@ -181,9 +181,9 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def stopped(number: int, forced: bool) -> str:
-    """What is said at the end of a run that a signal ended."""
-    return f"stopped by {_signal_name(number)}; {how_to_go_on(forced)}"
+def stopped(number: int, forced: bool, goes_on: bool = True) -> str:
+    """What is said at the end of a run that a signal ended; `goes_on`: by a command that goes on where it was."""
+    return f"stopped by {_signal_name(number)}" + (f"; {how_to_go_on(forced)}" if goes_on else "")
 
 
 def how_to_go_on(forced: bool) -> str:
