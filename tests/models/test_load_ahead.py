@@ -9,6 +9,7 @@ import pytest
 import torch
 from golden_run import GOLDEN
 
+from virnucpro.models import load_ahead
 from virnucpro.models.blank import blank
 from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.load_ahead import LoadAhead
@@ -74,3 +75,11 @@ def test_a_thread_uses_the_gpu_of_its_process_cuda():
     for device in (last, torch.device("cuda")):  # Accelerate's device has no number in a single process
         with torch.cuda.device(last), LoadAhead({"it": lambda: [torch.cuda.current_device()]}, device) as ahead:
             assert ahead.take("it") == [last.index]
+
+
+@pytest.mark.parametrize("gib, fits", [(80, True), (24, True), (8, False)])
+def test_weights_wait_where_they_would_take_the_room_to_compute(gib, fits, tmp_path, monkeypatch):
+    with open(tmp_path / "model.safetensors", "wb") as file:
+        file.truncate(5 << 30)  # ESM-2 3B in 16 bits; takes no disk
+    monkeypatch.setattr(load_ahead.torch.cuda, "mem_get_info", lambda device: ((gib << 30) - (1 << 29), gib << 30))
+    assert load_ahead.fits_beside(tmp_path, torch.device("cuda")) == fits

@@ -23,9 +23,13 @@ log = logging.getLogger(__name__)
 SECONDS_A_TURN = 5e-5
 
 
+ROOM_TO_COMPUTE = 3 << 30  # bytes; DNABERT-S's batches take 2 GiB on our own kernels
+
+
 def fits_beside(directory: Path, device: torch.device) -> bool:
-    """Whether the device has room for these weights as they lie on the disk, which is never less than what they will take."""
-    return sum(file.stat().st_size for file in weight_files(directory)) < torch.cuda.mem_get_info(device)[0]
+    """Whether the device has room for these weights as they lie on the disk, which is never less than what they will take, and for
+    computing with the encoder before them meanwhile."""
+    return sum(file.stat().st_size for file in weight_files(directory)) + ROOM_TO_COMPUTE < torch.cuda.mem_get_info(device)[0]
 
 
 class LoadAhead:
