@@ -174,10 +174,12 @@ class WarmFaults(Faults):
                 os.kill(rank.pid, signal.SIGTERM)
         for rank in ranks:
             rank.wait(timeout=SECONDS_TO_END)
+        if caught and ranks[0].returncode == OUTSIDE:  # which is the one to say how to go on
+            return OUTSIDE
         return 128 + caught[0] if caught else 1 if failed else 0
 
 
-OUTSIDE = 99  # exit code of a forked process that was interrupted before the program's own code, which answers for it
+OUTSIDE = 99  # exit code of a forked process that a signal met before the program's own code, which answers for it
 
 
 class Forked:
@@ -191,8 +193,8 @@ class Forked:
         if self.pid == 0:
             code = OUTSIDE
             try:
-                for number, handler in ((signal.SIGTERM, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
-                    signal.signal(number, handler)
+                signal.signal(signal.SIGTERM, lambda number, frame: os._exit(OUTSIDE))
+                signal.signal(signal.SIGINT, signal.default_int_handler)
                 signal.pthread_sigmask(signal.SIG_SETMASK, before)
                 if new_session:
                     os.setsid()
@@ -350,7 +352,7 @@ def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool
     struck = time.monotonic()
     alive = survivors(running, members)
     took = time.monotonic() - struck
-    outside = kind == "interrupt" and running.popen.returncode == OUTSIDE
+    outside = kind in ("interrupt", "terminate") and running.popen.returncode == OUTSIDE
     if outside or (running.popen.returncode == 0 and not alive):  # it had not begun, or had done everything
         tally.missed += 1
         return
