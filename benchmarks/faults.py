@@ -38,7 +38,14 @@ OPTIONS = [*MODEL, "--batch-size", "256", "--gpus", "none"]
 KINDS_OF_ONE = ("kill main process", "kill all", "terminate", "interrupt")
 KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
 SECONDS_TO_END = 30.0
-EVERY_STEP = "import virnucpro.embedding.feature_store as store\nstore.FLUSH_SECONDS = 0.0\n"
+# executed when Python starts: a signal waits until the program itself is there to answer it
+EVERY_STEP = """
+import signal
+before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+import virnucpro.embedding.feature_store as store
+store.FLUSH_SECONDS = 0.0
+signal.pthread_sigmask(signal.SIG_SETMASK, before)
+"""
 
 
 @dataclass
@@ -378,7 +385,7 @@ def end(faults: Faults, out: Path, processes: int, reference: Path, tally: Tally
     if running.popen.returncode != 0:
         tally.wrong.append(f"{out.name}: the last start ended with {running.popen.returncode}\n{running.text()}")
     elif wrong := differences(out, reference):
-        tally.wrong.append(f"{out.name}: not as undisturbed: {', '.join(wrong)}")
+        tally.wrong.append(f"{out.name}: not as undisturbed: {', '.join(wrong)}\n{running.text()}")
 
 
 def campaign(faults: Faults, directory: Path, kills: int, seed: int, a_trial: int) -> Tally:

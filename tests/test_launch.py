@@ -1,6 +1,9 @@
 """Which processes and devices a command line gets, with and without a launcher."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -89,3 +92,32 @@ def test_a_launcher_keeps_its_processes(gpus, processes):
 def test_in_processes_of_our_own_the_reason_is_what_was_asked_for(gpus, processes, reason):
     ours = replace(TWO, self_launched=True)
     assert choose_processes(gpus, processes, ours, ["0", "1"]).choice.reason == reason
+
+
+DIES_ON_LEAVING = """
+import os
+if os.environ.get("RANK"):
+    import virnucpro.launch, virnucpro.results
+    leave, write = virnucpro.launch.leave_status, virnucpro.results.write_results
+    def leave_and_die(code, world):
+        leave(code, world)
+        if world.rank == 1:
+            os.abort()
+    def write_late(*args, **more):
+        import time
+        time.sleep(20)  # the launcher ends this process long before
+        return write(*args, **more)
+    virnucpro.launch.leave_status, virnucpro.results.write_results = leave_and_die, write_late
+"""
+
+
+def test_a_process_that_dies_on_leaving_is_no_success(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(DIES_ON_LEAVING)
+    fasta = tmp_path / "one.fa"
+    fasta.write_text(">a\n" + "ATGGCTAAACGT" * 30 + "\n")
+    command = [sys.executable, "-m", "virnucpro", "predict", str(fasta), "-m", "mini", "-o", str(tmp_path / "out"), "--cache-dir",
+               str(tmp_path / "cache"), "--gpus", "none", "--num-processes", "2"]  # fmt: skip
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
+    assert run.returncode == 1 and "process 1 of 2 died: killed by SIGABRT" in run.stderr and "Traceback" not in run.stderr
+    assert not (tmp_path / "out" / "run.json").exists()

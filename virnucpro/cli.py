@@ -63,8 +63,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gc.set_threshold(10_000)  # importing torch makes half a million objects and no garbage, which is searched for all the time
     code = run(list(sys.argv[1:] if arguments is None else arguments))
     gc.freeze()  # else it is searched for once more, in all that was ever imported: a second at the end of a run
-    if code == INTERRUPTED:  # else Python may end by the signal itself, where it fell into code that was made at run time
+    # An interrupt may have fallen into code that was made at run time, and Python would end by the signal itself. And a process that
+    # aborts while libraries are taken down makes a launcher end the main one, which may be writing results.
+    if code == INTERRUPTED or os.environ.get("RANK", "0") != "0":
         sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 

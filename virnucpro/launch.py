@@ -128,6 +128,9 @@ def visible_devices() -> list[str]:
     return [name.strip() for name in named.split(",") if name.strip()][:count]
 
 
+FINISHED = (0, 2)  # exit codes of a run that has answered: 2 with failures
+
+
 def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
     """Run `python -m virnucpro ARGUMENTS` in `processes.count` processes through torchrun's API; the exit code of the run.
 
@@ -162,6 +165,9 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
             return _left_status(Path(status), 0) or 0
         except ChildFailedError as error:
             left = [_left_status(Path(status), rank) for rank in range(processes.count)]
+            if left[0] in FINISHED:  # the main process had done everything
+                return left[0]
+            left = [code or None for code in left]  # one that was well when it left, and failed all the same, has not said why
             rank, failure = _cause(error.failures, left)
             code = left[rank]
             if code is not None and code > 128:
