@@ -38,13 +38,14 @@ OPTIONS = [*MODEL, "--batch-size", "256", "--gpus", "none"]
 KINDS_OF_ONE = ("kill main process", "kill all", "terminate", "interrupt")
 KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
 SECONDS_TO_END = 30.0
-# executed when Python starts: a signal waits until the program itself is there to answer it
-EVERY_STEP = """
-import signal
-before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+OUTSIDE = 99  # exit code of a process that a signal met before the program's own code, which answers for it
+# executed when Python starts
+EVERY_STEP = f"""
+import os, signal
+signal.signal(signal.SIGINT, lambda number, frame: os._exit({OUTSIDE}))
 import virnucpro.embedding.feature_store as store
 store.FLUSH_SECONDS = 0.0
-signal.pthread_sigmask(signal.SIG_SETMASK, before)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 """
 
 
@@ -186,9 +187,6 @@ class WarmFaults(Faults):
         if caught and ranks[0].returncode == OUTSIDE:  # which is the one to say how to go on
             return OUTSIDE
         return 128 + caught[0] if caught else 1 if failed else 0
-
-
-OUTSIDE = 99  # exit code of a forked process that a signal met before the program's own code, which answers for it
 
 
 class Forked:
