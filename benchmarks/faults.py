@@ -42,10 +42,12 @@ OUTSIDE = 99  # exit code of a process that a signal met before the program's ow
 # executed when Python starts
 EVERY_STEP = f"""
 import os, signal
-signal.signal(signal.SIGINT, lambda number, frame: os._exit({OUTSIDE}))
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, lambda number, frame: os._exit({OUTSIDE}))
 import virnucpro.embedding.feature_store as store
 store.FLUSH_SECONDS = 0.0
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGTERM, signal.SIG_DFL)
 """
 
 
