@@ -14,19 +14,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from mini_campaign import BASE
 from mini_lane import means
-from mini_more_scores import SHAPE
+from mini_more_scores import score_block
 from mini_windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE
 from safetensors.torch import load_file
 
-from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.metrics import auroc, recall_at
-from virnucpro.training.network import Network, NetworkShape
+from virnucpro.training.network import NetworkShape
 from virnucpro.training.sampling import WindowRules, WindowSampler
-from virnucpro.training.saving import load_parts
-from virnucpro.training.scoring import FrameScores, score_contigs
+from virnucpro.training.scoring import FrameScores
 from virnucpro.training.store import Store
 
 SETS = {"genomes": (6000, HARD_GENOMES, HARD_KINDS), "markers": (4000, MARKER_SHARE, HARD_KINDS)}
@@ -44,14 +41,6 @@ def training_windows(work: Path, name: str) -> Store:
     return Store(found.codes, found.start, found.end - found.start, found.record, np.zeros(n, np.int64), store.labels)
 
 
-def score_block(work: Path, run: Path, store: Store, rows: np.ndarray) -> FrameScores:
-    torch.set_num_threads(1)
-    network = Network(NetworkShape(hidden=len(load_file(run / "classifier.safetensors")["hidden_layer.bias"])))
-    load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
-    tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
-    return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest", torch.device("cpu"))
-
-
 def figures(store: Store, scores: FrameScores, rows: np.ndarray) -> dict:
     """[AUROC, recall at 5 %] of each part on the contigs `rows`."""
     virus = store.labels.virus[store.record[rows]].astype(bool)
@@ -61,11 +50,12 @@ def figures(store: Store, scores: FrameScores, rows: np.ndarray) -> dict:
 
 def main(work: Path, run: Path) -> None:
     results = {}
+    shape = NetworkShape(hidden=len(load_file(run / "classifier.safetensors")["hidden_layer.bias"]))
     with multiprocessing.get_context("fork").Pool() as pool:
         for name in SETS:
             store = training_windows(work, name)
             blocks = np.split(np.arange(len(store)), range(BLOCK, len(store), BLOCK))
-            found = pool.map(partial(score_block, work, run, store), blocks, chunksize=1)
+            found = pool.map(partial(score_block, work, run, store, shape=shape), blocks, chunksize=1)
             scores = FrameScores(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
             results[f"training, {name}"] = figures(store, scores, np.arange(len(store)))
     contigs = Store.load(work / "contigs.npz")

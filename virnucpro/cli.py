@@ -110,7 +110,7 @@ def run(arguments: list[str]) -> int:
         _complain(VirNucProError(what), verbose, world)
     if world is not None:
         if code in (INTERRUPTED, TERMINATED) and world.is_main and not world.self_launched and not said:
-            goes_on = bool(GOING_ON.intersection(arguments))
+            goes_on = bool(GOING_ON.intersection(arguments[:2]))  # not an input of that name
             print(f"virnucpro: error: {stopped(code - 128, '--force' in arguments, goes_on)}", file=sys.stderr, flush=True)
         leave_status(code, world)
     return code
