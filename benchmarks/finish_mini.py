@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 from mini_data import blurred_sets
-from mini_windows import CHUNK_LENGTH, draw_training
+from mini_windows import CHUNK_LENGTH, POLICY, draw_training
 
 from virnucpro.calling import calibration as calibrating
 from virnucpro.calling.regions import RegionLimits
+from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.bundling import write_bundle
 from virnucpro.training.evaluation import Scored, by_class, evaluate, macro, measure
 from virnucpro.training.fitting import FEATURES, choose_features, even_weights
@@ -34,6 +35,12 @@ def frame_scores(path: Path, prefix: str) -> FrameScores | None:
         if f"{prefix}_logit" not in z:
             return None
         return FrameScores(*(z[f"{prefix}_{f}"] for f in FrameScores._fields))
+
+
+def policy_of(path: Path) -> str:
+    """The frame policy of a run's main scores: versions up to 5 had the longest stretch alone."""
+    with np.load(path) as z:
+        return POLICY if f"{POLICY}_logit" in z else "longest"
 
 
 def taken(path: Path, prefix: str, contigs: Store) -> np.ndarray:
@@ -53,15 +60,15 @@ def table(contigs: Store, columns: tuple, rows: np.ndarray, fitted=None) -> Scor
 
 
 def policies(run: Path, contigs: Store) -> dict:
-    """Both frame policies on the 500-base validation windows."""
+    """The frame policies on the 500-base validation windows."""
     lab, out = contigs.labels, {}
     rows = np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500"))
     y = lab.virus[rows].astype(bool)
-    for policy in ("longest", "open"):
+    for policy in FRAME_POLICIES:
         scores = frame_scores(run / "scores.npz", policy)
         if scores is None or not np.isin(rows, scores.contig).any():
             continue
-        score = called(scores, contigs.length, CHUNK_LENGTH)[1].virus_score[rows]
+        score = called(scores, contigs.length, CHUNK_LENGTH, policy)[1].virus_score[rows]
         ok = ~np.isnan(score)
         out[policy] = {
             "answered": {"all": ok.mean(), "viruses": ok[y].mean(), "cellular": ok[~y].mean()},
@@ -106,8 +113,8 @@ def blurred(contigs: Store, columns: tuple, run: Path, fitted, splits: tuple = (
 
 
 def columns_of(scores: FrameScores, contigs: Store) -> tuple:
-    """(score, scored share, number of frames) of every contig."""
-    answers = called(scores, contigs.length, CHUNK_LENGTH)[1]
+    """(score, scored share, number of frames) of every contig. Where a chunk has one frame, as in older runs, POLICY changes nothing."""
+    answers = called(scores, contigs.length, CHUNK_LENGTH, POLICY)[1]
     return answers.virus_score, answers.scored_fraction, answers.n_open_frames.astype(np.float64)
 
 
@@ -127,7 +134,7 @@ def spliced(contigs: Store, scores: FrameScores, split: str, limits: RegionLimit
 
     lab = contigs.labels
     rows = np.flatnonzero(np.isin(lab.kind, kinds) & (lab.split == split) & np.isin(np.arange(len(contigs)), scores.contig))
-    return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH, limits))
+    return rounded(region_scores(contigs, rows, scores, CHUNK_LENGTH, POLICY, limits))
 
 
 def choose_limits(contigs: Store, scores: FrameScores) -> tuple[RegionLimits, dict]:
@@ -195,7 +202,7 @@ def folds(packed: Path, run: Path) -> dict:
         scores = frame_scores(run / "groups.npz", name.replace(" ", "_"))
         if scores is None:
             continue
-        answers = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH)[1]
+        answers = called(scores._replace(logit=scores.logit.astype(np.float32)), store.length, CHUNK_LENGTH, POLICY)[1]
         lab, score, length = store.labels.select(store.record[rows]), answers.virus_score[rows], store.length[rows]
         virus, every, long, classes = lab.virus.astype(bool), length == 500, length >= 3000, {}
         for category in sorted(set(lab.category[~virus])):
@@ -221,7 +228,7 @@ def curve_of_groups(packed: Path, run: Path) -> dict:
     plain = np.char.startswith(lab.kind, "contig")
     for e in (e for e in read_log(run) if e["event"] == "groups" and e["task"].startswith("curve") and e["whole"]):
         scores = frame_scores(run / "groups.npz", e["task"])
-        score = called(scores._replace(logit=scores.logit.astype(np.float32)), length, CHUNK_LENGTH)[1].virus_score
+        score = called(scores._replace(logit=scores.logit.astype(np.float32)), length, CHUNK_LENGTH, POLICY)[1].virus_score
         of = {}
         for name, rows in (("500", plain & (length == 500)), ("3000 and more", plain & (length >= 3000))):
             s = Scored(score[rows], np.full(rows.sum(), np.nan), lab.virus[rows].astype(bool), lab.category[rows], lab.group[rows],
@@ -273,11 +280,11 @@ def main() -> None:
     options = parser.parse_args()
     contigs = Store.load(options.data / "contigs.npz")
     lab = contigs.labels
-    longest = frame_scores(options.run / "scores.npz", "longest")
-    columns = columns_of(longest, contigs)
+    scores = frame_scores(options.run / "scores.npz", POLICY)
+    columns = columns_of(scores, contigs)
     plain = np.char.startswith(lab.kind, "contig")
     fitted, features, compared = fit_validation(contigs, columns)
-    limits, tried = choose_limits(contigs, longest)
+    limits, tried = choose_limits(contigs, scores)
     fitted = replace(fitted, regions=limits)
 
     results: dict = {"counts": json.loads((options.data / "counts.json").read_text()), "policies": policies(options.run, contigs),
@@ -289,8 +296,8 @@ def main() -> None:
         long = table(contigs, columns, rows[contigs.length[rows] >= 3000], fitted)
         classes = by_class(long)
         results[split]["3000 and more"] = {"all": measure(long), "classes": classes, "macro": macro(classes)}
-        results[split]["spliced"] = spliced(contigs, longest, split, limits)
-    scored = taken(options.run / "scores.npz", "longest", contigs)
+        results[split]["spliced"] = spliced(contigs, scores, split, limits)
+    scored = taken(options.run / "scores.npz", POLICY, contigs)
     results["robustness"] = robustness(contigs, columns, fitted, scored) | blurred(contigs, columns, options.run, fitted)
     windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500"))
     results["baselines"] = baselines(options.data, contigs, windows, options.hits)
@@ -314,7 +321,7 @@ def main() -> None:
         "intervals": "value, then 95 % limits from drawing groups again",
     }  # fmt: skip
     write_bundle(options.bundle, options.run, options.data / "dnabert_s", NetworkShape(), {
-        "name": "mini", "version": options.version, "chunk_length": CHUNK_LENGTH, "frame_policy": "longest", "licence": "MIT",
+        "name": "mini", "version": options.version, "chunk_length": CHUNK_LENGTH, "frame_policy": POLICY, "licence": "MIT",
         "training_data": "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md",
         "accuracy": accuracy, "calibration": fitted.to_json(),
     })  # fmt: skip

@@ -13,7 +13,7 @@ from functools import reduce
 from pathlib import Path
 
 import numpy as np
-from finish_mini import blurred, choose_limits, columns_of, fit_validation, frame_scores, robustness, rounded, table, taken
+from finish_mini import blurred, choose_limits, columns_of, fit_validation, frame_scores, policy_of, robustness, rounded, table, taken
 
 from virnucpro.calling.calibration import fit
 from virnucpro.training.evaluation import Scored
@@ -40,7 +40,7 @@ def left_out(s: Scored, share: np.ndarray, frames: np.ndarray, features: tuple) 
 
 def compare(contigs: Store, run: Path, scored: np.ndarray, as_in: Path) -> dict:
     path, lab = run / "scores.npz", contigs.labels
-    scores = frame_scores(path, "longest")
+    scores = frame_scores(path, policy_of(path))
     scores = FrameScores(*(c[scored[scores.contig]] for c in scores))
     columns = columns_of(scores, contigs)
     fitted, name, compared = fit_validation(contigs, columns)
@@ -69,7 +69,7 @@ def compare(contigs: Store, run: Path, scored: np.ndarray, as_in: Path) -> dict:
 
 def mean_of(contigs: Store, runs: tuple[Path, ...]) -> dict:
     """AUROC and recall of the mean of the networks' logits: what one network of their size together might reach."""
-    every = [frame_scores(run / "scores.npz", "longest") for run in runs]
+    every = [frame_scores(run / "scores.npz", policy_of(run / "scores.npz")) for run in runs]
     names = [s.contig.astype(np.int64) * 1_000_000 + s.chunk * 10 + s.frame for s in every]
     shared = reduce(np.intersect1d, names)
     at = [np.searchsorted(name, shared) for name in names]
@@ -86,7 +86,7 @@ def mean_of(contigs: Store, runs: tuple[Path, ...]) -> dict:
 
 def main(work: Path, *runs: Path) -> None:
     contigs = Store.load(work / "contigs.npz")
-    both = np.logical_and.reduce([taken(run / "scores.npz", "longest", contigs) for run in runs])
+    both = np.logical_and.reduce([taken(run / "scores.npz", policy_of(run / "scores.npz"), contigs) for run in runs])
     found = {run.name: compare(contigs, run, both, runs[0]) for run in runs}
     print(json.dumps({**found, "mean of both": mean_of(contigs, runs)}, indent=1))
 

@@ -17,7 +17,7 @@ import numpy as np
 from mini_campaign import BASE
 from mini_lane import means
 from mini_more_scores import score_block
-from mini_windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE
+from mini_windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE, POLICY
 from safetensors.torch import load_file
 
 from virnucpro.training.metrics import auroc, recall_at
@@ -55,12 +55,12 @@ def main(work: Path, run: Path) -> None:
         for name in SETS:
             store = training_windows(work, name)
             blocks = np.split(np.arange(len(store)), range(BLOCK, len(store), BLOCK))
-            found = pool.map(partial(score_block, work, run, store, shape=shape), blocks, chunksize=1)
+            found = pool.map(partial(score_block, work, run, store, shape=shape, policy=POLICY), blocks, chunksize=1)
             scores = FrameScores(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
             results[f"training, {name}"] = figures(store, scores, np.arange(len(store)))
     contigs = Store.load(work / "contigs.npz")
     with np.load(run / "scores.npz") as z:
-        scores = FrameScores(*(z[f"longest_{field}"] for field in FrameScores._fields))
+        scores = FrameScores(*(z[f"{POLICY}_{field}"] for field in FrameScores._fields))
     lab = contigs.labels.select(contigs.record)
     results["validation"] = figures(contigs, scores, np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500")))
     print(json.dumps(results, indent=1))

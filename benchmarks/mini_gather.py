@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from finish_mini import columns_of
+from mini_windows import POLICY
 from safetensors.torch import load_file, save_file
 
+from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.scoring import FrameScores
 from virnucpro.training.store import Store
@@ -36,7 +38,7 @@ def split_parts(final: Path, place: int, out: Path) -> None:
 
 
 def gather_scores(final: Path, place: int, contigs: Store) -> dict[str, np.ndarray]:
-    """Scores of both sides, `longest_...`, `open_...` and `blurred-SIDE_...`, in the order of contig, chunk and frame."""
+    """Scores of both sides, `stretches_...`, `longest_...`, `open_...` and `blurred-SIDE_...`, in the order of contig, chunk and frame."""
     together: dict = {}
     for side in ("validation", "test"):
         rows = np.flatnonzero(contigs.labels.split[contigs.record] == side)  # where the side's contigs come from
@@ -47,7 +49,7 @@ def gather_scores(final: Path, place: int, contigs: Store) -> dict[str, np.ndarr
                     continue
                 column = rows[z[key]] if key.endswith("_contig") else z[key]
                 together[key] = np.concatenate([together[key], column]) if key in together else column
-    for policy in ("longest", "open"):
+    for policy in (p for p in FRAME_POLICIES if f"{p}_contig" in together):
         order = np.lexsort([together[f"{policy}_{k}"] for k in ("frame", "chunk", "contig")])
         together |= {k: v[order] for k, v in together.items() if k.startswith(policy)}
     return together
@@ -74,7 +76,7 @@ def choose_share(scores: dict, contigs: Store) -> tuple[float, dict]:
     lab = contigs.labels
     rows, found = np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500")), {}
     for share in SHARES:
-        frames = FrameScores(*(scores[f"longest_{f}"] for f in FrameScores._fields))
+        frames = FrameScores(*(scores[f"{POLICY}_{f}"] for f in FrameScores._fields))
         score = columns_of(frames._replace(logit=frames.logit + share * frames.esm2_logit), contigs)[0][rows]
         virus = lab.virus[rows].astype(bool)
         found[share] = {"auroc": round(auroc(score, virus), 4), "recall_at_5pct": round(recall_at(score, virus, 0.05), 4)}

@@ -17,6 +17,7 @@ from mini_windows import (
     HARD_KINDS,
     KIND_SHARE,
     MARKER_SHARE,
+    POLICY,
     VOCABULARY,
 )
 
@@ -27,9 +28,10 @@ from virnucpro.training.network import Network, NetworkShape
 from virnucpro.training.sampling import FragmentSampler, WindowRules, WindowSampler
 from virnucpro.training.scoring import ContigFrames, FrameScores, score_batches
 from virnucpro.training.store import Store
-from virnucpro.training.trainer import TrainRules, loader, settle_batch_norm, train
+from virnucpro.training.trainer import Teachers, TrainRules, loader, settle_batch_norm, train
 
 BATCH = BatchShape(512, 160, 256, 396, 216)  # nearly every frame finds room; 256 tokens are whole tiles of the attention
+FRAMES = {"open_share": 0.1, "stretches_share": 0.5}  # the rest are longest stretches
 SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
 TINY = NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
 
@@ -56,6 +58,10 @@ class Recipe:
     mask_share: float = 0.5
     depth: float = 0.0
     decay: float = 0.05
+    token_weight: float = 0.15
+    spliced: float = 0.0
+    teachers: tuple[str, ...] = ()  # earlier runs
+    label_weight: float = 1.0
     seed: int = 1
 
 
@@ -115,12 +121,15 @@ class Lane:
             self.samplers[key] = [WindowSampler(genomes, WindowRules(category_share=shares, **common)),
                                   WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common))]  # fmt: skip
         samplers = list(zip((1 - recipe.markers, recipe.markers), self.samplers[key], strict=True))
-        how = Augmentation(mask_share=recipe.mask_share, distant_share=recipe.distant, shuffled_share=recipe.shuffled,
-                           blurred_share=recipe.blurred) if augment else Augmentation(mask_share=0.0)  # fmt: skip
+        how = Augmentation(mask_share=0.0, **FRAMES)
+        if augment:
+            how = replace(how, mask_share=recipe.mask_share, distant_share=recipe.distant, shuffled_share=recipe.shuffled,
+                          blurred_share=recipe.blurred, spliced_share=recipe.spliced)  # fmt: skip
         batch = self.batch if fragments is not None else replace(self.batch, fragments=0)
         return BatchMaker(samplers, FragmentSampler(fragments) if fragments else None, self.tokenizers, batch, VOCABULARY, how)
 
-    def train(self, maker: BatchMaker, recipe: Recipe, seconds: float, steps: int = 10**9, report=lambda *_: None) -> dict:
+    def train(self, maker: BatchMaker, recipe: Recipe, seconds: float, steps: int = 10**9, report=lambda *_: None,
+              teachers: Teachers | None = None) -> dict:  # fmt: skip
         """Train the network as it stands; it ends as the mean of its weights. Returns what it took."""
         torch.manual_seed(recipe.seed)
         self.network.free_dnabert_s()
@@ -128,7 +137,8 @@ class Lane:
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
             dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
-            esm2_weight=recipe.protein_weight, dnabert_s_weight=recipe.dna_weight,
+            esm2_weight=recipe.protein_weight, dnabert_s_weight=recipe.dna_weight, token_weight=recipe.token_weight,
+            label_weight=recipe.label_weight,
             seed=recipe.seed, workers=self.workers, report_every=self.options.report,
         )  # fmt: skip
         took: dict = {"frames": 0}
@@ -138,7 +148,8 @@ class Lane:
             took.update(frames=progress.frames, rate=round(progress.rate), **{k: round(v, 4) for k, v in progress.parts.items()})
             report(progress, live, mean)
 
-        mean = train(self.network, maker, rules, accelerator=self.accelerator, report=watch, encoders=self.encoders)
+        mean = train(self.network, maker, rules, accelerator=self.accelerator, report=watch, encoders=self.encoders,
+                     teachers=teachers)  # fmt: skip
         took.update(frames=mean.steps * self.batch.frames, seconds=round(time.time() - began, 1))
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         # else the next `prepare` leaves it as it is, without autocast
@@ -157,7 +168,7 @@ class Lane:
         with self.accelerator.autocast():
             settle_batch_norm(self.network, batches, self.device)
 
-    def contig_batches(self, store: Store, rows: np.ndarray, policy: str = "longest"):
+    def contig_batches(self, store: Store, rows: np.ndarray, policy: str = POLICY):
         frames = ContigFrames(store, rows, self.tokenizers, self.scoring, CHUNK_LENGTH, policy, block=200_000)
         return loader(frames, min(self.workers, len(frames.blocks)))
 
@@ -172,10 +183,11 @@ class Lane:
 
 
 def means(store: Store, scores: FrameScores, rows: np.ndarray, which: str = "logit") -> np.ndarray:
-    """float64 [rows]: the mean logit of each contig's frames, NaN where there is none."""
-    total = np.bincount(scores.contig.astype(np.int64), weights=getattr(scores, which), minlength=len(store))[rows]
-    n = np.bincount(scores.contig.astype(np.int64), minlength=len(store))[rows]
-    return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+    """float64 [rows]: the mean logit of each contig's frames by the squares of their residues, NaN where there is none."""
+    contig, weight = scores.contig.astype(np.int64), scores.aa_length.astype(np.float64) ** 2
+    total = np.bincount(contig, weights=weight * getattr(scores, which), minlength=len(store))[rows]
+    weights = np.bincount(contig, weights=weight, minlength=len(store))[rows]
+    return np.where(weights > 0, total / np.maximum(weights, 1), np.nan)
 
 
 def figures(store: Store, scores: FrameScores, rows: np.ndarray, odd: bool = True) -> dict:

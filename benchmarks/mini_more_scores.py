@@ -29,13 +29,14 @@ SHAPE = BatchShape(frames=128, fragments=0, row_length=512, esm2_rows=40, dnaber
 KINDS = ("shuffled3000", "shuffled500")
 
 
-def score_block(work: Path, run: Path, store: Store, rows: np.ndarray, shape: NetworkShape = NETWORK) -> FrameScores:
+def score_block(work: Path, run: Path, store: Store, rows: np.ndarray, shape: NetworkShape = NETWORK,
+                policy: str = "longest") -> FrameScores:  # fmt: skip
     """Scores of the contigs `rows` by the network in `run`, in a process of its own."""
     torch.set_num_threads(1)
     network = Network(shape)
     load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
     tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
-    return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest", torch.device("cpu"))
+    return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, policy, torch.device("cpu"))
 
 
 def main(work: Path, run: Path, out: Path) -> None:

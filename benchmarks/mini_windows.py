@@ -15,6 +15,7 @@ from virnucpro.training.store import Store
 from virnucpro.training.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
 
 CHUNK_LENGTH = 500
+POLICY = "stretches"  # of frames
 VOCABULARY = 1024
 GENOME_SHARE = {
     "viral": 0.5, "bacteria": 0.15, "archaea": 0.04, "plasmids": 0.05, "fungi": 0.055, "protozoa": 0.055,

@@ -80,7 +80,8 @@ def write_results(
     whole result, which `run.json` stands for.
     """
     with clock.stage("call"):
-        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride)
+        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride,
+                          table.rules.frame_policy)  # fmt: skip
         table.check()
         arrow = table.frames.data.table
         answers = assemble(table.inputs, table.records, arrow, scores, lost, rules, model["name"], calibration, call.prevalence)

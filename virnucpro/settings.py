@@ -17,6 +17,8 @@ PRECISIONS: tuple[str, ...] = ("auto", "bf16", "fp16", "fp32", "int8")
 FEATURE_KINDS: tuple[str, ...] = ("float32", "float16", "none")
 COMPILE: tuple[str, ...] = ("auto", "on", "off")
 TABLE_FORMATS: tuple[str, ...] = ("tsv", "parquet")
+STRETCHES = "stretches"  # the frame policy whose chunks have several frames of unequal weight
+FRAME_POLICIES: tuple[str, ...] = ("open", "longest", STRETCHES)
 SHORTEST_CHUNK = 30  # bases
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8

@@ -35,8 +35,9 @@ def frames_of(rows):
 
 def call(lengths, rows, calibration=None, prevalence=None, problem=(), skipped=(), **rules):
     records = records_of(lengths, problem, skipped)
-    chunks = call_chunks(frames_of(rows), records, C)
-    return chunks, call_sequences(chunks, records, CallRules(C, **rules), calibration, prevalence)
+    rules = CallRules(C, **rules)
+    chunks = call_chunks(frames_of(rows), records, rules)
+    return chunks, call_sequences(chunks, records, rules, calibration, prevalence)
 
 
 def words(sequences):
@@ -59,7 +60,7 @@ def test_random_runs_equal_the_rules_written_out_plainly():
                     v = np.float32(rng.random())
                     rows.append((r, k, f, None, None) if rng.random() < 0.1 else (r, k, f, float(np.float32(1) - v), float(v)))
     frames = frames_of(rows)
-    chunks = call_chunks(frames, records, C)
+    chunks = call_chunks(frames, records, CallRules(C))
     sequences = call_sequences(chunks, records, CallRules(C))
     i = 0
     for r, length in enumerate(lengths.tolist()):
@@ -165,6 +166,23 @@ def test_best_first():
     assert best_first(sequences, records_of(lengths)).tolist() == [2, 1, 3, 0]
 
 
+def test_stretches_count_by_the_squares_of_their_residues():
+    rows = [(0, 1, 0, 0.2, 0.8, 160), (0, 1, 4, 0.9, 0.1, 80), (0, 2, 1, 0.0, 1.0, 30), (0, 2, 2, None, None, 99), (1, 1, 3, None, None, 50)]
+    chunks, sequences = call([1000, 500], rows, frame_policy="stretches")
+    odds = (4 * np.log(0.8 / 0.2) + np.log(0.1 / 0.9)) / 5
+    assert chunks.virus_score[0] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
+    assert chunks.max_virus[0] + chunks.max_others[0] == pytest.approx(1, abs=1e-6)
+    assert chunks.virus_score[1] == pytest.approx(1, abs=1e-6) and chunks.is_virus.tolist() == [True, True, False]
+    assert [ChunkStatus(s).name for s in chunks.status] == ["scored", "scored", "failed"]
+    assert np.isnan(chunks.virus_score[2]) and sequences.n_open_frames.tolist() == [4, 1]
+
+
+def test_a_single_stretch_has_the_score_of_its_frame():
+    rows = [(0, 1, 0, 0.3, 0.7, 90), (1, 1, 5, 0.99, 0.01, 20)]
+    plain, weighted = (call([500, 500], rows, frame_policy=policy)[0].virus_score for policy in ("longest", "stretches"))
+    assert weighted == pytest.approx(plain, abs=1e-6)
+
+
 def test_nothing_at_all():
     chunks, sequences = call([], [])
     assert len(chunks) == len(sequences) == 0
@@ -173,7 +191,7 @@ def test_nothing_at_all():
 def test_windows_are_scored_by_the_same_rule_as_chunks():
     records = records_of([900, 1600, 1100, 2000], problem=[2], skipped=[3])
     rows = [(1, 5, 0, 0.2, 0.8), (1, 5, 4, 0.6, 0.4), (1, 8, 1, 0.9, 0.1), (1, 6, 2, None, None)]  # chunks 1-4, then windows
-    windows = call_windows(frames_of(rows), records, C, 400)
+    windows = call_windows(frames_of(rows), records, CallRules(C, stride=400))
     assert windows.record.tolist() == [1, 1, 1, 1, 2, 2, 2] and windows.chunk.tolist() == [1, 2, 3, 4, 1, 2, 3]
     assert windows.start.tolist()[:4] == [1, 401, 801, 1101] and windows.end.tolist()[:4] == [500, 900, 1300, 1600]
     status = ["scored", "failed", "no_open_frame", "scored", *["invalid_characters"] * 3]

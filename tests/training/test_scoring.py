@@ -1,4 +1,6 @@
 """Frames and scores of the training path against the shipped pipeline, with the shipped mini."""
+import json
+
 import numpy as np
 import torch
 
@@ -30,8 +32,9 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     network = Network(NetworkShape())
     load_parts(network, parts, ("esm2", "dnabert_s", "classifier"))
     tokenizers = Tokenizers(MINI / "esm2", MINI / "dnabert_s")
-    scores = score_contigs(network, store, np.arange(4), tokenizers, BatchShape(8, 0, 384, 4, 4), 500, "longest", torch.device("cpu"))
-    chunks, sequences = called(scores, store.length, 500)
+    policy = json.loads((MINI / "bundle.json").read_text())["frame_policy"]
+    scores = score_contigs(network, store, np.arange(4), tokenizers, BatchShape(8, 0, 384, 4, 4), 500, policy, torch.device("cpu"))
+    chunks, sequences = called(scores, store.length, 500, policy)
     result = api.predict(tmp_path / "c.fna", tmp_path / "out", model="mini", features="none")
     frames, contigs = result.frames.to_pydict(), result.contigs.to_pydict()
     assert [int(n[1:]) for n in frames["seq_name"]] == scores.contig.tolist() and frames["chunk"] == scores.chunk.tolist()

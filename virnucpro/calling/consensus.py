@@ -20,12 +20,13 @@ from virnucpro.calling.columns import (
     SequenceColumns,
 )
 from virnucpro.sequences.chunks import Spans, all_spans, all_windows
-from virnucpro.settings import CallPoints
+from virnucpro.settings import STRETCHES, CallPoints
 
 LONGEST_PROTEIN = 1022  # residues ESM-2 was trained on: 1,024 tokens less <cls> and <eos>
 EVIDENCE_LENGTH = 3000  # bases from which on a sequence must show more than one scored chunk
 EVIDENCE_CHUNKS = 2
 EVIDENCE_FRACTION = 0.2
+LEAST_SCORE = 1e-7  # a float32 score may round to 0, of which there is no logarithm
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class CallRules:
     points: CallPoints = field(default_factory=CallPoints)
     allow_short: bool = False
     stride: int = 0  # of the windows on which regions rest; 0: they rest on the chunks
+    frame_policy: str = "open"
 
     @property
     def density(self) -> int:
@@ -49,29 +51,31 @@ def chunk_offsets(records: RecordColumns) -> NDArray[np.int64]:
 
 
 def call_chunks(
-    frames: FrameColumns, records: RecordColumns, chunk_length: int, longest_protein: int = LONGEST_PROTEIN
+    frames: FrameColumns, records: RecordColumns, rules: CallRules, longest_protein: int = LONGEST_PROTEIN
 ) -> ChunkColumns:
-    """Every chunk with the maxima of its frames' scores; a chunk without a scored frame says why.
+    """Every chunk with the scores of its frames; a chunk without a scored frame says why.
 
     `max_others` and `max_virus` are maxima over the chunk's frames, so they need not sum to 1;
-    `virus_score` = max_virus / (max_virus + max_others), and a tie is virus.
+    `virus_score` = max_virus / (max_virus + max_others), and a tie is virus. By the frame policy `stretches` the frames of a
+    chunk are not alike: the longer, the likelier it is what is translated. There `max_virus` is the frames' mean
+    log-odds, weighted by the squares of their residues, as a score (docs/MODELS.md), and `max_others` 1 less that.
     """
-    spans = all_spans(_cut_lengths(records), chunk_length)
+    spans = all_spans(_cut_lengths(records), rules.chunk_length)
     if len(spans.chunk) != int(records.n_chunks.sum()):
-        raise ValueError(f"the records were not cut into chunks of {chunk_length}")
+        raise ValueError(f"the records were not cut into chunks of {rules.chunk_length}")
     row = chunk_offsets(records)[frames.record] + (frames.chunk - 1)  # [frames] -> row of its chunk
-    return _joined(spans, row, frames, records, longest_protein)
+    return _joined(spans, row, frames, records, rules, longest_protein)
 
 
 def call_windows(
-    frames: FrameColumns, records: RecordColumns, chunk_length: int, stride: int, longest_protein: int = LONGEST_PROTEIN
+    frames: FrameColumns, records: RecordColumns, rules: CallRules, longest_protein: int = LONGEST_PROTEIN
 ) -> ChunkColumns:
     """The same for the windows of `--stride` and their frames; `chunk` counts a sequence's windows from 1."""
-    spans = all_windows(_cut_lengths(records), chunk_length, stride)
+    spans = all_windows(_cut_lengths(records), rules.chunk_length, rules.stride)
     first = np.searchsorted(spans.sequence, np.arange(len(records)))
     row = first[frames.record] + (frames.chunk - records.n_chunks[frames.record] - 1)
     numbered = spans._replace(chunk=spans.chunk - records.n_chunks[spans.sequence])
-    return _joined(numbered, row, frames, records, longest_protein)
+    return _joined(numbered, row, frames, records, rules, longest_protein)
 
 
 def _cut_lengths(records: RecordColumns) -> NDArray[np.int64]:
@@ -79,17 +83,16 @@ def _cut_lengths(records: RecordColumns) -> NDArray[np.int64]:
 
 
 def _joined(
-    spans: Spans, row: NDArray[np.int64], frames: FrameColumns, records: RecordColumns, longest_protein: int
+    spans: Spans, row: NDArray[np.int64], frames: FrameColumns, records: RecordColumns, rules: CallRules, longest_protein: int
 ) -> ChunkColumns:
     """`spans` with the scores of their frames; `row` [frames] is the span of each."""
     record, chunk, start, end = spans
     total = len(record)
     n_open = np.bincount(row, minlength=total).astype(np.int32)
 
-    best_others, best_virus = np.full((2, total), -np.inf, np.float32)
     good = ~frames.failed
-    np.maximum.at(best_others, row[good], frames.others[good])
-    np.maximum.at(best_virus, row[good], frames.virus[good])
+    join = _weighted if rules.frame_policy == STRETCHES else _maxima
+    best_others, best_virus = join(row[good], frames.others[good], frames.virus[good], frames.aa_length[good], total)
 
     status = np.full(total, ChunkStatus.scored, np.uint8)
     status[np.isneginf(best_virus)] = ChunkStatus.failed
@@ -107,6 +110,24 @@ def _joined(
         max_others=best_others, max_virus=best_virus, virus_score=best_virus / sum_of_both,
         is_virus=scored & (best_virus >= best_others), status=status,
     )  # fmt: skip
+
+
+def _maxima(row, others, virus, residues, total: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The highest (others, virus) of the frames of each span; -inf where it has none."""
+    best_others, best_virus = np.full((2, total), -np.inf, np.float32)
+    np.maximum.at(best_others, row, others)
+    np.maximum.at(best_virus, row, virus)
+    return best_others, best_virus
+
+
+def _weighted(row, others, virus, residues, total: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(others, virus) of each span by its frames' mean log-odds, weighted by residues squared; -inf where it has none."""
+    odds = np.log(np.maximum(virus, LEAST_SCORE).astype(np.float64)) - np.log(np.maximum(others, LEAST_SCORE).astype(np.float64))
+    weight = residues.astype(np.float64) ** 2
+    weights = np.bincount(row, weight, total)
+    mean = np.divide(np.bincount(row, weight * odds, total), weights, out=np.zeros(total), where=weights > 0)
+    joined = np.where(weights > 0, 1 / (1 + np.exp(-mean)), -np.inf)
+    return np.where(weights > 0, 1 - joined, -np.inf).astype(np.float32), joined.astype(np.float32)
 
 
 def call_sequences(

@@ -21,11 +21,10 @@ from typing import Any
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.models.files import directory_digest, file_digest, models_dir
 from virnucpro.models.parts import Part, parse_part
-from virnucpro.settings import SHORTEST_CHUNK, Choice, ModelSettings
+from virnucpro.settings import FRAME_POLICIES, SHORTEST_CHUNK, Choice, ModelSettings
 
 PARTS = ("esm2", "dnabert_s", "classifier")
 OPTIONS = {"esm2": "--esm-model", "dnabert_s": "--dna-model", "classifier": "--classifier"}
-FRAME_POLICIES = ("open", "longest")
 CLASSES = ("others", "virus")
 PUBLISHED = {"500": 500, "300": 300}  # name -> chunk length
 FULL_ONE = "; the full model is 500"

@@ -68,9 +68,9 @@ def assemble(
     frames, windows = frame_columns(frame_table, scores, failed), None
     if rules.stride:
         of_window = frames.chunk > records.n_chunks[frames.record]
-        windows = call_windows(frames.take(of_window), records, rules.chunk_length, rules.stride)
+        windows = call_windows(frames.take(of_window), records, rules)
         frames = frames.take(~of_window)
-    chunks = call_chunks(frames, records, rules.chunk_length)
+    chunks = call_chunks(frames, records, rules)
     sequences = call_sequences(chunks, records, rules, calibration, prevalence)
     regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density,
                            RegionLimits() if calibration is None else calibration.regions)  # fmt: skip

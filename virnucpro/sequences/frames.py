@@ -1,6 +1,6 @@
 """Chunks -> open frames. Six-frame translation of many chunks at once (SPEC 2).
 
-Knows the standard code and the two frame policies. Does not know of records, names, tokens or files: it is given one buffer of
+Knows the standard code and the frame policies. Does not know of records, names, tokens or files: it is given one buffer of
 bases and the chunks' places in it.
 
 The codons of the forward strand serve both directions: a frame of the other strand is read over the same places from its
@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from Bio.Data import CodonTable
 
-POLICIES = ("open", "longest")
-LONGEST_MINIMUM = 20  # residues; the shortest stretch that the policy `longest` takes
+LONGEST_MINIMUM = 20  # residues; the shortest stretch that the policies `longest` and `stretches` take
+MOST_STRETCHES = 3  # that `stretches` takes from a chunk
+LEAST_OF_THE_LONGEST = 0.5  # share of its residues that the others must have
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
 _STOP = ord("*")
@@ -110,15 +111,19 @@ def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = 
     `open`: every frame without a stop and with a residue; its nucleotides are 3 * residues + 1 bases from its start, one
     fewer where the chunk ends. `longest`: of each chunk the longest stop-free stretch (most residues, at least 20; ties go to
     the first of F1 F2 F3 R1 R2 R3, then to the first in reading direction), from its first to its last residue; its
-    nucleotides are its codons and the base after, where the chunk has one. In both, a codon with a letter outside ACGT adds
-    nothing to the protein and is flagged; it neither counts as a residue nor ends a stretch.
+    nucleotides are its codons and the base after, where the chunk has one. `stretches`: that one, and the longest of other
+    frames if they have at least half its residues (and 20), at most three a chunk, ties as before. In all, a codon with a
+    letter outside ACGT adds nothing to the protein and is flagged; it neither counts as a residue nor ends a stretch.
     """
     codons = _Codons(bases)
     start, end = np.asarray(start, dtype=np.int64), np.asarray(end, dtype=np.int64)
     counts = np.maximum((end - start)[:, None] - np.arange(3), 0) // 3  # [n, 3]
     left = np.concatenate([start[:, None] + np.arange(3), end[:, None] - np.arange(3) - 3 * counts], axis=1)  # [n, 6]
-    take = {"open": _take_open, "longest": _take_longest}[policy]
-    chunk, frame, left, count = take(codons, left, np.concatenate([counts, counts], axis=1))
+    counts = np.concatenate([counts, counts], axis=1)
+    if policy == "open":
+        chunk, frame, left, count = _take_open(codons, left, counts)
+    else:
+        chunk, frame, left, count = _take_longest(codons, left, counts, 1 if policy == "longest" else MOST_STRETCHES)
     return _materialise(bases, codons, chunk, frame, left, count, start[chunk], end[chunk], policy)
 
 
@@ -131,8 +136,11 @@ def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
     return chunk, frame, left[chunk, frame], counts[chunk, frame]
 
 
-def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray):
-    """The longest stop-free stretch of each chunk that has one: (chunk, frame, first base on the forward strand, codons)."""
+def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: int):
+    """The longest stop-free stretches of each chunk that has one, at most one a frame and `most` a chunk.
+
+    (chunk, frame, first base on the forward strand, codons), in the order of chunks and frames.
+    """
     place = codons.place(left)
     first_stop, end = codons.next_stop(place).ravel(), (place + counts).ravel()
     stretches = codons.next_stop(place + counts).ravel() - first_stop + 1
@@ -146,17 +154,21 @@ def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray):
     begin = np.where(number == 0, place, codons.stops[stop - 1] + 1)
     end = np.where(number == last, end[frame_of], codons.stops[stop])
     residues = end - begin - codons.n_dropped(begin, end)
-    chunk = frame_of // 6
-    best = np.zeros(len(counts), dtype=np.int64)
-    np.maximum.at(best, chunk, residues)
-    winners = np.flatnonzero((residues == best[chunk]) & (residues >= LONGEST_MINIMUM))
-    winners = winners[np.unique(chunk[winners], return_index=True)[1]]
+    best = np.zeros(6 * len(counts), dtype=np.int64)
+    np.maximum.at(best, frame_of, residues)
+    winners = np.flatnonzero((residues == best[frame_of]) & (residues >= LONGEST_MINIMUM))
+    winners = winners[np.unique(frame_of[winners], return_index=True)[1]]
+    best = best.reshape(-1, 6)
+    rank = np.empty_like(best)
+    np.put_along_axis(rank, np.argsort(-best, axis=1, kind="stable"), np.arange(6)[None], axis=1)
+    good = (rank < most) & (best >= LEAST_OF_THE_LONGEST * best.max(axis=1, keepdims=True))
+    winners = winners[good.ravel()[frame_of[winners]]]
     begin, end = begin[winners], end[winners]
     for i in np.flatnonzero(end - begin > residues[winners]):  # from the first to the last residue
         stretch = codons.codes[begin[i] : end[i]]
         begin[i] += len(stretch) - len(stretch.lstrip(bytes([_OTHER])))
         end[i] -= len(stretch) - len(stretch.rstrip(bytes([_OTHER])))
-    return chunk[winners], frame_of[winners] % 6, left[winners] + 3 * (begin - place[winners]), end - begin
+    return frame_of[winners] // 6, frame_of[winners] % 6, left[winners] + 3 * (begin - place[winners]), end - begin
 
 
 def _materialise(bases: bytes, codons: _Codons, chunk, frame, left, count, chunk_start, chunk_end, policy: str) -> Frames:

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from virnucpro.errors import Interrupted, UsageError
+from virnucpro.settings import FRAME_POLICIES, STRETCHES
 
 
 def say(text: str) -> None:
@@ -26,7 +27,7 @@ def prepare(
                                            help="Columns file, label (virus or others); also record, group, category, split.")],
     output: Annotated[Path, typer.Option("-o", "--output-dir", help="Where to write.")] = Path("prepared"),
     chunk_length: Annotated[int, typer.Option("--chunk-length", help="Of the frames.")] = 500,
-    frame_policy: Annotated[str, typer.Option("--frame-policy", help="open or longest.")] = "open",
+    frame_policy: Annotated[str, typer.Option("--frame-policy", help="open, longest or stretches.")] = "open",
     validation: Annotated[float, typer.Option("--validation", help="Share of the groups.")] = 0.1,
     test: Annotated[float, typer.Option("--test", help="Share of the groups.")] = 0.15,
     genbank: Annotated[list[Path] | None, typer.Option("--genbank", help="Annotation: keep frames within a CDS. Repeatable.")] = None,
@@ -38,7 +39,7 @@ def prepare(
     from virnucpro.training.prepare import PrepareSettings
     from virnucpro.training.prepare import prepare as run
 
-    _one_of("--frame-policy", frame_policy, ("open", "longest"))
+    _one_of("--frame-policy", frame_policy, FRAME_POLICIES)
     _check_writable(output)
     settings = PrepareSettings(labels, output, chunk_length, frame_policy, validation, test, most_shared, tuple(genbank or ()), seed)
     summary = run(settings, say)
@@ -61,7 +62,7 @@ def train(
     name: Annotated[str, typer.Option("--name", help="Of the bundle.")] = "custom",
     size: Annotated[str, typer.Option("--size", help="Of the bundle: mini, small or tiny.")] = "mini",
     chunk_length: Annotated[int, typer.Option("--chunk-length", min=30, help="Of the bundle.")] = 500,
-    frame_policy: Annotated[str, typer.Option("--frame-policy", help="Of the bundle: open or longest.")] = "longest",
+    frame_policy: Annotated[str, typer.Option("--frame-policy", help="Of the bundle: open, longest or stretches.")] = STRETCHES,
     proteins: Annotated[tuple[Path, Path] | None, typer.Option("--proteins", metavar="VIRAL CELLULAR",
                                                                help="FASTA of more proteins for ESM-2 to learn from.")] = None,
     minutes: Annotated[float, typer.Option("--minutes", min=0.01, max=1e6, help="Of training the bundle, at most.")] = 60.0,
@@ -97,7 +98,7 @@ def train(
     from virnucpro.training.bundle_training import SIZES, BundleSettings, train_bundle
 
     _one_of("--size", size, SIZES)
-    _one_of("--frame-policy", frame_policy, ("open", "longest"))
+    _one_of("--frame-policy", frame_policy, FRAME_POLICIES)
     settings = BundleSettings(prepared, output, name, size, chunk_length, frame_policy, tuple(proteins or ()), minutes * 60, steps,
                               pretrain, learning_rate or 7e-4, workers=workers, seed=seed, resume=resume, compile=compile)  # fmt: skip
     with _resumable():

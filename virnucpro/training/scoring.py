@@ -93,7 +93,7 @@ def score_contigs(network: Network, store: Store, rows: np.ndarray, tokenizers: 
     return score_batches(network, loader(frames, min(workers, len(frames.blocks))), device)
 
 
-def called(scores: FrameScores, lengths: np.ndarray, chunk_length: int) -> tuple[ChunkColumns, SequenceColumns]:
+def called(scores: FrameScores, lengths: np.ndarray, chunk_length: int, frame_policy: str) -> tuple[ChunkColumns, SequenceColumns]:
     """The chunks and sequences that the shipped rules make of these frames; `scores.contig` is a row of `lengths`."""
     virus = 1 / (1 + np.exp(-scores.logit.astype(np.float64)))
     n = len(lengths)
@@ -106,5 +106,6 @@ def called(scores: FrameScores, lengths: np.ndarray, chunk_length: int) -> tuple
         end=scores.start + 3 * scores.aa_length, aa_length=scores.aa_length, others=(1 - virus).astype(np.float32),
         virus=virus.astype(np.float32), failed=np.zeros(len(virus), dtype=bool),
     )  # fmt: skip
-    chunks = call_chunks(frames, records, chunk_length)
-    return chunks, call_sequences(chunks, records, CallRules(chunk_length))
+    rules = CallRules(chunk_length, frame_policy=frame_policy)
+    chunks = call_chunks(frames, records, rules)
+    return chunks, call_sequences(chunks, records, rules)

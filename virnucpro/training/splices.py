@@ -8,7 +8,7 @@ from virnucpro.training.scoring import FrameScores, called
 from virnucpro.training.store import Store
 
 
-def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_length: int,
+def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_length: int, frame_policy: str,
                   limits: RegionLimits = RegionLimits()) -> dict:  # fmt: skip
     """Base-wise precision, recall and F1 of the regions, and how far the borders of found ones are off.
 
@@ -20,7 +20,7 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
     index = np.searchsorted(rows, scores.contig[mine])
     part = FrameScores(index, *(column[mine] for column in scores[1:]))
     lengths = contigs.length[rows]
-    chunks, sequences = called(part, lengths, chunk_length)
+    chunks, sequences = called(part, lengths, chunk_length, frame_policy)
     regions = find_regions(chunks, sequences, lengths, limits=limits)
     both = truly = found = false = 0
     errors, hits = [], 0
