@@ -78,14 +78,14 @@ class Recorder:
         self._stream = self._stream or torch.cuda.Stream(self._device)
         graph, pool = torch.cuda.CUDAGraph(), beside.pool() if beside else torch.cuda.graph_pool_handle()
         with torch.cuda.stream(self._stream):
+            graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
-                graph.capture_begin(pool=pool, capture_error_mode="thread_local")
                 try:
                     launches()
                 finally:
                     graph.capture_end()
             except BaseException:
-                with suppress(Exception):  # before torch 2.12 its end is skipped, and memory never given back again
+                with suppress(Exception):  # older torch leaves this out where the end fails, and would never again give memory back
                     torch._C._cuda_endAllocateToPool(self._stream.device_index, pool)
                 raise
         return graph
