@@ -1,6 +1,8 @@
 """The fast path: weights rearranged without changing the network, when it is chosen, and on a GPU agreement with fp32."""
 from __future__ import annotations
 
+import threading
+from contextlib import contextmanager
 from itertools import pairwise
 
 import numpy as np
@@ -9,10 +11,12 @@ import torch
 from torch.nn import functional
 
 from virnucpro.errors import UsageError
+from virnucpro.models.dnabert_s import alibi_slopes
 from virnucpro.models.esm2 import Esm2Encoder, short_apart
 from virnucpro.models.fast_path import PLAIN, choose_fast_path, preferred_tokens
+from virnucpro.models.graphed import GRAPHS, Graphs, Recorder
 from virnucpro.models.packing import pack, pool
-from virnucpro.models.random_bundle import random_esm2
+from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
 from virnucpro.models.rearranged import correction, esm_layer_weights, quantize_weight, rope_tables, take_layers
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
@@ -163,3 +167,102 @@ def test_no_weight_is_kept_twice_on_cuda():
     assert encoder.choices[0].value != PLAIN
     assert all(b > a for a, b in pairwise(sizes[:2]))
     assert sizes[2] < before + 1.05 * plain
+
+
+KINDS_OF_BATCHES = ([40] * 90, [100] * 38, [20] * 150, [170] * 20, [300] * 12, [3, 30, 64, 65, 128, 129, 192, 193, 400, 1000, 5, 5, 5])
+assert len(KINDS_OF_BATCHES) > GRAPHS  # so that graphs are thrown away, and recorded again
+
+
+def dnabert_batches():
+    """Batches of every kind in turn, each kind several times in a row and with other tokens; of one size, of another, and of the first."""
+    numbers = np.random.default_rng(7)
+    for tokens, rounds in ((4096, 2), (8192, 1), (4096, 1)):
+        for _ in range(rounds):
+            for lengths in KINDS_OF_BATCHES:
+                for missing in range(4):
+                    some = lengths[:len(lengths) - missing]
+                    yield pack([numbers.integers(5, 24, length) for length in some], tokens, 3, max_length=1024).to("cuda")
+
+
+def dnabert_states(record) -> list[torch.Tensor]:
+    """The hidden states of the sequences of all `dnabert_batches`, by graphs of `record`."""
+    from virnucpro.models.fused import FusedDnabert
+
+    device, found = torch.device("cuda"), []
+    forward = FusedDnabert(random_dnabert_s("mini", device, torch.bfloat16), torch.tensor(alibi_slopes(4), device=device))
+    forward.graphs = Graphs(record)
+    with torch.inference_mode():
+        for batch in dnabert_batches():
+            hidden = forward(batch)
+            assert torch.isfinite(hidden).all()
+            found.append(hidden[:sum(batch.lengths)].cpu())
+    return found
+
+
+def launched_states() -> list[torch.Tensor]:
+    def refuse(launches, beside):
+        raise RuntimeError("no graphs")
+
+    return dnabert_states(refuse)
+
+
+def replayed_states() -> list[torch.Tensor]:
+    recorded, recorder = [], Recorder(torch.device("cuda"))
+
+    def record(launches, beside):
+        graph = recorder(launches, beside)
+        recorded.append(launches)
+        return graph
+
+    found = dnabert_states(record)
+    assert len(recorded) == 4 * len(KINDS_OF_BATCHES)  # none failed: every kind was recorded in each round
+    return found
+
+
+@cuda
+def test_replayed_bits_are_the_launched_ones_on_cuda():
+    assert all(map(torch.equal, replayed_states(), launched_states()))
+
+
+@cuda
+def test_replayed_bits_stay_beside_a_busy_thread_on_cuda():
+    wanted = launched_states()
+    with busy_gpu():
+        found = replayed_states()
+    assert all(map(torch.equal, found, wanted))
+
+
+@contextmanager
+def busy_gpu():
+    """Meanwhile a thread takes new memory, copies there and back, and launches: on the same stream, as one that loads, and on its own."""
+    device, begun, stop, errors, rounds = torch.cuda.current_device(), threading.Event(), threading.Event(), [], []
+
+    def work():
+        try:
+            torch.cuda.set_device(device)
+            held, streams = [], (torch.cuda.current_stream(), torch.cuda.Stream())
+            while not stop.is_set():
+                number = len(rounds)
+                with torch.cuda.stream(streams[number % 2]):
+                    values = torch.full((256, 256), 1.0 + number % 3)
+                    product = values.to("cuda") @ values.pin_memory().to("cuda", non_blocking=True)
+                    assert product.sum().item() == 256**3 * (1.0 + number % 3) ** 2
+                    if number < 60:  # each of another size, so none is found in the allocator's cache
+                        held.append(torch.empty((2 + number) << 20, dtype=torch.uint8, device="cuda"))
+                rounds.append(number)
+                begun.set()
+        except Exception as error:
+            errors.append(error)
+        finally:
+            begun.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    begun.wait()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+    assert not errors
+    assert len(rounds) > 10

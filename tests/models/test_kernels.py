@@ -59,6 +59,18 @@ def test_attention_on_cuda(normal, dtype, width, kind):
     assert (found[used:] == 7).all()  # rows behind the sequences stay as they are
 
 
+def test_empty_sequences_are_nothing_to_attention_on_cuda(normal):
+    heads, width, tokens = 2, 16, sum(LENGTHS) + 10
+    qkv, bias = normal(tokens, 3 * heads * width, dtype=torch.float16), normal(3 * heads * width, dtype=torch.float16)
+    slopes = torch.tensor([0.5, 0.0625], device=DEVICE)
+    spans, found = kernels.spans(LENGTHS, DEVICE), []
+    for tables in (spans, [(kind, functional.pad(table, (0, 0, 0, 3))) for kind, table in spans]):
+        out = torch.full((tokens, heads * width), 7.0, dtype=torch.float16, device=DEVICE)
+        found.append(kernels.attention(qkv, out, tables, heads, bias=bias, slopes=slopes))
+    assert {kind for kind, _ in spans} == {0, 1, 2, 3}
+    assert torch.equal(*found)
+
+
 def plain_attention(qkv: torch.Tensor, heads: int, rope, slopes) -> torch.Tensor:
     out, start = torch.zeros(len(qkv), qkv.shape[1] // 3, device=qkv.device), 0
     for length in LENGTHS:

@@ -16,8 +16,8 @@ PLAIN, FUSED, INT8 = "plain", "fused", "int8"
 HEAD_WIDTHS = (16, 32, 64, 128)
 HOPPER = (9, 0)
 ROWS_OF_A_TILE = 128
-# DNABERT-S is narrow: its launches take the host as long as their work takes the GPU, and each waits for Python's lock while a
-# thread loads ESM-2
+# DNABERT-S is narrow: to everything that the host does for a batch, waiting for Python's lock while a thread loads ESM-2, there is
+# little work on the GPU
 TILES = {"esm2": 1, "dnabert_s": 4}
 
 

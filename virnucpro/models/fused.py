@@ -10,10 +10,12 @@ apart, as one fp32 row (`shift`) which the next LayerNorm adds: the same sum, an
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
 from virnucpro.models import kernels
+from virnucpro.models.graphed import ROWS, Graphs, Recorder, apart, even_tables
 from virnucpro.models.packing import PackedBatch
 from virnucpro.models.rearranged import EsmLayerWeights, esm_layer_weights, norm_weights, rope_tables, take_layers
 
@@ -93,21 +95,33 @@ class FusedEsm2:
 
 
 class FusedDnabert:
-    """A forward for DnabertEncoder: a packed batch to final hidden states [T, H]."""
+    """A forward for DnabertEncoder: a packed batch to final hidden states [T, H], in a buffer that the next call overwrites."""
 
     def __init__(self, model: torch.nn.Module, slopes: torch.Tensor):
-        self.embeddings, self.slopes = model.embeddings, slopes.float()
+        embeddings = model.embeddings
+        self.tokens, self.token_type = embeddings.word_embeddings.weight, embeddings.token_type_embeddings.weight[0]
+        self.first_norm, self.slopes = norm_weights(embeddings.LayerNorm), slopes.float()
         self.heads, self.eps = model.config.num_attention_heads, model.config.layer_norm_eps
         self.width, self.wide = model.config.hidden_size, model.config.intermediate_size
         self.layers = [(layer.attention["self"]["Wqkv"], layer.attention["output"]["dense"],
                         layer.attention["output"]["LayerNorm"], layer.mlp["gated_layers"], layer.mlp["wo"],
                         layer.mlp["layernorm"]) for layer in take_layers(model.encoder)]
+        self.graphs = Graphs(Recorder(slopes.device))
         self._space: tuple[torch.Tensor, ...] = ()
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
-        x = self.embeddings(batch.tokens)
-        qkv, mixed, branch, gated, inner = self.space(x)
-        spans = kernels.spans(batch.lengths, x.device)
+        ids, table, x, *_ = space = self.space(len(batch.tokens))
+        spans, shape = even_tables(kernels.spans(batch.lengths, "cpu"))
+        ids.copy_(batch.tokens)
+        table[:len(spans)].copy_(spans, non_blocking=True)
+        self.graphs.run(shape, partial(self.forward, shape, *space))
+        return x
+
+    def forward(self, shape: tuple[tuple[int, int], ...], ids, table, x, qkv, mixed, branch, gated, inner) -> None:
+        """x <- final hidden states of the tokens `ids`; `table` and `shape` as from `even_tables`, the others are scratch."""
+        torch.index_select(self.tokens, 0, ids, out=x)
+        kernels.layer_norm(x, *self.first_norm, self.eps, x, shift=self.token_type)
+        spans = apart(table, shape)
         for first, dense, norm, gate, last, last_norm in self.layers:
             torch.mm(x, first.weight.t(), out=qkv)
             kernels.attention(qkv, mixed, spans, self.heads, bias=first.bias, slopes=self.slopes)
@@ -117,15 +131,16 @@ class FusedDnabert:
             kernels.gated_gelu(gated, inner)
             torch.mm(inner, last.weight.t(), out=branch)
             kernels.layer_norm(x, *norm_weights(last_norm), self.eps, x, delta=branch, shift=last.bias)
-        return x
 
-    def space(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Buffers qkv, mixed, branch, gated, inner, kept from batch to batch; zero as in FusedEsm2."""
-        rows = len(x)
+    def space(self, rows: int) -> tuple[torch.Tensor, ...]:
+        """Buffers of `forward`, kept from batch to batch (graphs know them by address); zero as in FusedEsm2."""
         if not self._space or len(self._space[0]) != rows:
+            self.graphs.forget()
             self._space = ()
-            self._space = tuple(x.new_zeros(rows, width) for width in (
-                3 * self.width, self.width, self.width, 2 * self.wide, self.wide))
+            new = self.tokens.new_zeros
+            # no more sequences than tokens; of four kinds, each with less than ROWS empty ones behind
+            self._space = (new(rows, dtype=torch.int64), new(rows + 4 * ROWS, 2, dtype=torch.int32), *(
+                new(rows, width) for width in (self.width, 3 * self.width, self.width, self.width, 2 * self.wide, self.wide)))
         return self._space
 
 
