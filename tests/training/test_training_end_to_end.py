@@ -32,7 +32,7 @@ def prepared(tmp_path_factory):
             fasta.write(f">r{i}\n{toy_gene(virus, 700)}\n")
             lines.append(f"g.fna\tr{i}\t{'virus' if virus else 'others'}\tg{i // 2}")
     (directory / "labels.tsv").write_text("\n".join(lines) + "\n")
-    prepare(PrepareSettings(directory / "labels.tsv", directory / "prepared", frame_policy="longest", validation=0.2, test=0.25))
+    prepare(PrepareSettings(directory / "labels.tsv", directory / "prepared", frame_policy="stretches", validation=0.2, test=0.25))
     return directory / "prepared"
 
 
@@ -73,7 +73,7 @@ def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundl
 
 
 def test_a_calibration_needs_groups_to_leave_out(prepared, bundle, tmp_path):
-    prepare(PrepareSettings(prepared.parent / "labels.tsv", tmp_path / "few", frame_policy="longest", validation=0.05))
+    prepare(PrepareSettings(prepared.parent / "labels.tsv", tmp_path / "few", frame_policy="stretches", validation=0.05))
     before = (bundle / "bundle.json").read_bytes()
     with pytest.raises(InputError, match="of 1 viral and 1 other groups"):
         calibrate(bundle, tmp_path / "few", tmp_path / "calibration", per_group=1)
