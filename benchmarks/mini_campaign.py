@@ -31,6 +31,7 @@ from safetensors.torch import save_file
 
 from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.network import Network
+from virnucpro.training.sampling import halves
 from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
 from virnucpro.training.trainer import Teachers
@@ -44,7 +45,7 @@ TEACHERS = {"one": BASE, "two": replace(BASE, seed=6)}
 # begins as the better teacher and learns the answers of both, also to what has no label: frames put together from two classes
 STUDENT = replace(BASE, rate=5e-4, dna_share=0.0, distant=0.4, mask_share=0.3, spliced=0.3, label_weight=0.3, seed=7)
 TEACHER_SHARE, STUDENT_SHARE = 0.28, 0.42  # of the time
-KEEP_BACK = 90.0  # seconds for the last scores and files
+KEEP_BACK = 130.0  # seconds for the last scores and files
 MATTERS = "500"  # AUROC of these contigs of the validation side decides
 
 
@@ -62,6 +63,7 @@ class Main:
         self.settlers = lane.settling(lane.maker(Recipe(), lane.genomes, lane.markers, self.fragments, augment=False),
                                       lane.options.settle)  # fmt: skip
         self.done: dict[str, dict] = {}
+        self.parts: dict[int, tuple] = {}
         lane.say("ready", genomes=len(lane.genomes), markers=len(lane.markers), fragments=len(self.fragments),
                  folders=len(lane.folders))  # fmt: skip
 
@@ -107,7 +109,7 @@ class Main:
         best = self.value(peak) if peak in self.done else 0.0
         try:
             self.begin(recipe.start, recipe.seed)
-            maker = lane.maker(recipe, lane.genomes, lane.markers, self.fragments)
+            maker = lane.maker(recipe, *self.learned(recipe.without))
 
             def report(progress, live, mean):
                 nonlocal best
@@ -122,7 +124,7 @@ class Main:
                     mean.swap()
                 lane.say("train", run=name, **facts)
 
-            took = lane.train(maker, recipe, seconds, report=report, teachers=self.teachers(recipe.teachers))
+            took = lane.train(maker, recipe, seconds, report=report, teachers=self.teachers(recipe))
             for kept, facts in ((name, {"took": took, "recipe": asdict(recipe)}), (peak, self.done.get(peak, {}))):
                 if kept == peak and not snapshots:
                     continue
@@ -138,12 +140,21 @@ class Main:
             if "CUDA" in repr(error):
                 raise
 
-    def teachers(self, names: tuple[str, ...]) -> Teachers | None:
+    def learned(self, without: int | None) -> tuple[Store, Store, Store | None]:
+        """Genomes, genes and protein fragments to learn from."""
+        lane = self.lane
+        if without is None:
+            return lane.genomes, lane.markers, self.fragments
+        if without not in self.parts:  # kept: samplers are known by them
+            self.parts[without] = *(s.select_records(halves(s) != without) for s in (lane.genomes, lane.markers)), None
+        return self.parts[without]
+
+    def teachers(self, recipe: Recipe) -> Teachers | None:
         lane, networks = self.lane, []
-        for name in names:
+        for name in recipe.teachers:
             networks.append(Network(lane.network.shape).to(lane.device))
             networks[-1].load_state_dict(torch.load(self.out / "runs" / name / "state.pt", map_location="cpu", weights_only=True))
-        return Teachers(networks, compile=lane.encoders is not None) if networks else None
+        return Teachers(networks, lane.encoders is not None, recipe.apart) if networks else None
 
     def finish(self, name: str, place: int) -> None:
         """Files of one network: OUT/final/N-esm2, N-rest `.safetensors`, N-validation.npz, N-test.npz (scores)."""
@@ -188,9 +199,10 @@ class Main:
 
         for name, recipe in TEACHERS.items():
             train(name, recipe, TEACHER_SHARE * total)
-        teachers = tuple(sorted((self.better(n) for n in TEACHERS if n in self.done), key=self.value, reverse=True))
-        if teachers:
-            train("student", replace(STUDENT, start=teachers[0], teachers=teachers), STUDENT_SHARE * total)
+        teachers = tuple(self.better(n) for n in TEACHERS if n in self.done)
+        if len(teachers) == len(TEACHERS):
+            start = max(teachers, key=self.value)
+            train("student", replace(STUDENT, start=start, teachers=teachers), STUDENT_SHARE * total)
         ranked = sorted(self.done, key=self.value, reverse=True)
         lane.say("ranked", runs={n: self.value(n) for n in ranked})
         for place, name in enumerate(ranked[:2], start=1):

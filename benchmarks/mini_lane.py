@@ -60,7 +60,9 @@ class Recipe:
     decay: float = 0.05
     token_weight: float = 0.15
     spliced: float = 0.0
+    without: int | None = None  # a half of the groups; then without protein fragments too, which have no groups
     teachers: tuple[str, ...] = ()  # earlier runs
+    apart: bool = False  # each of the teachers answers for the half of the groups that it was trained without
     label_weight: float = 1.0
     seed: int = 1
 

@@ -167,7 +167,7 @@ def test_best_first():
 
 
 def test_stretches_count_by_the_squares_of_their_residues():
-    rows = [(0, 1, 0, 0.2, 0.8, 160), (0, 1, 4, 0.9, 0.1, 80), (0, 2, 1, 0.0, 1.0, 30), (0, 2, 2, None, None, 99), (1, 1, 3, None, None, 50)]
+    rows = [(0, 1, 0, 0.2, 0.8, 160), (0, 1, 4, 0.9, 0.1, 80), (0, 2, 1, 0.0, 1.0, 30), (0, 2, 2, None, None, 9), (1, 1, 3, None, None, 50)]
     chunks, sequences = call([1000, 500], rows, frame_policy="stretches")
     odds = (4 * np.log(0.8 / 0.2) + np.log(0.1 / 0.9)) / 5
     assert chunks.virus_score[0] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)

@@ -67,10 +67,14 @@ def test_teachers_teach_their_mean_and_have_nothing_to_say_to_themselves(network
     torch.manual_seed(4)
     (_, batch), = scoring_batches(*frames, tokenizers, BatchShape(9, 0, 384, 8, 8))
     given = (to_device(batch.esm2, CPU), to_device(batch.dnabert_s, CPU), 9, 9)
+    half = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2])
     other = Network(shape).eval()
-    alone, another, two = (Teachers(networks, compile=False)(*given) for networks in ([network], [other], [network, other]))
+    alone, another, two = (Teachers(networks, compile=False)(*given, half) for networks in ([network], [other], [network, other]))
+    apart = Teachers([network, other], compile=False, apart=True)(*given, half)
     for mean, *parts in zip(two, alone, another, strict=True):
         assert torch.allclose(mean, sum(parts) / 2, atol=1e-6)
+    for found, *wanted in zip(apart, alone, another, two, strict=True):
+        assert all(torch.equal(found[half == of], answer[half == of]) for of, answer in enumerate(wanted))
     with torch.no_grad():
         answers = network(*given)
     same, different = (Teachers([], compile=False).losses(answers, taught) for taught in (alone, another))

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
-from virnucpro.sequences.chunks import all_spans, all_windows, chunks_and_windows
+from virnucpro.sequences.chunks import all_spans, all_windows, chunks_and_windows, n_chunks
 from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.reader import Record
 from virnucpro.sequences.tokens import Tokenizers
@@ -90,6 +90,7 @@ class Block:
     start: np.ndarray
     end: np.ndarray
     offset: np.ndarray
+    n_chunks: np.ndarray  # of the record
     complete: int  # no later block has chunks of the rows before this one
 
 
@@ -121,7 +122,8 @@ def _block(rows: list[int], parts: list[bytes], chunk_length: int, stride: int) 
     spans = chunks_and_windows(lengths, chunk_length, stride)
     before = (np.cumsum(lengths) - lengths)[spans.sequence]
     record = np.array(rows, dtype=np.int64)[spans.sequence]
-    return Block(b"".join(parts), record, spans.chunk, spans.start + before, spans.end + before, -before, rows[-1] + 1)
+    return Block(b"".join(parts), record, spans.chunk, spans.start + before, spans.end + before, -before,
+                 n_chunks(lengths, chunk_length)[spans.sequence], rows[-1] + 1)  # fmt: skip
 
 
 def _blocks_of_one(row: int, sequence: bytes, chunk_length: int, stride: int) -> Iterator[Block]:
@@ -131,12 +133,13 @@ def _blocks_of_one(row: int, sequence: bytes, chunk_length: int, stride: int) ->
             chunk, start, end = spans.chunk[i : i + step], spans.start[i : i + step], spans.end[i : i + step]
             first = int(start[0])
             same = np.full(len(chunk), row, dtype=np.int64)
-            yield Block(sequence[first : int(end[-1])], same, chunk, start - first, end - first, np.full(len(chunk), first), row)
+            yield Block(sequence[first : int(end[-1])], same, chunk, start - first, end - first, np.full(len(chunk), first),
+                        np.repeat(n_chunks(length, chunk_length), len(chunk)), row)  # fmt: skip
 
 
 def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordBatch:
     """The frames of a block as rows of FRAME_SCHEMA."""
-    frames = open_frames(block.bases, block.start, block.end, policy)
+    frames = open_frames(block.bases, block.start, block.end, policy, block.n_chunks)
     esm2_ids, esm2_length = tokenizers.esm2(frames.proteins)
     dnabert_s_ids, dnabert_s_length = tokenizers.dnabert_s(frames.nucleotides)
     protein_key = _keys(frames.proteins)

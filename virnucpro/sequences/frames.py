@@ -14,8 +14,9 @@ import numpy as np
 from Bio.Data import CodonTable
 
 LONGEST_MINIMUM = 20  # residues; the shortest stretch that the policies `longest` and `stretches` take
-MOST_STRETCHES = 3  # that `stretches` takes from a chunk
-LEAST_OF_THE_LONGEST = 0.5  # share of its residues that the others must have
+# `stretches` takes six from a sequence of one chunk, three from each of two, and two from each of more
+MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK = 6, 2
+LEAST_OF_THE_LONGEST = 2, 5  # two fifths of its residues the others must have
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
 _STOP = ord("*")
@@ -105,15 +106,17 @@ class _Codons:
         return np.searchsorted(self.dropped, end) - np.searchsorted(self.dropped, begin) if len(self.dropped) else 0
 
 
-def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = "open") -> Frames:
+def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = "open", n_chunks: np.ndarray | int = 1) -> Frames:
     """The frames that `policy` takes from the chunks [start, end) of `bases` (upper case), int64 [n] each.
 
     `open`: every frame without a stop and with a residue; its nucleotides are 3 * residues + 1 bases from its start, one
     fewer where the chunk ends. `longest`: of each chunk the longest stop-free stretch (most residues, at least 20; ties go to
     the first of F1 F2 F3 R1 R2 R3, then to the first in reading direction), from its first to its last residue; its
     nucleotides are its codons and the base after, where the chunk has one. `stretches`: that one, and the longest of other
-    frames if they have at least half its residues (and 20), at most three a chunk, ties as before. In all, a codon with a
-    letter outside ACGT adds nothing to the protein and is flagged; it neither counts as a residue nor ends a stretch.
+    frames if they have at least two fifths of its residues (and 20), ties as before; together at most six where the sequence is one
+    chunk, three where it has two, and two where it has more: `n_chunks`, of the sequence of all or int64 [n] of each. In all,
+    a codon with a letter outside ACGT adds nothing to the protein and is flagged; it neither counts as a residue nor ends a
+    stretch.
     """
     codons = _Codons(bases)
     start, end = np.asarray(start, dtype=np.int64), np.asarray(end, dtype=np.int64)
@@ -123,7 +126,8 @@ def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = 
     if policy == "open":
         chunk, frame, left, count = _take_open(codons, left, counts)
     else:
-        chunk, frame, left, count = _take_longest(codons, left, counts, 1 if policy == "longest" else MOST_STRETCHES)
+        most = 1 if policy == "longest" else np.maximum(MOST_OF_A_SEQUENCE // np.maximum(n_chunks, 1), MOST_OF_A_CHUNK)
+        chunk, frame, left, count = _take_longest(codons, left, counts, np.broadcast_to(most, len(start)))
     return _materialise(bases, codons, chunk, frame, left, count, start[chunk], end[chunk], policy)
 
 
@@ -136,8 +140,8 @@ def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
     return chunk, frame, left[chunk, frame], counts[chunk, frame]
 
 
-def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: int):
-    """The longest stop-free stretches of each chunk that has one, at most one a frame and `most` a chunk.
+def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: np.ndarray):
+    """The longest stop-free stretches of each chunk that has one, at most one a frame and `most` [n] a chunk.
 
     (chunk, frame, first base on the forward strand, codons), in the order of chunks and frames.
     """
@@ -161,7 +165,8 @@ def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: i
     best = best.reshape(-1, 6)
     rank = np.empty_like(best)
     np.put_along_axis(rank, np.argsort(-best, axis=1, kind="stable"), np.arange(6)[None], axis=1)
-    good = (rank < most) & (best >= LEAST_OF_THE_LONGEST * best.max(axis=1, keepdims=True))
+    part, whole = LEAST_OF_THE_LONGEST
+    good = (rank < most[:, None]) & (whole * best >= part * best.max(axis=1, keepdims=True))
     winners = winners[good.ravel()[frame_of[winners]]]
     begin, end = begin[winners], end[winners]
     for i in np.flatnonzero(end - begin > residues[winners]):  # from the first to the last residue

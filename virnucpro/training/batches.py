@@ -17,7 +17,7 @@ from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import STRETCHES
 from virnucpro.training.bases import blur, decode, decode_protein, encode
 from virnucpro.training.distance import distant_codons, distant_residues
-from virnucpro.training.sampling import FragmentSampler, Windows, WindowSampler, join_windows
+from virnucpro.training.sampling import BOTH_HALVES, FragmentSampler, Windows, WindowSampler, join_windows
 from virnucpro.training.shuffling import shuffled
 from virnucpro.training.vocabulary import DNA_MASK, DNA_PAD, DNA_SPECIAL, ESM2_MASK, ESM2_PAD, ESM2_RESIDUES
 
@@ -52,6 +52,7 @@ class Batch(NamedTuple):
     virus: np.ndarray  # int64 [frames + fragments]
     weight: np.ndarray  # float32 [frames + fragments]; 0 for places that hold nothing, or a frame without a label
     n_frames: int
+    half: np.ndarray  # int64 [frames], of the groups: see `sampling.halves`; BOTH_HALVES where its parts are of both
 
 
 def frames_of(windows: Windows, policy: str) -> Frames:
@@ -135,21 +136,20 @@ def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float
         proteins[i], nucleotides[i] = residues[a:b], letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :]
 
 
-def spliced_frames(proteins: list[bytes], nucleotides: list[bytes], virus: np.ndarray, share: float,
-                   rng: np.random.Generator) -> np.ndarray:  # fmt: skip
-    """Pairs among a `share` of the frames exchange all that follows a codon, in place. bool [frames]: which are now of both classes.
+def spliced_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, rng: np.random.Generator) -> np.ndarray:
+    """Pairs among a `share` of the frames exchange all that follows a codon, in place. int64 [frames]: whose end a frame has.
 
     Frames with an N stay as they are.
     """
-    both = np.zeros(len(proteins), dtype=bool)
+    end = np.arange(len(proteins))
     chosen = np.flatnonzero((rng.random(len(proteins)) < share) & np.array([b"N" not in n for n in nucleotides]))
     for i, j in rng.permutation(chosen)[: len(chosen) // 2 * 2].reshape(-1, 2).tolist():
         shorter = min(len(proteins[i]), len(proteins[j]))
         at = int(rng.integers(shorter // 4, shorter - shorter // 4 + 1))
         for parts, k in ((proteins, at), (nucleotides, 3 * at)):
             parts[i], parts[j] = parts[i][:k] + parts[j][k:], parts[j][:k] + parts[i][k:]
-        both[[i, j]] = virus[i] != virus[j]
-    return both
+        end[[i, j]] = j, i
+    return end
 
 
 def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Windows:
@@ -197,10 +197,11 @@ class BatchMaker:
         proteins: list[bytes] = []
         nucleotides: list[bytes] = []
         virus: list[np.ndarray] = []
+        halves: list[np.ndarray] = []
         # policies are mixed frame by frame, so that every batch has both in fixed shares
         n_open, n_stretches = int(n * how.open_share), int(n * how.stretches_share)
         n_longest = n - n_open - n_stretches
-        for policy, want, windows_a_frame in (("open", n_open, 0.9), (STRETCHES, n_stretches, 0.45), ("longest", n_longest, 1.05)):
+        for policy, want, windows_a_frame in (("open", n_open, 0.9), (STRETCHES, n_stretches, 0.3), ("longest", n_longest, 1.05)):
             have = 0
             while have < want:
                 need = int((want - have) * windows_a_frame) + 16
@@ -210,10 +211,13 @@ class BatchMaker:
                 proteins += [found.proteins[i] for i in order]
                 nucleotides += [found.nucleotides[i] for i in order]
                 virus.append(windows.virus[found.chunk[order]])
+                halves.append(windows.half[found.chunk[order]])
                 have += len(order)
         distant_frames(proteins, nucleotides, how.distant_share, how.most_distant, rng)
         label = np.concatenate(virus).astype(np.int64)
-        labelled = ~spliced_frames(proteins, nucleotides, label, how.spliced_share, rng)
+        half = np.concatenate(halves).astype(np.int64)
+        end = spliced_frames(proteins, nucleotides, how.spliced_share, rng)
+        labelled, half = label == label[end], np.where(half == half[end], half, BOTH_HALVES)
         if self.fragments is not None and self.shape.fragments:
             codes, fragment_virus = self.fragments.draw(self.shape.fragments, rng)
             lengths = np.array([len(c) for c in codes])
@@ -221,7 +225,7 @@ class BatchMaker:
             codes = split_ids(distant_residues(np.concatenate(codes), lengths, rate, rng), lengths)
             proteins += [decode_protein(c) for c in codes]
             label = np.concatenate([label, fragment_virus.astype(np.int64)])
-        return self._pack(proteins, nucleotides, label, labelled, rng)
+        return self._pack(proteins, nucleotides, label, labelled, rng)._replace(half=half)
 
     def _windows(self, n: int, rng: np.random.Generator) -> Windows:
         share = np.array([s for s, _ in self.samplers])
@@ -243,7 +247,7 @@ class BatchMaker:
                          how.mask_rate)  # fmt: skip
         fits = fit_a.copy()
         fits[:n] &= fit_b & labelled
-        return Batch(esm2, dna, label, balanced(label, fits, n), n)
+        return Batch(esm2, dna, label, balanced(label, fits, n), n, np.full(n, BOTH_HALVES))
 
 
 def balanced(label: np.ndarray, fits: np.ndarray, n: int) -> np.ndarray:
@@ -275,7 +279,8 @@ def scoring_batches(proteins: list[bytes], nucleotides: list[bytes], tokenizers:
             raise ValueError("a frame is longer than a row")
         waiting = np.concatenate([now[~fit], waiting])
         esm2 = with_token_dropout(esm2, len(now))
-        yield now, Batch(esm2, dna, np.zeros(len(now), np.int64), fit.astype(np.float32), len(now))
+        yield now, Batch(esm2, dna, np.zeros(len(now), np.int64), fit.astype(np.float32), len(now),
+                         np.full(len(now), BOTH_HALVES))  # fmt: skip
 
 
 def scoring_shape(shape: BatchShape) -> BatchShape:

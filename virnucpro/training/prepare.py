@@ -207,7 +207,7 @@ def frame_ids(record: Record, translations, settings: PrepareSettings, counts: d
     counts["chunks"] += len(spans)
     counts["chunks_with_other_letters"] += int((~plain).sum())
     which = np.flatnonzero(plain)
-    found = open_frames(record.sequence, spans[which, 0], spans[which, 1], settings.frame_policy)
+    found = open_frames(record.sequence, spans[which, 0], spans[which, 1], settings.frame_policy, len(spans))
     joined = "*".join(proteins) if proteins is not None else ""
     for chunk, frame, protein in zip(found.chunk, found.frame, found.proteins, strict=True):
         if proteins is not None and protein.decode("ascii") not in joined:

@@ -57,7 +57,7 @@ class ContigFrames(torch.utils.data.IterableDataset):
         codes = np.concatenate([self.store.segment(i) for i in rows])
         first = np.cumsum(lengths) - lengths
         begin, end = first[spans.sequence] + spans.start, first[spans.sequence] + spans.end
-        found = open_frames(decode(codes), begin, end, self.policy)
+        found = open_frames(decode(codes), begin, end, self.policy, n_chunks(lengths, self.chunk_length)[spans.sequence])
         contig = spans.sequence[found.chunk]
         aa = np.fromiter(map(len, found.proteins), dtype=np.int32, count=len(found))
         nothing = np.zeros(len(found), np.float32)

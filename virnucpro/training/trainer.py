@@ -116,21 +116,31 @@ def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.devi
 
 
 class Teachers:
-    """Trained networks whose mean answers another one learns (Hinton and others, 2015, arXiv:1503.02531)."""
+    """Trained networks whose mean answers another one learns (Hinton and others, 2015, arXiv:1503.02531).
+
+    With `apart`, of two networks: the first has seen nothing of half 0 of the groups, the second nothing of half 1, and each
+    answers for what it has not seen; so nothing is taught that was only learned by heart.
+    """
 
     TEMPERATURE = 2.0
 
-    def __init__(self, networks: Sequence[Network], compile: bool):
+    def __init__(self, networks: Sequence[Network], compile: bool, apart: bool = False):
+        self.apart = apart
         self.networks = [network.eval().requires_grad_(False) for network in networks]
         self.encoders = [(torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False)) if compile else None
                          for n in networks]  # fmt: skip
 
     @torch.no_grad()
-    def __call__(self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int) -> tuple[torch.Tensor, ...]:
-        """Means of the logits of `Network.judge`."""
+    def __call__(self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int, half: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """What is taught of each of the logits of `Network.judge`."""
         every = [network.judge(*network.features(esm2, dnabert_s, n, n_all, encoders)[:2])
                  for network, encoders in zip(self.networks, self.encoders, strict=True)]  # fmt: skip
-        return tuple(torch.stack([logits.float() for logits in part]).mean(0) for part in zip(*every, strict=True))
+        means = []
+        for part in zip(*every, strict=True):
+            means.append(torch.stack([logits.float() for logits in part]).mean(0))
+            for mine, logits in enumerate(part if self.apart else ()):
+                means[-1][:n][half == mine] = logits[:n][half == mine].float()
+        return tuple(means)
 
     def losses(self, answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
         """How far the answers are from what was taught, under the names of `losses`."""
@@ -283,7 +293,7 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             supervised = weighted(parts, rules)
             if teachers is not None:
                 with accelerator.autocast():
-                    taught = teachers(*given)
+                    taught = teachers(*given, moved(batch.half, device))
                 distances = teachers.losses(answers, taught)
                 supervised = rules.label_weight * supervised + weighted(distances, rules)
                 parts |= {f"taught_{name}": distance for name, distance in distances.items()}
