@@ -3,7 +3,7 @@
     python -P benchmarks/mini_fit.py work run        # with PYTHONPATH=.:benchmarks, on a CPU: 8 minutes
 
 `run` as mini_gather.py leaves it. Windows of 500 bases as the network was trained on, but whole and as they are. Prints one JSON: AUROC and
-recall at 5 % false positives of the classifier, of proteins alone and of nucleotides alone.
+recall at 5 % false positives of the classifier, of proteins alone and of nucleotides alone, each window by its longest stretch.
 """
 from __future__ import annotations
 
@@ -14,21 +14,34 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
 from mini_campaign import BASE
 from mini_lane import means
-from mini_more_scores import score_block
-from mini_windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE, POLICY
+from mini_windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE
 from safetensors.torch import load_file
 
+from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.training.batches import BatchShape
 from virnucpro.training.metrics import auroc, recall_at
-from virnucpro.training.network import NetworkShape
+from virnucpro.training.network import Network, NetworkShape
 from virnucpro.training.sampling import WindowRules, WindowSampler
-from virnucpro.training.scoring import FrameScores
+from virnucpro.training.saving import load_parts
+from virnucpro.training.scoring import FrameScores, score_contigs
 from virnucpro.training.store import Store
 
 SETS = {"genomes": (6000, HARD_GENOMES, HARD_KINDS), "markers": (4000, MARKER_SHARE, HARD_KINDS)}
 PARTS = {"classifier": "logit", "proteins alone": "esm2_logit", "nucleotides alone": "dnabert_s_logit"}
 BLOCK = 100  # windows a process scores at a time
+SHAPE = BatchShape(frames=128, fragments=0, row_length=512, esm2_rows=40, dnabert_s_rows=30)
+
+
+def score_block(work: Path, run: Path, store: Store, rows: np.ndarray, shape: NetworkShape) -> FrameScores:
+    """Scores of the contigs `rows` by the network in `run`, in a process of its own."""
+    torch.set_num_threads(1)
+    network = Network(shape)
+    load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
+    tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
+    return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest", torch.device("cpu"))
 
 
 def training_windows(work: Path, name: str) -> Store:
@@ -55,12 +68,12 @@ def main(work: Path, run: Path) -> None:
         for name in SETS:
             store = training_windows(work, name)
             blocks = np.split(np.arange(len(store)), range(BLOCK, len(store), BLOCK))
-            found = pool.map(partial(score_block, work, run, store, shape=shape, policy=POLICY), blocks, chunksize=1)
+            found = pool.map(partial(score_block, work, run, store, shape=shape), blocks, chunksize=1)
             scores = FrameScores(*(np.concatenate(columns) for columns in zip(*found, strict=True)))
             results[f"training, {name}"] = figures(store, scores, np.arange(len(store)))
     contigs = Store.load(work / "contigs.npz")
     with np.load(run / "scores.npz") as z:
-        scores = FrameScores(*(z[f"{POLICY}_{field}"] for field in FrameScores._fields))
+        scores = FrameScores(*(z[f"longest_{field}"] for field in FrameScores._fields))
     lab = contigs.labels.select(contigs.record)
     results["validation"] = figures(contigs, scores, np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500")))
     print(json.dumps(results, indent=1))

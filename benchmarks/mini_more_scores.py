@@ -1,9 +1,9 @@
-"""Version 2's network on the sets that came later: shuffled contigs and windows with N, beside what it was scored on.
+"""Scores of the frames that a run has none of, by a bundle of its network on a CPU: those of another frame policy, on the same contigs.
 
-    python -P benchmarks/mini_more_scores.py work run out.npz        # with PYTHONPATH=.:benchmarks, on a CPU
+    python -P benchmarks/mini_more_scores.py work run bundle out.npz        # with PYTHONPATH=.:benchmarks; two hours on two cores
 
-`run` holds the parts of the network and its scores.npz; contigs are rows of work/contigs.npz. `out.npz` gets these and the new scores,
-and which contigs they are of (`longest_taken`, `blurred-SIDE_taken`): of the windows with N every sixth.
+`run` holds scores.npz and the network's heads; its contigs are rows of work/contigs.npz. `out.npz` gets the scores of the run that are
+of POLICY too, and the missing ones, set by set. Of the windows with N it has every `EVERY_BLURRED`th (`blurred-SIDE_taken`).
 """
 from __future__ import annotations
 
@@ -11,61 +11,132 @@ import multiprocessing
 import sys
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from finish_mini import frame_scores, policy_of
 from mini_data import blurred_sets
-from mini_windows import CHUNK_LENGTH
+from mini_windows import CHUNK_LENGTH, POLICY
+from safetensors.torch import load_file
 
+from virnucpro.models.classifier import Classifier
+from virnucpro.models.dnabert_s import load_dnabert_s
+from virnucpro.models.esm2 import load_esm2
+from virnucpro.models.packing import pack
+from virnucpro.sequences.chunks import all_spans, n_chunks
+from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.batches import BatchShape
-from virnucpro.training.network import Network, NetworkShape
-from virnucpro.training.saving import load_parts
-from virnucpro.training.scoring import FrameScores, score_contigs
+from virnucpro.training.bases import decode
+from virnucpro.training.scoring import FrameScores
 from virnucpro.training.store import Store
 
-NETWORK = NetworkShape(esm2_heads=20, dnabert_s_heads=8)  # version 2's
-SHAPE = BatchShape(frames=128, fragments=0, row_length=512, esm2_rows=40, dnabert_s_rows=30)  # an N is a token
-KINDS = ("shuffled3000", "shuffled500")
+EVERY_BLURRED = 6
+TOKENS = 4096  # of a batch
+FRAMES = 4000  # that a process has at a time
 
 
-def score_block(work: Path, run: Path, store: Store, rows: np.ndarray, shape: NetworkShape = NETWORK,
-                policy: str = "longest") -> FrameScores:  # fmt: skip
-    """Scores of the contigs `rows` by the network in `run`, in a process of its own."""
+class Found(NamedTuple):
+    """Frames of contigs, [F] each."""
+
+    what: FrameScores  # without scores
+    proteins: list[bytes]
+    nucleotides: list[bytes]
+
+
+def frames_of(store: Store, rows: np.ndarray) -> Found:
+    lengths = store.length[rows]
+    spans, first = all_spans(lengths, CHUNK_LENGTH), np.cumsum(lengths) - lengths
+    bases = decode(np.concatenate([store.segment(i) for i in rows]))
+    begin, end = (first[spans.sequence] + at for at in (spans.start, spans.end))
+    found: Frames = open_frames(bases, begin, end, POLICY, n_chunks(lengths, CHUNK_LENGTH)[spans.sequence])
+    contig = spans.sequence[found.chunk]
+    residues = np.fromiter(map(len, found.proteins), dtype=np.int32, count=len(found))
+    nothing = np.full(len(found), np.nan, np.float32)
+    chunk, start = spans.chunk[found.chunk].astype(np.int32), (found.start - first[contig]).astype(np.int32)
+    what = FrameScores(rows[contig], chunk, found.frame, start, residues, nothing, nothing, nothing)
+    return Found(what, found.proteins, found.nucleotides)
+
+
+def batches(ids: list[np.ndarray]) -> list[list[int]]:
+    """Rows of `ids`, the longest first, by batches of TOKENS."""
+    out, room = [], 0
+    for i in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
+        if not out or len(ids[i]) > room or len(out[-1]) == 1024:
+            out.append([])
+            room = TOKENS
+        out[-1].append(i)
+        room -= len(ids[i])
+    return out
+
+
+def embedded(encoder, tokens: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
+    """fp32 [n, width] of token ids end to end, and their lengths."""
+    ids = [part.astype(np.int64) for part in np.split(tokens[0], np.cumsum(tokens[1])[:-1])]
+    vectors = torch.empty(len(ids), encoder.width)
+    for rows in batches(ids):
+        vectors[rows] = encoder.embed(pack([ids[i] for i in rows], TOKENS, encoder.pad_id))
+    return vectors
+
+
+def score(run: Path, bundle: Path, frames: tuple[list[bytes], list[bytes]]) -> np.ndarray:
+    """float32 [3, n]: virus minus others of the classifier, of the proteins' head and of the nucleotides' head; in a process of its own."""
     torch.set_num_threads(1)
-    network = Network(shape)
-    load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
-    tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
-    return score_contigs(network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, policy, torch.device("cpu"))
+    tokenizers = Tokenizers(bundle / "esm2", bundle / "dnabert_s")
+    protein = embedded(load_esm2(bundle / "esm2", "cpu", "fp32"), tokenizers.esm2(frames[0]))
+    dna = embedded(load_dnabert_s(bundle / "dnabert_s", "cpu", "fp32"), tokenizers.dnabert_s(frames[1]))
+    odds = np.log(Classifier.load(bundle / "classifier.safetensors").scores(torch.cat([dna, protein], dim=1).numpy()))
+    heads, single = load_file(run / "heads.safetensors"), []
+    for name, vectors in (("esm2_only", protein), ("dnabert_s_only", dna)):
+        logits = vectors @ heads[f"{name}.weight"].float().T + heads[f"{name}.bias"].float()
+        single.append((logits[:, 1] - logits[:, 0]).numpy())
+    return np.stack([odds[:, 1] - odds[:, 0], *single]).astype(np.float32)
 
 
-def main(work: Path, run: Path, out: Path) -> None:
-    contigs = Store.load(work / "contigs.npz")
-    with np.load(run / "scores.npz") as z:
-        kept = {k: z[k] for k in z.files}
-    taken, sets = [kept.get("longest_taken", np.arange(kept["longest_contig"].max() + 1))], []
-    for kind in KINDS:
-        rows = np.setdiff1d(np.flatnonzero(contigs.labels.kind[contigs.record] == kind), taken[0])
-        rows = rows[contigs.labels.split[contigs.record[rows]] == "validation"]
-        sets += [("longest", contigs, rows)] if len(rows) else []
-        taken.append(rows)
-    kept["longest_taken"] = np.concatenate(taken)
-    for side in ("validation", "test"):
-        store = blurred_sets(contigs.select_records(contigs.labels.split == side))
-        kept[f"blurred-{side}_taken"] = np.arange(0, len(store), 6)
-        sets.append((f"blurred-{side}", store, kept[f"blurred-{side}_taken"]))
-    with multiprocessing.get_context("fork").Pool() as pool:
-        for prefix, store, rows in sets:
-            blocks = np.split(rows, np.flatnonzero(np.diff(np.cumsum(store.length[rows]) // 60_000)) + 1)
-            found = pool.map(partial(score_block, work, run, store), blocks, chunksize=1)
-            for name, *columns in zip(FrameScores._fields, *found, strict=True):
-                key = f"{prefix}_{name}"
-                kept[key] = np.concatenate([kept[key], *columns] if key in kept else columns)
-            order = np.lexsort([kept[f"longest_{k}"] for k in ("frame", "chunk", "contig")])
-            kept |= {f"longest_{k}": kept[f"longest_{k}"][order] for k in FrameScores._fields}
-            np.savez_compressed(out, **kept)
-            print(prefix, len(rows), "contigs", flush=True)
+def key(scores: FrameScores) -> np.ndarray:
+    return (scores.contig.astype(np.int64) * 1_000 + scores.chunk) * 10 + scores.frame
+
+
+def scored(found: Found, known: FrameScores, work) -> FrameScores:
+    """`found` with the scores that are known, and those that `work(list of (proteins, nucleotides))` gives."""
+    mine, order = key(found.what), np.argsort(key(known))
+    at = np.minimum(np.searchsorted(key(known), mine, sorter=order), len(order) - 1)
+    at = order[at]
+    there = (key(known)[at] == mine) & (known.aa_length[at] == found.what.aa_length)
+    logits = np.stack([np.where(there, column[at], np.nan) for column in known[5:]]).astype(np.float32)
+    missing = np.flatnonzero(~there)
+    missing = missing[np.argsort(-found.what.aa_length[missing], kind="stable")]
+    parts = np.split(missing, range(FRAMES, len(missing), FRAMES)) if len(missing) else []
+    texts = [([found.proteins[i] for i in rows], [found.nucleotides[i] for i in rows]) for rows in parts]
+    for rows, new in zip(parts, work(texts), strict=True):
+        logits[:, rows] = new
+    return FrameScores(*found.what[:5], *logits)
+
+
+def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
+    contigs, path = Store.load(work / "contigs.npz"), run / "scores.npz"
+    lab = contigs.labels.select(contigs.record)
+    longest, sets, kept = frame_scores(path, policy_of(path)), [], {}
+    for split in ("validation", "test"):
+        for kind in sorted(set(lab.kind[lab.split == split]), key=lambda kind: (not kind.startswith("contig"), kind)):
+            sets.append((POLICY, contigs, np.flatnonzero((lab.split == split) & (lab.kind == kind)), longest, f"{split} {kind}"))
+    for split in ("validation", "test"):
+        store, prefix = blurred_sets(contigs.select_records(contigs.labels.split == split)), f"blurred-{split}"
+        kept[f"{prefix}_taken"] = np.arange(0, len(store), EVERY_BLURRED)
+        sets.append((prefix, store, kept[f"{prefix}_taken"], frame_scores(path, prefix), prefix))
+    sets = sorted(sets, key=lambda s: "blurred" in s[0])
+    with multiprocessing.get_context("fork").Pool() as pool, np.load(path) as z:
+        kept |= {name: z[name] for name in z.files if name.startswith("open_")}
+        for prefix, store, rows, known, what in sets:
+            found = scored(frames_of(store, rows), known, partial(pool.map, partial(score, run, bundle), chunksize=1))
+            for name, column in found._asdict().items():
+                field = f"{prefix}_{name}"
+                kept[field] = np.concatenate([kept[field], column]) if field in kept else column
+            order = np.lexsort([kept[f"{prefix}_{k}"] for k in ("frame", "chunk", "contig")])
+            kept |= {f"{prefix}_{k}": kept[f"{prefix}_{k}"][order] for k in FrameScores._fields}
+            np.savez_compressed(out, **kept, longest_of=np.array(str(policy_of(path))))
+            print(what, len(rows), "contigs", len(found.contig), "frames", flush=True)
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:5]))

@@ -41,8 +41,7 @@ def test_shuffled_windows_are_no_virus_and_the_others_stay():
     rng = np.random.default_rng(6)
     end = np.arange(1, 201) * 100
     codes, virus = rng.integers(0, 4, 20_000).astype(np.uint8), np.ones(200, np.uint8)
-    windows = Windows(codes.copy(), end - 100, end, virus, np.arange(200), virus)
-    out = harder(windows, Augmentation(shuffled_share=0.3, blurred_share=0.2), rng)
+    out = harder(Windows(codes.copy(), end - 100, end, virus, np.arange(200)), Augmentation(shuffled_share=0.3, blurred_share=0.2), rng)
     changed = (out.codes.reshape(200, 100) != codes.reshape(200, 100)) & (out.codes.reshape(200, 100) != INVALID)
     assert np.array_equal(changed.any(axis=1), out.virus == 0) and 30 < (out.virus == 0).sum() < 90
     assert 15 < (out.codes.reshape(200, 100) == INVALID).any(axis=1).sum() < 60 and virus.all()

@@ -14,10 +14,9 @@ import numpy as np
 
 from virnucpro.sequences.frames import RESIDUE, Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.settings import STRETCHES
 from virnucpro.training.bases import blur, decode, decode_protein, encode
 from virnucpro.training.distance import distant_codons, distant_residues
-from virnucpro.training.sampling import BOTH_HALVES, FragmentSampler, Windows, WindowSampler, join_windows
+from virnucpro.training.sampling import FragmentSampler, Windows, WindowSampler, join_windows
 from virnucpro.training.shuffling import shuffled
 from virnucpro.training.vocabulary import DNA_MASK, DNA_PAD, DNA_SPECIAL, ESM2_MASK, ESM2_PAD, ESM2_RESIDUES
 
@@ -50,9 +49,8 @@ class Batch(NamedTuple):
     esm2: Rows  # segments 0 .. frames-1 are frames, then come the fragments
     dnabert_s: Rows
     virus: np.ndarray  # int64 [frames + fragments]
-    weight: np.ndarray  # float32 [frames + fragments]; 0 for places that hold nothing, or a frame without a label
+    weight: np.ndarray  # float32 [frames + fragments]; 0 for places that hold nothing
     n_frames: int
-    half: np.ndarray  # int64 [frames], of the groups: see `sampling.halves`; BOTH_HALVES where its parts are of both
 
 
 def frames_of(windows: Windows, policy: str) -> Frames:
@@ -136,22 +134,6 @@ def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float
         proteins[i], nucleotides[i] = residues[a:b], letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :]
 
 
-def spliced_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Pairs among a `share` of the frames exchange all that follows a codon, in place. int64 [frames]: whose end a frame has.
-
-    Frames with an N stay as they are.
-    """
-    end = np.arange(len(proteins))
-    chosen = np.flatnonzero((rng.random(len(proteins)) < share) & np.array([b"N" not in n for n in nucleotides]))
-    for i, j in rng.permutation(chosen)[: len(chosen) // 2 * 2].reshape(-1, 2).tolist():
-        shorter = min(len(proteins[i]), len(proteins[j]))
-        at = int(rng.integers(shorter // 4, shorter - shorter // 4 + 1))
-        for parts, k in ((proteins, at), (nucleotides, 3 * at)):
-            parts[i], parts[j] = parts[i][:k] + parts[j][k:], parts[j][:k] + parts[i][k:]
-        end[[i, j]] = j, i
-    return end
-
-
 def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Windows:
     """Some windows shuffled, which makes them no virus, and some with N: single ones or a run."""
     codes, virus = windows.codes, windows.virus
@@ -172,13 +154,11 @@ class Augmentation:
     """What is done to frames on their way into a training batch; shares of the frames."""
 
     open_share: float = 0.2  # of the frames that come from all open frames of a window, not from the longest stretch
-    stretches_share: float = 0.0  # of the frames that come from a window's stretches by the policy of that name
     mask_share: float = 0.5  # that have masked tokens
     mask_rate: float = 0.15  # of the tokens of those
     distant_share: float = 0.0  # that become distant relatives
     most_distant: float = 0.8  # of the codons of those are drawn again at most
     shuffled_share: float = 0.0  # of the windows that are shuffled, dinucleotides kept, and then no virus
-    spliced_share: float = 0.0  # that exchange their ends with each other; those of both classes then have no label
     blurred_share: float = 0.0  # of the windows that have N
     most_blurred: float = 0.1  # of the bases of those
 
@@ -197,27 +177,20 @@ class BatchMaker:
         proteins: list[bytes] = []
         nucleotides: list[bytes] = []
         virus: list[np.ndarray] = []
-        halves: list[np.ndarray] = []
         # policies are mixed frame by frame, so that every batch has both in fixed shares
-        n_open, n_stretches = int(n * how.open_share), int(n * how.stretches_share)
-        n_longest = n - n_open - n_stretches
-        for policy, want, windows_a_frame in (("open", n_open, 0.9), (STRETCHES, n_stretches, 0.3), ("longest", n_longest, 1.05)):
+        for policy, want in (("open", int(n * how.open_share)), ("longest", n - int(n * how.open_share))):
             have = 0
             while have < want:
-                need = int((want - have) * windows_a_frame) + 16
+                need = int((want - have) * (1.05 if policy == "longest" else 0.9)) + 16
                 windows = self._windows(need, rng)
                 found = frames_of(windows, policy)
                 order = rng.permutation(len(found))[: want - have]
                 proteins += [found.proteins[i] for i in order]
                 nucleotides += [found.nucleotides[i] for i in order]
                 virus.append(windows.virus[found.chunk[order]])
-                halves.append(windows.half[found.chunk[order]])
                 have += len(order)
         distant_frames(proteins, nucleotides, how.distant_share, how.most_distant, rng)
         label = np.concatenate(virus).astype(np.int64)
-        half = np.concatenate(halves).astype(np.int64)
-        end = spliced_frames(proteins, nucleotides, how.spliced_share, rng)
-        labelled, half = label == label[end], np.where(half == half[end], half, BOTH_HALVES)
         if self.fragments is not None and self.shape.fragments:
             codes, fragment_virus = self.fragments.draw(self.shape.fragments, rng)
             lengths = np.array([len(c) for c in codes])
@@ -225,7 +198,7 @@ class BatchMaker:
             codes = split_ids(distant_residues(np.concatenate(codes), lengths, rate, rng), lengths)
             proteins += [decode_protein(c) for c in codes]
             label = np.concatenate([label, fragment_virus.astype(np.int64)])
-        return self._pack(proteins, nucleotides, label, labelled, rng)._replace(half=half)
+        return self._pack(proteins, nucleotides, label, n, rng)
 
     def _windows(self, n: int, rng: np.random.Generator) -> Windows:
         share = np.array([s for s, _ in self.samplers])
@@ -233,8 +206,8 @@ class BatchMaker:
         windows = join_windows([s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k])
         return harder(windows, self.augmentation, rng)
 
-    def _pack(self, proteins, nucleotides, label, labelled, rng) -> Batch:
-        n, shape, how = len(labelled), self.shape, self.augmentation
+    def _pack(self, proteins, nucleotides, label, n: int, rng) -> Batch:
+        shape, how = self.shape, self.augmentation
         flat, lengths = self.tokenizers.esm2(proteins)
         esm2, fit_a = rows_of(split_ids(flat, lengths), shape.esm2_rows, shape.row_length, ESM2_PAD, 1)
         flat, lengths = self.tokenizers.dnabert_s(nucleotides)
@@ -246,12 +219,12 @@ class BatchMaker:
         dna = with_masks(dna, maskable, DNA_MASK, (len(DNA_SPECIAL), self.dna_vocabulary), how.mask_share, n, rng,
                          how.mask_rate)  # fmt: skip
         fits = fit_a.copy()
-        fits[:n] &= fit_b & labelled
-        return Batch(esm2, dna, label, balanced(label, fits, n), n, np.full(n, BOTH_HALVES))
+        fits[:n] &= fit_b
+        return Batch(esm2, dna, label, balanced(label, fits, n), n)
 
 
 def balanced(label: np.ndarray, fits: np.ndarray, n: int) -> np.ndarray:
-    """Weights of mean 1 that make both classes equal, among frames and among fragments; 0 where `fits` says no."""
+    """Weights of mean 1 that make both classes equal, among frames and among fragments; 0 where nothing fits."""
     weight = np.zeros(len(label), dtype=np.float32)
     for part in (slice(0, n), slice(n, None)):
         y, ok = label[part], fits[part]
@@ -279,8 +252,7 @@ def scoring_batches(proteins: list[bytes], nucleotides: list[bytes], tokenizers:
             raise ValueError("a frame is longer than a row")
         waiting = np.concatenate([now[~fit], waiting])
         esm2 = with_token_dropout(esm2, len(now))
-        yield now, Batch(esm2, dna, np.zeros(len(now), np.int64), fit.astype(np.float32), len(now),
-                         np.full(len(now), BOTH_HALVES))  # fmt: skip
+        yield now, Batch(esm2, dna, np.zeros(len(now), np.int64), fit.astype(np.float32), len(now))
 
 
 def scoring_shape(shape: BatchShape) -> BatchShape:

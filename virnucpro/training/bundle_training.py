@@ -18,8 +18,6 @@ from virnucpro.training.bases import decode
 from virnucpro.training.store import Store, StoreBuilder
 
 SIZES = ("mini", "small", "tiny")
-# by the policy of the bundle, of the frames that are learned: those drawn from all open ones, those from stretches; the rest longest ones
-FRAMES_TO_LEARN = {"open": (1.0, 0.0), "longest": (0.2, 0.0), STRETCHES: (0.1, 0.5)}
 
 
 @dataclass(frozen=True)
@@ -97,8 +95,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     shortest = max(60, settings.chunk_length * 3 // 10)
     sampler = WindowSampler(learned, WindowRules(settings.chunk_length, min(shortest, settings.chunk_length)))
     fragments = FragmentSampler(read_proteins(settings.proteins)) if settings.proteins else None
-    open_share, stretches_share = FRAMES_TO_LEARN[settings.frame_policy]
-    how = Augmentation(open_share=open_share, stretches_share=stretches_share)
+    how = Augmentation(open_share=1.0 if settings.frame_policy == "open" else 0.2)
     maker = BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, how)
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
-from zlib import crc32
 
 import numpy as np
 
@@ -38,7 +37,6 @@ class Windows(NamedTuple):
     end: np.ndarray
     virus: np.ndarray  # uint8
     record: np.ndarray
-    half: np.ndarray  # uint8, see `halves`
 
 
 def segment_weights(store: Store, rules: WindowRules) -> np.ndarray:
@@ -85,20 +83,11 @@ def _distinct_records(key: np.ndarray, record: np.ndarray) -> np.ndarray:
     return np.bincount(pairs[0], minlength=int(key.max()) + 1)[key].astype(np.float64)
 
 
-BOTH_HALVES = 2
-
-
-def halves(store: Store) -> np.ndarray:
-    """uint8 [records]: 0 or 1, the half of the groups that a record is of, by a checksum of the group's name alone."""
-    names, group = np.unique(store.labels.group, return_inverse=True)
-    return np.array([crc32(name.encode()) >> 7 & 1 for name in names.tolist()], dtype=np.uint8)[group]
-
-
 class WindowSampler:
     """Draws windows from one store."""
 
     def __init__(self, store: Store, rules: WindowRules):
-        self.store, self.rules, self.halves = store, rules, halves(store)
+        self.store, self.rules = store, rules
         usable = store.length >= min(rules.shortest, rules.length)
         weight = segment_weights(store, rules) * usable
         self.cumulative = np.cumsum(weight / weight.sum())
@@ -118,7 +107,7 @@ class WindowSampler:
         rate = np.where(rng.random(n) < rules.mutated_share, rng.random(n) * rules.highest_mutation, 0.0)
         codes = substitute(codes, np.repeat(rate.astype(np.float32), length), rng)
         record = s.record[segment]
-        return Windows(codes, start, end, s.labels.virus[record], record, self.halves[record])
+        return Windows(codes, start, end, s.labels.virus[record], record)
 
 
 def join_windows(parts: list[Windows]) -> Windows:
@@ -129,7 +118,6 @@ def join_windows(parts: list[Windows]) -> Windows:
         np.concatenate([p.end + k for p, k in zip(parts, shift, strict=True)]),
         np.concatenate([p.virus for p in parts]),
         np.concatenate([p.record for p in parts]),
-        np.concatenate([p.half for p in parts]),
     )
 
 
