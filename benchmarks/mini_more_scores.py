@@ -33,7 +33,7 @@ from virnucpro.training.store import Store
 
 EVERY_BLURRED = 6
 TOKENS = 4096  # of a batch
-FRAMES = 4000  # that a process has at a time
+FRAMES = 1000  # that a process has at a time
 
 
 class Found(NamedTuple):

@@ -26,7 +26,7 @@ from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frame_table import build_or_open
 from virnucpro.sequences.reader import find_inputs
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.settings import CallPoints, CallSettings
+from virnucpro.settings import FRAME_POLICIES, CallPoints, CallSettings
 
 FILES = int(os.environ.get("VIRNUCPRO_FUZZ_FILES", 120))
 FILES_AT_ONCE = 40
@@ -86,7 +86,7 @@ def tokenizers():
           phases=[Phase.generate], suppress_health_check=list(HealthCheck))  # fmt: skip
 @given(
     made=st.lists(files(), min_size=FILES_AT_ONCE, max_size=FILES_AT_ONCE), seed=st.integers(0, 2**32 - 1),
-    min_length=st.sampled_from([0, 0, 300]), calibrated=st.booleans(), policy=st.sampled_from(["open", "longest"]),
+    min_length=st.sampled_from([0, 0, 300]), calibrated=st.booleans(), policy=st.sampled_from(FRAME_POLICIES),
     stride=st.sampled_from([0, 0, 130]),
     call=st.builds(CallSettings, st.builds(CallPoints, st.sampled_from([0.3, 0.5, 0.8])), st.booleans(), st.sampled_from([None, 0.1])),
 )  # fmt: skip

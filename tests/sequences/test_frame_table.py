@@ -80,7 +80,7 @@ def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, tab
         assert np.isnan(gc) if known == 0 else gc == pytest.approx((sequence.count("G") + sequence.count("C")) / known)
 
 
-@pytest.mark.parametrize("rules", [RULES, FrameRules(500, stride=130)])
+@pytest.mark.parametrize("rules", [RULES, FrameRules(500, stride=130), FrameRules(500, "stretches", stride=130)])
 def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch, rules):
     """Records spread over blocks, or sharing one, give the same rows."""
     whole = table_of(golden / "input.fa", rules=rules)

@@ -1,0 +1,56 @@
+"""Which stretches of a window should count, and how: AUROC and recall at 5 % false positives on 500-base validation windows.
+
+    python -P benchmarks/mini_frames.py work run bundle        # with PYTHONPATH=.:benchmarks; ten minutes on two cores
+
+`run` and `bundle` as in mini_more_scores.py. Of every window the longest stretch of each frame is scored. Prints a line for each way
+of joining them: the mean of the logits of the `most` longest ones that have a `share` of the longest one's residues, weighted by residues
+to a power. `cost`: residues to embed, the longest alone being 1.
+"""
+from __future__ import annotations
+
+import multiprocessing
+import sys
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from finish_mini import frame_scores, policy_of
+from mini_more_scores import frames_of, score, scored
+
+from virnucpro.sequences import frames
+from virnucpro.training.metrics import auroc, recall_at
+from virnucpro.training.store import Store
+
+MOST, SHARES, POWERS = (1, 2, 3, 6), (0.0, 0.4, 0.5, 0.7), (0, 1, 2, 3)
+
+
+def main(work: Path, run: Path, bundle: Path) -> None:
+    contigs, path = Store.load(work / "contigs.npz"), run / "scores.npz"
+    frames.LEAST_OF_THE_LONGEST = 0, 1  # all that have 20 residues
+    lab = contigs.labels.select(contigs.record)
+    rows = np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500"))
+    with multiprocessing.get_context("fork").Pool() as pool:
+        work_of = partial(pool.map, partial(score, run, bundle), chunksize=1)
+        found = scored(frames_of(contigs, rows), frame_scores(path, policy_of(path)), work_of)
+    order = np.lexsort((found.frame, -found.aa_length, found.contig))
+    contig = found.contig[order]
+    at = np.searchsorted(rows, contig)
+    rank = np.arange(len(order)) - np.searchsorted(contig, contig)
+    logit, residues = np.zeros((len(rows), 6)), np.zeros((len(rows), 6))
+    logit[at, rank], residues[at, rank] = found.logit[order], found.aa_length[order]
+    virus = lab.virus[rows].astype(bool)
+    for most, share in product(MOST, SHARES):
+        if most == 1 and share:
+            continue
+        taken = (np.arange(6) < most) & (residues > 0) & (residues >= share * residues[:, :1])
+        line = [f"most {most}  share {share}  cost {(residues * taken).sum() / residues[:, 0].sum():.2f}"]
+        for power in POWERS if most > 1 else (0,):
+            weight = np.where(taken, np.maximum(residues, 1.0) ** power, 0)
+            joined = (weight * logit).sum(1) / np.maximum(weight.sum(1), 1e-9)
+            line.append(f"power {power}: {auroc(joined, virus):.4f} {recall_at(joined, virus, 0.05):.3f}")
+        print("   ".join(line), flush=True)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:4]))
