@@ -116,25 +116,25 @@ def scored(found: Found, known: FrameScores, work) -> FrameScores:
 def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
     contigs, path = Store.load(work / "contigs.npz"), run / "scores.npz"
     lab = contigs.labels.select(contigs.record)
-    longest, sets, kept = frame_scores(path, policy_of(path)), [], {}
+    known, sets, kept = frame_scores(path, policy_of(path)), [], {}
     for split in ("validation", "test"):
         for kind in sorted(set(lab.kind[lab.split == split]), key=lambda kind: (not kind.startswith("contig"), kind)):
-            sets.append((POLICY, contigs, np.flatnonzero((lab.split == split) & (lab.kind == kind)), longest, f"{split} {kind}"))
+            sets.append((POLICY, contigs, np.flatnonzero((lab.split == split) & (lab.kind == kind)), known, f"{split} {kind}"))
     for split in ("validation", "test"):
         store, prefix = blurred_sets(contigs.select_records(contigs.labels.split == split)), f"blurred-{split}"
         kept[f"{prefix}_taken"] = np.arange(0, len(store), EVERY_BLURRED)
         sets.append((prefix, store, kept[f"{prefix}_taken"], frame_scores(path, prefix), prefix))
     sets = sorted(sets, key=lambda s: "blurred" in s[0])
     with multiprocessing.get_context("fork").Pool() as pool, np.load(path) as z:
-        kept |= {name: z[name] for name in z.files if name.startswith("open_")}
-        for prefix, store, rows, known, what in sets:
-            found = scored(frames_of(store, rows), known, partial(pool.map, partial(score, run, bundle), chunksize=1))
+        kept |= {name: z[name] for name in z.files if name.startswith(("open_", "longest_"))}
+        for prefix, store, rows, before, what in sets:
+            found = scored(frames_of(store, rows), before, partial(pool.map, partial(score, run, bundle), chunksize=1))
             for name, column in found._asdict().items():
                 field = f"{prefix}_{name}"
                 kept[field] = np.concatenate([kept[field], column]) if field in kept else column
             order = np.lexsort([kept[f"{prefix}_{k}"] for k in ("frame", "chunk", "contig")])
             kept |= {f"{prefix}_{k}": kept[f"{prefix}_{k}"][order] for k in FrameScores._fields}
-            np.savez_compressed(out, **kept, longest_of=np.array(str(policy_of(path))))
+            np.savez_compressed(out, **kept)
             print(what, len(rows), "contigs", len(found.contig), "frames", flush=True)
 
 

@@ -132,7 +132,7 @@ class Result:
 
     @property
     def frames(self) -> pa.Table:
-        """Every open frame: the columns of `frames.tsv`."""
+        """Every frame that was taken: the columns of `frames.tsv`."""
         return _read_table(self.outputs.frames)
 
     def features(self) -> tuple[list[str], np.ndarray]:

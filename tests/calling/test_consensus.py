@@ -188,6 +188,14 @@ def test_nothing_at_all():
     assert len(chunks) == len(sequences) == 0
 
 
+def test_windows_of_stretches_are_scored_as_chunks_are():
+    rows = [(0, 5, 0, 0.2, 0.8, 90), (0, 5, 4, 0.6, 0.4, 60), (0, 6, 2, None, None, 90)]  # chunks 1-4, then windows
+    windows = call_windows(frames_of(rows), records_of([1600]), CallRules(C, stride=400, frame_policy="stretches"))
+    odds = (90**2 * np.log(4) + 60**2 * np.log(0.4 / 0.6)) / (90**2 + 60**2)
+    assert windows.virus_score[0] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
+    assert [ChunkStatus(s).name for s in windows.status[:3]] == ["scored", "failed", "no_open_frame"]
+
+
 def test_windows_are_scored_by_the_same_rule_as_chunks():
     records = records_of([900, 1600, 1100, 2000], problem=[2], skipped=[3])
     rows = [(1, 5, 0, 0.2, 0.8), (1, 5, 4, 0.6, 0.4), (1, 8, 1, 0.9, 0.1), (1, 6, 2, None, None)]  # chunks 1-4, then windows

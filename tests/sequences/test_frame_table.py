@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import types
+from collections import Counter
 
 import numpy as np
 import pyarrow.compute as pc
@@ -21,7 +22,7 @@ from Bio.Seq import Seq
 from virnucpro.embedding.job import column
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import StoreError
-from virnucpro.sequences import frame_columns, table_builder
+from virnucpro.sequences import frame_columns, frame_table, table_builder
 from virnucpro.sequences.frame_table import FrameRules, build_or_open, open_existing
 from virnucpro.sequences.frames import FRAME_NAMES
 from virnucpro.sequences.reader import find_inputs
@@ -123,7 +124,7 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(golden, t
         assert (tables[0].directory / name).read_bytes() == (usual.directory / name).read_bytes()
 
 
-def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, write, tmp_path, tokenizers):
+def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, write, tmp_path, tokenizers, monkeypatch):
     base = table_of(golden / "input.fa").fingerprint
     moved = write((golden / "input.fa").read_bytes(), "moved.fasta")
     assert table_of(moved).fingerprint == base
@@ -131,10 +132,13 @@ def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, wr
     (tmp_path / "tokenizer.json").write_bytes((golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n")
     other = Tokenizers(golden / "esm2", tmp_path)
     different = [table_of(golden / "input.fa", rules=rules).fingerprint
-                 for rules in (FrameRules(300), FrameRules(500, "longest"), FrameRules(500, "open", 10), FrameRules(500, stride=100))]
+                 for rules in (FrameRules(300), FrameRules(500, "longest"), FrameRules(500, "stretches"), FrameRules(500, "open", 10),
+                               FrameRules(500, stride=100))]  # fmt: skip
     different += [table_of(write(">a\nA\n")).fingerprint, table_of(moved, moved).fingerprint]
     different += [build_or_open(find_inputs([moved]), RULES, other, tmp_path / "cache").fingerprint]
-    assert len({base, *different}) == 8
+    monkeypatch.setattr(frame_table, "MOST_OF_A_CHUNK", 3)
+    different += [table_of(moved, rules=FrameRules(500, "stretches")).fingerprint]
+    assert len({base, *different}) == 10
 
 
 @pytest.mark.parametrize("policy", ["open", "longest"])
@@ -261,6 +265,17 @@ def test_longest_policy_answers_every_long_chunk(table_of, write):
     table = table_of(path, rules=FrameRules(500, "longest"))
     assert np.asarray(table.frames["chunk"]).tolist() == list(range(1, 61))
     assert pc.min(table.frames.data["aa_length"]).as_py() >= 20
+
+
+@pytest.mark.parametrize("stride", [0, 130])
+def test_stretches_are_as_many_as_the_sequences_length_asks_for(table_of, write, stride):
+    rng, most = random.Random(2), {500: 6, 501: 3, 1000: 3, 1001: 2, 5000: 2}
+    text = "".join(f">{length}_{i}\n{''.join(rng.choices('ACG', k=length))}\n" for length in most for i in range(4))  # hardly a stop
+    table = table_of(write(text), rules=FrameRules(500, "stretches", stride=stride))
+    names = table.records["name"].to_pylist()
+    counts = Counter((names[row["record"]], row["chunk"]) for row in table.frames.to_list())
+    for length, wanted in most.items():
+        assert max(n for (name, _), n in counts.items() if name.startswith(f"{length}_")) == wanted
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(golden, table_of, tmp_path, monkeypatch):

@@ -137,5 +137,7 @@ def test_longest_is_silent_below_twenty_residues():
 
 def test_nothing_in_nothing_out():
     for sequence in (b"", b"A", b"AC", b"NNNN", b"TAATAA"):
-        assert len(open_frames(sequence, [0], [len(sequence)], "longest")) == 0
-    assert len(open_frames(b"", np.zeros(0, int), np.zeros(0, int))) == 0
+        for policy in ("longest", "stretches"):
+            assert len(open_frames(sequence, [0], [len(sequence)], policy)) == 0
+    none = np.zeros(0, int)
+    assert len(open_frames(b"", none, none)) == len(open_frames(b"", none, none, "stretches", none)) == 0

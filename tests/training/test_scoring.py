@@ -2,6 +2,7 @@
 import json
 
 import numpy as np
+import pytest
 import torch
 
 from virnucpro import api
@@ -15,7 +16,8 @@ from virnucpro.training.scoring import called, score_contigs
 from virnucpro.training.store import StoreBuilder
 
 
-def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatch):
+@pytest.mark.parametrize("policy", ["longest", "stretches"])
+def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatch, policy):
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     rng = np.random.default_rng(13)
     builder = StoreBuilder()
@@ -32,10 +34,15 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     network = Network(NetworkShape())
     load_parts(network, parts, ("esm2", "dnabert_s", "classifier"))
     tokenizers = Tokenizers(MINI / "esm2", MINI / "dnabert_s")
-    policy = json.loads((MINI / "bundle.json").read_text())["frame_policy"]
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+    for file in MINI.iterdir():
+        (bundle / file.name).symlink_to(file)
+    (bundle / "bundle.json").unlink()
+    (bundle / "bundle.json").write_text(json.dumps(json.loads((MINI / "bundle.json").read_text()) | {"frame_policy": policy}))
     scores = score_contigs(network, store, np.arange(4), tokenizers, BatchShape(8, 0, 384, 4, 4), 500, policy, torch.device("cpu"))
     chunks, sequences = called(scores, store.length, 500, policy)
-    result = api.predict(tmp_path / "c.fna", tmp_path / "out", model="mini", features="none")
+    result = api.predict(tmp_path / "c.fna", tmp_path / "out", model=str(bundle), features="none")
     frames, contigs = result.frames.to_pydict(), result.contigs.to_pydict()
     assert [int(n[1:]) for n in frames["seq_name"]] == scores.contig.tolist() and frames["chunk"] == scores.chunk.tolist()
     assert [f - 1 for f in frames["start"]] == scores.start.tolist()

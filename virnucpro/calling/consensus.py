@@ -57,8 +57,9 @@ def call_chunks(
 
     `max_others` and `max_virus` are maxima over the chunk's frames, so they need not sum to 1;
     `virus_score` = max_virus / (max_virus + max_others), and a tie is virus. By the frame policy `stretches` the frames of a
-    chunk are not alike: the longer, the likelier it is what is translated. There `max_virus` is the frames' mean
-    log-odds, weighted by the squares of their residues, as a score (docs/MODELS.md), and `max_others` 1 less that.
+    chunk are not alike: the longer, the likelier it is what is translated. There `max_virus` is 1 / (1 + exp(-m)) with m the
+    mean of log(virus / others) of the frames, weighted by the squares of their residues (chosen on validation data:
+    docs/MODELS.md), and `max_others` 1 less that.
     """
     spans = all_spans(_cut_lengths(records), rules.chunk_length)
     if len(spans.chunk) != int(records.n_chunks.sum()):
@@ -92,10 +93,10 @@ def _joined(
 
     good = ~frames.failed
     join = _weighted if rules.frame_policy == STRETCHES else _maxima
-    best_others, best_virus = join(row[good], frames.others[good], frames.virus[good], frames.aa_length[good], total)
+    others, virus = join(row[good], frames.others[good], frames.virus[good], frames.aa_length[good], total)
 
     status = np.full(total, ChunkStatus.scored, np.uint8)
-    status[np.isneginf(best_virus)] = ChunkStatus.failed
+    status[np.isneginf(virus)] = ChunkStatus.failed
     too_long = np.zeros(total, bool)
     too_long[row[frames.failed & (frames.aa_length > longest_protein)]] = True
     status[(status == ChunkStatus.failed) & too_long] = ChunkStatus.frame_too_long
@@ -103,16 +104,15 @@ def _joined(
     status[records.problem[record]] = ChunkStatus.invalid_characters
 
     scored = status == ChunkStatus.scored
-    best_others[~scored] = best_virus[~scored] = np.nan
-    sum_of_both = best_virus.astype(np.float64) + best_others
+    others[~scored] = virus[~scored] = np.nan
+    sum_of_both = virus.astype(np.float64) + others
     return ChunkColumns(
         record=record, chunk=chunk.astype(np.int32), start=start + 1, end=end, n_open_frames=n_open,
-        max_others=best_others, max_virus=best_virus, virus_score=best_virus / sum_of_both,
-        is_virus=scored & (best_virus >= best_others), status=status,
+        max_others=others, max_virus=virus, virus_score=virus / sum_of_both, is_virus=scored & (virus >= others), status=status,
     )  # fmt: skip
 
 
-def _maxima(row, others, virus, residues, total: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _maxima(row, others, virus, _, total: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The highest (others, virus) of the frames of each span; -inf where it has none."""
     best_others, best_virus = np.full((2, total), -np.inf, np.float32)
     np.maximum.at(best_others, row, others)

@@ -3,12 +3,12 @@
 Knows `bundle.json`, names and places of bundles, and the identity of their files. Does not read weights and loads no
 torch. `bundle.json`:
 
-    {"name": "mini", "chunk_length": 500, "frame_policy": "open", "classes": ["others", "virus"],
+    {"name": "mini", "chunk_length": 500, "frame_policy": "stretches", "classes": ["others", "virus"],
      "esm2": "esm2", "dnabert_s": "dnabert_s", "classifier": "classifier.safetensors",
      "licence": "...", "accuracy": {...}, "calibration": {...}}
 
 An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit, "path": where it lies}.
-frame_policy, accuracy, licence and calibration may be absent.
+frame_policy (then it is open), accuracy, licence and calibration may be absent.
 """
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Graphs:
             try:
                 return self._graph(key, launches).replay()
             except Exception as error:  # triton, torch and CUDA raise errors of many kinds
-                log.debug("no CUDA graphs here: %s", one_line(str(error.__context__ or error)))
+                log.info("no CUDA graphs here, launching instead: %s", one_line(str(error.__context__ or error)))
                 self.forget()
                 self._works = False
         self._seen.add(key)
@@ -68,7 +68,7 @@ class Recorder:
     """Records on a stream of its own, while other threads may use the GPU.
 
     Always the same stream: torch keeps the libraries' scratch memory by stream. No `torch.cuda.graph`: it would wait for
-    the whole GPU and give torch's cached memory back first.
+    the whole GPU and give torch's cached memory back first. Meanwhile torch gives no cached memory back, to no thread.
     """
 
     def __init__(self, device: torch.device):

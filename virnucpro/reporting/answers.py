@@ -44,6 +44,7 @@ class Answers:
     sequences: SequenceColumns
     regions: RegionColumns
     prevalence: Mapping[str, float] = field(default_factory=dict)  # by source: what the fdr assumes
+    limits: RegionLimits = field(default_factory=RegionLimits)  # of the regions
     windows: ChunkColumns | None = None  # of --stride: what the regions rest on; frames and chunks are without them
 
     @property
@@ -72,8 +73,8 @@ def assemble(
         frames = frames.take(~of_window)
     chunks = call_chunks(frames, records, rules)
     sequences = call_sequences(chunks, records, rules, calibration, prevalence)
-    regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density,
-                           RegionLimits() if calibration is None else calibration.regions)  # fmt: skip
+    limits = RegionLimits() if calibration is None else calibration.regions
+    regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density, limits)
     note_regions(sequences, regions)
     sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
     used: dict[str, float] = {}
@@ -88,7 +89,7 @@ def assemble(
     return Answers(
         inputs=sources, model=model, rules=rules, names=_text(record_table, "name"),
         record_notes=_text(record_table, "notes"), records=records, frames=frames, chunks=chunks, sequences=sequences,
-        regions=regions, prevalence=used, windows=windows,
+        regions=regions, prevalence=used, limits=limits, windows=windows,
     )  # fmt: skip
 
 

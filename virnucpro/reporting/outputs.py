@@ -29,7 +29,7 @@ PHRASES = {
     "report": "the result as one page",
     "multiqc": "the counts for MultiQC",
     "chunks": "every chunk, scored or not",
-    "frames": "every open frame and its scores",
+    "frames": "every frame that was taken, and its scores",
     "features": "ids and one feature row a frame (torch.load)",
     "run_json": "what ran on what: versions, hashes, counts, seconds",
     "run_log": "the log",

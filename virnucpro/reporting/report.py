@@ -40,9 +40,9 @@ NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "director
 REASONS = (
     (Note.below_min_length, "shorter than --min-length"),
     (Note.invalid_characters, "letters that are no nucleotide code"),
-    (Note.frame_too_long, "an open frame longer than ESM-2 reads (1,022 residues)"),
+    (Note.frame_too_long, "a frame longer than ESM-2 reads (1,022 residues)"),
     (Note.failed, "no embedding: it failed, see failed_files.txt"),
-    (Note.no_open_frame, "no open frame in any chunk"),
+    (Note.no_open_frame, "no frame to score in any chunk"),
     (Note.too_short, "shorter than half the model's chunk length"),
 )
 
@@ -102,6 +102,7 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "regions": regions(answers),
         "region_tracks": region_tracks(answers),
         "region_basis": region_basis(answers.rules),
+        "limits": answers.limits,
         "inputs": inputs(answers),
         "failures": failures[:MOST_FAILURES],
         "n_failures": len(failures),

@@ -105,7 +105,7 @@ def chunk_columns(answers: Answers, rows: NDArray[np.int64]) -> Columns:
 
 
 def frame_columns(answers: Answers, rows: NDArray[np.int64]) -> Columns:
-    """`frames.tsv`: the open frames at `rows`, those without an embedding with NA for scores."""
+    """`frames.tsv`: the frames at `rows`, those without an embedding with NA for scores."""
     frames = answers.frames
     names = answers.names.take(pa.array(frames.record[rows]))
     reverse = frames.frame[rows] > 2

@@ -22,11 +22,12 @@ from virnucpro.errors import Failure, StoreError, one_line
 from virnucpro.mapped_files import check_length
 from virnucpro.sequences import compressed
 from virnucpro.sequences.frame_columns import FrameRules
-from virnucpro.sequences.frames import FRAME_NAMES
+from virnucpro.sequences.frames import FRAME_NAMES, LEAST_OF_THE_LONGEST, MOST_OF_A_CHUNK, MOST_OF_A_SEQUENCE
 from virnucpro.sequences.reader import InputFile
 from virnucpro.sequences.table_builder import FRAMES, RECORDS, build
 from virnucpro.sequences.table_cache import cache_root, locked
 from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.settings import STRETCHES
 
 if TYPE_CHECKING:
     import datasets
@@ -144,6 +145,8 @@ def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> Fram
 def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: Tokenizers) -> str:
     """Hex sha256 over all that decides the table's content."""
     identity = {"format": FORMAT, "inputs": list(hashes), "rules": asdict(rules), "tokenizers": tokenizers.identity}
+    if rules.frame_policy == STRETCHES:
+        identity["stretches"] = [MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK, *LEAST_OF_THE_LONGEST]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from Bio.Data import CodonTable
 
+from virnucpro.settings import FRAME_POLICIES
+
 LONGEST_MINIMUM = 20  # residues; the shortest stretch that the policies `longest` and `stretches` take
 # `stretches` takes six from a sequence of one chunk, three from each of two, and two from each of more
 MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK = 6, 2
-LEAST_OF_THE_LONGEST = 2, 5  # two fifths of its residues the others must have
+LEAST_OF_THE_LONGEST = 2, 5  # numerator and denominator: two fifths of its residues the others must have
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
 _STOP = ord("*")
@@ -48,7 +50,7 @@ BASE_CODE, COMPLEMENT, RESIDUE, RESIDUE_BACKWARD, MARKS = _tables()
 
 @dataclass(frozen=True)
 class Frames:
-    """Open frames in the order chunk, then F1 F2 F3 R1 R2 R3; arrays of [n]."""
+    """The frames that a policy takes, in the order chunk, then F1 F2 F3 R1 R2 R3; arrays of [n]."""
 
     chunk: np.ndarray  # int64, row of the chunk
     frame: np.ndarray  # int8, 0..5 = F1 F2 F3 R1 R2 R3
@@ -114,7 +116,7 @@ def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = 
     the first of F1 F2 F3 R1 R2 R3, then to the first in reading direction), from its first to its last residue; its
     nucleotides are its codons and the base after, where the chunk has one. `stretches`: that one, and the longest of other
     frames if they have at least two fifths of its residues (and 20), ties as before; together at most six where the sequence is one
-    chunk, three where it has two, and two where it has more: `n_chunks`, of the sequence of all or int64 [n] of each. In all,
+    chunk, three where it has two, and two where it has more: `n_chunks`, of the one sequence of all chunks, or int64 [n]. In all,
     a codon with a letter outside ACGT adds nothing to the protein and is flagged; it neither counts as a residue nor ends a
     stretch.
     """
@@ -125,9 +127,11 @@ def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = 
     counts = np.concatenate([counts, counts], axis=1)
     if policy == "open":
         chunk, frame, left, count = _take_open(codons, left, counts)
-    else:
+    elif policy in FRAME_POLICIES:
         most = 1 if policy == "longest" else np.maximum(MOST_OF_A_SEQUENCE // np.maximum(n_chunks, 1), MOST_OF_A_CHUNK)
-        chunk, frame, left, count = _take_longest(codons, left, counts, np.broadcast_to(most, len(start)))
+        chunk, frame, left, count = _take_stretches(codons, left, counts, np.broadcast_to(most, len(start)))
+    else:
+        raise ValueError(f"no frame policy {policy}")
     return _materialise(bases, codons, chunk, frame, left, count, start[chunk], end[chunk], policy)
 
 
@@ -140,7 +144,7 @@ def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
     return chunk, frame, left[chunk, frame], counts[chunk, frame]
 
 
-def _take_longest(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: np.ndarray):
+def _take_stretches(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: np.ndarray):
     """The longest stop-free stretches of each chunk that has one, at most one a frame and `most` [n] a chunk.
 
     (chunk, frame, first base on the forward strand, codons), in the order of chunks and frames.

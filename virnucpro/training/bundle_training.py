@@ -95,6 +95,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     shortest = max(60, settings.chunk_length * 3 // 10)
     sampler = WindowSampler(learned, WindowRules(settings.chunk_length, min(shortest, settings.chunk_length)))
     fragments = FragmentSampler(read_proteins(settings.proteins)) if settings.proteins else None
+    # a bundle of the policy stretches, too, learns from longest ones and open frames (docs/MODELS.md)
     how = Augmentation(open_share=1.0 if settings.frame_policy == "open" else 0.2)
     maker = BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, how)
     torch.manual_seed(settings.seed)
@@ -126,7 +127,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
         scores = score_contigs(network, store, held, tokenizers, scoring_shape(batch_shape), settings.chunk_length,
                                settings.frame_policy, accelerator.device)  # fmt: skip
         say(f"{len(scores.contig):,} frames of the validation side scored")
-        description["accuracy"] = validation_accuracy(scores, store)
+        description["accuracy"] = validation_accuracy(scores, store, settings.chunk_length, settings.frame_policy)
     write_bundle(settings.output, work, work / "dnabert_s", network_shape, description)
     if log:
         with (settings.output / "training" / "log.csv").open("w", newline="") as handle:
@@ -136,13 +137,15 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     return settings.output
 
 
-def validation_accuracy(scores, store: Store) -> dict:
-    """AUROC of single frames on the validation side: a first look; `virnucpro evaluate` measures properly."""
+def validation_accuracy(scores, store: Store, chunk_length: int, frame_policy: str) -> dict:
+    """AUROC of single chunks on the validation side: a first look; `virnucpro evaluate` measures properly."""
     from virnucpro.training.metrics import auroc
+    from virnucpro.training.scoring import called
 
-    virus = store.labels.virus[store.record[scores.contig]].astype(bool)
-    value = auroc(scores.logit, virus)
-    return {"side": "validation", "frames": len(virus), "auroc_of_frames": round(value, 4) if np.isfinite(value) else None}
+    chunks = called(scores, store.length, chunk_length, frame_policy)[0]
+    virus = store.labels.virus[store.record[chunks.record[chunks.scored]]].astype(bool)
+    value = auroc(chunks.virus_score[chunks.scored], virus)
+    return {"side": "validation", "chunks": len(virus), "auroc_of_chunks": round(value, 4) if np.isfinite(value) else None}
 
 
 def read_prepared(directory: Path) -> Store:

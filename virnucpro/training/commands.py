@@ -27,7 +27,8 @@ def prepare(
                                            help="Columns file, label (virus or others); also record, group, category, split.")],
     output: Annotated[Path, typer.Option("-o", "--output-dir", help="Where to write.")] = Path("prepared"),
     chunk_length: Annotated[int, typer.Option("--chunk-length", help="Of the frames.")] = 500,
-    frame_policy: Annotated[str, typer.Option("--frame-policy", help="open, longest or stretches.")] = "open",
+    frame_policy: Annotated[str, typer.Option("--frame-policy", help="Of frames.tsv: as of the model that makes the features: open (500, "
+                                              "300), longest, stretches (mini, bundles of train).")] = "open",
     validation: Annotated[float, typer.Option("--validation", help="Share of the groups.")] = 0.1,
     test: Annotated[float, typer.Option("--test", help="Share of the groups.")] = 0.15,
     genbank: Annotated[list[Path] | None, typer.Option("--genbank", help="Annotation: keep frames within a CDS. Repeatable.")] = None,
