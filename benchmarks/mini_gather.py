@@ -83,10 +83,8 @@ def choose_share(scores: dict, contigs: Store) -> tuple[float, dict]:
     return max(found, key=lambda share: found[share]["auroc"]), found
 
 
-def main(campaign: Path, work: Path, out: Path, place: int = 1) -> None:
-    split_parts(campaign / "final", place, out)
-    contigs = Store.load(work / "contigs.npz")
-    scores = gather_scores(campaign / "final", place, contigs)
+def share_proteins(out: Path, scores: dict, contigs: Store) -> None:
+    """Put the best share of the proteins' classifier into the classifier in `out` and into `scores`, and write these."""
     share, found = choose_share(scores, contigs)
     heads, classifier = load_file(out / "heads.safetensors"), load_file(out / "classifier.safetensors")
     if share:
@@ -97,6 +95,12 @@ def main(campaign: Path, work: Path, out: Path, place: int = 1) -> None:
     (out / "protein_share.json").write_text(json.dumps({"chosen": share, "validation": found}) + "\n")
     print(f"share of the proteins' classifier: {share}; {found}")
     np.savez_compressed(out / "scores.npz", **scores)
+
+
+def main(campaign: Path, work: Path, out: Path, place: int = 1) -> None:
+    split_parts(campaign / "final", place, out)
+    contigs = Store.load(work / "contigs.npz")
+    share_proteins(out, gather_scores(campaign / "final", place, contigs), contigs)
     for name in ("log.jsonl", "groups.npz"):
         if (campaign / name).exists():
             shutil.copyfile(campaign / name, out / name)

@@ -1,13 +1,15 @@
 """Scores of the frames that a run has none of, by a bundle of its network on a CPU: those of another frame policy, on the same contigs.
 
-    python -P benchmarks/mini_more_scores.py work run bundle out.npz        # with PYTHONPATH=.:benchmarks; two hours on two cores
+    python -P benchmarks/mini_more_scores.py work run bundle out        # with PYTHONPATH=.:benchmarks; 45 minutes on two cores
 
-`run` holds scores.npz and the network's heads; its contigs are rows of work/contigs.npz. `out.npz` gets the scores of the run that are
-of POLICY too, and the missing ones, set by set. Of the windows with N it has every `EVERY_BLURRED`th (`blurred-SIDE_taken`).
+`run` as mini_gather.py leaves it; its contigs are rows of work/contigs.npz. `out` gets the same files: those scores of the run that are of
+POLICY too with the missing ones, and the classifier with a share of the proteins' one chosen anew. Of the windows with N it has every
+`EVERY_BLURRED`th (`blurred-SIDE_taken`).
 """
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from finish_mini import frame_scores, policy_of
 from mini_data import blurred_sets
+from mini_gather import share_proteins
 from mini_windows import CHUNK_LENGTH, POLICY
 from safetensors.torch import load_file
 
@@ -134,8 +137,12 @@ def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
                 kept[field] = np.concatenate([kept[field], column]) if field in kept else column
             order = np.lexsort([kept[f"{prefix}_{k}"] for k in ("frame", "chunk", "contig")])
             kept |= {f"{prefix}_{k}": kept[f"{prefix}_{k}"][order] for k in FrameScores._fields}
-            np.savez_compressed(out, **kept)
             print(what, len(rows), "contigs", len(found.contig), "frames", flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    for file in run.iterdir():
+        if file.suffix in (".safetensors", ".jsonl"):
+            shutil.copyfile(file, out / file.name)
+    share_proteins(out, kept, contigs)
 
 
 if __name__ == "__main__":
