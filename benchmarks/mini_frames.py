@@ -4,7 +4,8 @@
 
 `run` and `bundle` as in mini_more_scores.py. Of every window the longest stretch of each frame is scored. Prints a line for each way
 of joining them: the mean of the logits of the `most` longest ones that have a `share` of the longest one's residues, weighted by residues
-to a power. `cost`: residues to embed, the longest alone being 1.
+to a power, or `maxima`, the highest score of a virus against the highest of another, as of open frames. `cost`: residues to embed, the
+longest alone being 1.
 """
 from __future__ import annotations
 
@@ -45,6 +46,10 @@ def main(work: Path, run: Path, bundle: Path) -> None:
             continue
         taken = (np.arange(6) < most) & (residues > 0) & (residues >= share * residues[:, :1])
         line = [f"most {most}  share {share}  cost {(residues * taken).sum() / residues[:, 0].sum():.2f}"]
+        scores = np.where(taken, 1 / (1 + np.exp(-logit)), np.nan)
+        highest, others = np.nanmax(scores, axis=1), np.nanmax(1 - scores, axis=1)
+        joined = highest / (highest + others)
+        line.append(f"maxima: {auroc(joined, virus):.4f} {recall_at(joined, virus, 0.05):.3f}")
         for power in POWERS if most > 1 else (0,):
             weight = np.where(taken, np.maximum(residues, 1.0) ** power, 0)
             joined = (weight * logit).sum(1) / np.maximum(weight.sum(1), 1e-9)
