@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from virnucpro import api
 from virnucpro.models.bundle import MINI
@@ -31,7 +32,8 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     parts.mkdir()
     for part, file in (("esm2", "esm2/model"), ("dnabert_s", "dnabert_s/model"), ("classifier", "classifier")):
         (parts / f"{part}.safetensors").symlink_to(MINI / f"{file}.safetensors")
-    network = Network(NetworkShape())
+    hidden = len(load_file(MINI / "classifier.safetensors")["hidden_layer.bias"])  # with a share of the proteins' classifier: two more
+    network = Network(NetworkShape(hidden=hidden))
     load_parts(network, parts, ("esm2", "dnabert_s", "classifier"))
     tokenizers = Tokenizers(MINI / "esm2", MINI / "dnabert_s")
     bundle = tmp_path / "bundle"
