@@ -23,6 +23,7 @@ from mini_gather import share_proteins
 from mini_windows import CHUNK_LENGTH, POLICY
 from safetensors.torch import load_file
 
+from virnucpro.embedding.plan import make_plan
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.esm2 import load_esm2
@@ -61,23 +62,12 @@ def frames_of(store: Store, rows: np.ndarray) -> Found:
     return Found(what, found.proteins, found.nucleotides)
 
 
-def batches(ids: list[np.ndarray]) -> list[list[int]]:
-    """Rows of `ids`, the longest first, by batches of TOKENS."""
-    out, room = [], 0
-    for i in sorted(range(len(ids)), key=lambda i: -len(ids[i])):
-        if not out or len(ids[i]) > room or len(out[-1]) == 1024:
-            out.append([])
-            room = TOKENS
-        out[-1].append(i)
-        room -= len(ids[i])
-    return out
-
-
 def embedded(encoder, tokens: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
     """fp32 [n, width] of token ids end to end, and their lengths."""
     ids = [part.astype(np.int64) for part in np.split(tokens[0], np.cumsum(tokens[1])[:-1])]
     vectors = torch.empty(len(ids), encoder.width)
-    for rows in batches(ids):
+    plan = make_plan(np.arange(len(ids)), tokens[1].astype(np.int64), TOKENS)
+    for rows in map(plan.batch, range(len(plan))):
         vectors[rows] = encoder.embed(pack([ids[i] for i in rows], TOKENS, encoder.pad_id))
     return vectors
 
