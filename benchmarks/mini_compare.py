@@ -88,7 +88,9 @@ def main(work: Path, *runs: Path) -> None:
     contigs = Store.load(work / "contigs.npz")
     both = np.logical_and.reduce([taken(run / "scores.npz", policy_of(run / "scores.npz"), contigs) for run in runs])
     found = {run.name: compare(contigs, run, both, runs[0]) for run in runs}
-    print(json.dumps({**found, "mean of both": mean_of(contigs, runs)}, indent=1))
+    if len({policy_of(run / "scores.npz") for run in runs}) == 1:  # else they have scores of different frames
+        found["mean of both"] = mean_of(contigs, runs)
+    print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":

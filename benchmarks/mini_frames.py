@@ -17,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 from finish_mini import frame_scores, policy_of
-from mini_more_scores import frames_of, score, scored
+from mini_more_scores import score, scored
+from mini_windows import CHUNK_LENGTH, POLICY
 
 from virnucpro.sequences import frames
 from virnucpro.training.metrics import auroc, recall_at
+from virnucpro.training.scoring import frames_of_contigs
 from virnucpro.training.store import Store
 
 MOST, SHARES, POWERS = (1, 2, 3, 6), (0.0, 0.4, 0.5, 0.7), (0, 1, 2, 3)
@@ -31,16 +33,16 @@ def main(work: Path, run: Path, bundle: Path) -> None:
     frames.LEAST_OF_THE_LONGEST = 0, 1  # all that have 20 residues
     lab = contigs.labels.select(contigs.record)
     rows = np.flatnonzero((lab.split == "validation") & (lab.kind == "contig500"))
-    every = frames_of(contigs, rows)
+    what, every = frames_of_contigs(contigs, rows, CHUNK_LENGTH, POLICY)
     lengths = np.zeros((len(rows), 6))
-    lengths[np.searchsorted(rows, every.what.contig), every.what.frame] = every.what.aa_length
+    lengths[np.searchsorted(rows, what.contig), what.frame] = what.aa_length
     lengths.sort(axis=1)
     second = lengths[:, -2] >= 0.8 * lengths[:, -1]
     virus = lab.virus[rows].astype(bool)
     print(f"a second stretch of 0.8 of the longest: {second[virus].mean():.3f} of viral windows, {second[~virus].mean():.3f} of others")
     with multiprocessing.get_context("fork").Pool() as pool:
         work_of = partial(pool.map, partial(score, run, bundle), chunksize=1)
-        found = scored(every, frame_scores(path, policy_of(path)), work_of)
+        found = scored(what, every, frame_scores(path, policy_of(path)), work_of)
     order = np.lexsort((found.frame, -found.aa_length, found.contig))
     contig = found.contig[order]
     at = np.searchsorted(rows, contig)

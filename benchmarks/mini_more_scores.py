@@ -13,7 +13,6 @@ import shutil
 import sys
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,38 +27,14 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.packing import pack
-from virnucpro.sequences.chunks import all_spans, n_chunks
-from virnucpro.sequences.frames import Frames, open_frames
+from virnucpro.sequences.frames import Frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import decode
-from virnucpro.training.scoring import FrameScores
+from virnucpro.training.scoring import FrameScores, frames_of_contigs
 from virnucpro.training.store import Store
 
 EVERY_BLURRED = 6
 TOKENS = 4096  # of a batch
 FRAMES = 1000  # that a process has at a time
-
-
-class Found(NamedTuple):
-    """Frames of contigs, [F] each."""
-
-    what: FrameScores  # without scores
-    proteins: list[bytes]
-    nucleotides: list[bytes]
-
-
-def frames_of(store: Store, rows: np.ndarray) -> Found:
-    lengths = store.length[rows]
-    spans, first = all_spans(lengths, CHUNK_LENGTH), np.cumsum(lengths) - lengths
-    bases = decode(np.concatenate([store.segment(i) for i in rows]))
-    begin, end = (first[spans.sequence] + at for at in (spans.start, spans.end))
-    found: Frames = open_frames(bases, begin, end, POLICY, n_chunks(lengths, CHUNK_LENGTH)[spans.sequence])
-    contig = spans.sequence[found.chunk]
-    residues = np.fromiter(map(len, found.proteins), dtype=np.int32, count=len(found))
-    nothing = np.full(len(found), np.nan, np.float32)
-    chunk, start = spans.chunk[found.chunk].astype(np.int32), (found.start - first[contig]).astype(np.int32)
-    what = FrameScores(rows[contig], chunk, found.frame, start, residues, nothing, nothing, nothing)
-    return Found(what, found.proteins, found.nucleotides)
 
 
 def embedded(encoder, tokens: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
@@ -90,20 +65,20 @@ def key(scores: FrameScores) -> np.ndarray:
     return (scores.contig.astype(np.int64) * 1_000 + scores.chunk) * 10 + scores.frame
 
 
-def scored(found: Found, known: FrameScores, work) -> FrameScores:
-    """`found` with the scores that are known, and those that `work(list of (proteins, nucleotides))` gives."""
-    mine, order = key(found.what), np.argsort(key(known))
+def scored(what: FrameScores, found: Frames, known: FrameScores, work) -> FrameScores:
+    """`what`, which describes `found`, with the scores that are known, and those that `work(list of (proteins, nucleotides))` gives."""
+    mine, order = key(what), np.argsort(key(known))
     at = np.minimum(np.searchsorted(key(known), mine, sorter=order), len(order) - 1)
     at = order[at]
-    there = (key(known)[at] == mine) & (known.aa_length[at] == found.what.aa_length)
+    there = (key(known)[at] == mine) & (known.aa_length[at] == what.aa_length)
     logits = np.stack([np.where(there, column[at], np.nan) for column in known[5:]]).astype(np.float32)
     missing = np.flatnonzero(~there)
-    missing = missing[np.argsort(-found.what.aa_length[missing], kind="stable")]
+    missing = missing[np.argsort(-what.aa_length[missing], kind="stable")]
     parts = np.split(missing, range(FRAMES, len(missing), FRAMES)) if len(missing) else []
     texts = [([found.proteins[i] for i in rows], [found.nucleotides[i] for i in rows]) for rows in parts]
     for rows, new in zip(parts, work(texts), strict=True):
         logits[:, rows] = new
-    return FrameScores(*found.what[:5], *logits)
+    return FrameScores(*what[:5], *logits)
 
 
 def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
@@ -121,7 +96,8 @@ def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
     with multiprocessing.get_context("fork").Pool() as pool, np.load(path) as z:
         kept |= {name: z[name] for name in z.files if name.startswith(("open_", "longest_"))}
         for prefix, store, rows, before, what in sets:
-            found = scored(frames_of(store, rows), before, partial(pool.map, partial(score, run, bundle), chunksize=1))
+            work_of = partial(pool.map, partial(score, run, bundle), chunksize=1)
+            found = scored(*frames_of_contigs(store, rows, CHUNK_LENGTH, POLICY), before, work_of)
             for name, column in found._asdict().items():
                 field = f"{prefix}_{name}"
                 kept[field] = np.concatenate([kept[field], column]) if field in kept else column

@@ -14,7 +14,7 @@ import torch
 from virnucpro.calling.columns import ChunkColumns, FrameColumns, RecordColumns, SequenceColumns
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences
 from virnucpro.sequences.chunks import all_spans, n_chunks
-from virnucpro.sequences.frames import open_frames
+from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bases import decode
 from virnucpro.training.batches import Batch, BatchShape, scoring_batches
@@ -36,6 +36,20 @@ class FrameScores(NamedTuple):
     dnabert_s_logit: np.ndarray  # float32, of the nucleotides alone
 
 
+def frames_of_contigs(store: Store, rows: np.ndarray, chunk_length: int, policy: str) -> tuple[FrameScores, Frames]:
+    """The frames of the contigs `rows` of `store`, and where they lie; their scores are NaN."""
+    lengths = store.length[rows]
+    spans, first = all_spans(lengths, chunk_length), np.cumsum(lengths) - lengths
+    bases = decode(np.concatenate([store.segment(i) for i in rows]))
+    begin, end = (first[spans.sequence] + at for at in (spans.start, spans.end))
+    found = open_frames(bases, begin, end, policy, n_chunks(lengths, chunk_length)[spans.sequence])
+    contig = spans.sequence[found.chunk]
+    residues = np.fromiter(map(len, found.proteins), dtype=np.int32, count=len(found))
+    nothing = np.full(len(found), np.nan, np.float32)
+    chunk, start = spans.chunk[found.chunk].astype(np.int32), (found.start - first[contig]).astype(np.int32)
+    return FrameScores(rows[contig], chunk, found.frame, start, residues, nothing, nothing, nothing), found
+
+
 class ContigFrames(torch.utils.data.IterableDataset):
     """Frames of contigs as batches, made by worker processes; `rows` are segments of the store, one a contig."""
 
@@ -52,17 +66,7 @@ class ContigFrames(torch.utils.data.IterableDataset):
             yield from self._block(rows)
 
     def _block(self, rows: np.ndarray):
-        lengths = self.store.length[rows]
-        spans = all_spans(lengths, self.chunk_length)
-        codes = np.concatenate([self.store.segment(i) for i in rows])
-        first = np.cumsum(lengths) - lengths
-        begin, end = first[spans.sequence] + spans.start, first[spans.sequence] + spans.end
-        found = open_frames(decode(codes), begin, end, self.policy, n_chunks(lengths, self.chunk_length)[spans.sequence])
-        contig = spans.sequence[found.chunk]
-        aa = np.fromiter(map(len, found.proteins), dtype=np.int32, count=len(found))
-        nothing = np.zeros(len(found), np.float32)
-        what = FrameScores(rows[contig], spans.chunk[found.chunk].astype(np.int32), found.frame,
-                           (found.start - first[contig]).astype(np.int32), aa, nothing, nothing, nothing)  # fmt: skip
+        what, found = frames_of_contigs(self.store, rows, self.chunk_length, self.policy)
         for which, batch in scoring_batches(found.proteins, found.nucleotides, self.tokenizers, self.shape):
             yield FrameScores(*(column[which] for column in what)), batch
 
