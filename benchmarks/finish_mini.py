@@ -244,7 +244,7 @@ def of_500(validation: dict) -> dict:
 
 
 def campaign(log: list[dict]) -> dict:
-    """Validation AUROC of every network of a campaign in order, and the learning curve of its first."""
+    """Validation AUROC of every network of a campaign in order, and their learning curves."""
     networks, curve = {}, []
     for e in log:
         if e["event"] == "run":
@@ -255,7 +255,7 @@ def campaign(log: list[dict]) -> dict:
                 "start": e.get("recipe", {}).get("start"),
             }  # fmt: skip
         elif e["event"] == "train" and "validation" in e:
-            curve.append({"frames": e["frames"], "seconds": e.get("seconds"), **of_500(e["validation"])})
+            curve.append({"run": e["run"], "frames": e["frames"], "seconds": e.get("seconds"), **of_500(e["validation"])})
     chosen = next((e["run"] for e in reversed(log) if e["event"] == "finished" and e["place"] == 1), None)
     return {"chosen": chosen, "networks": networks, "learning_curve": curve}
 
@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--hits", type=Path)
-    parser.add_argument("--version", default="6", help="of the bundle")
+    parser.add_argument("--version", default="7", help="of the bundle")
     parser.add_argument("--results", type=Path, default=Path("docs/mini_evaluation.json"))
     options = parser.parse_args()
     contigs = Store.load(options.data / "contigs.npz")

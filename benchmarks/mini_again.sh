@@ -2,7 +2,7 @@
 # `mini` from the labelled genomes, by the recipe of the version that ships (docs/MODELS.md).
 #
 #   benchmarks/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
-#   benchmarks/mini_again.sh gpu WORK                     # one GPU, 16 cores: 970 s, whatever happens
+#   benchmarks/mini_again.sh gpu WORK                     # one GPU, 16 cores: 1,320 s, whatever happens
 #   benchmarks/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
 #
 # From the repository; needs `pip install '.[train]'`, and diamond for `finish`. DATA_DIR is described in docs/MODELS.md. What follows

@@ -3,9 +3,9 @@
     export PYTHONPATH=.:benchmarks
     python -P benchmarks/mini_campaign.py --data PACKED [--more PACKED_MORE] --out OUT
 
-PACKED and PACKED_MORE come from mini_folds.py. The lane `main` trains a network from nothing (`BASE`), tunes the best it was on the
-validation groups several times (`TUNINGS`) and averages weights, in rounds; OUT/final gets the best network, its validation scores
-and then its scores of the test contigs, at which nobody looks here. The lane `groups`, with `--lanes groups` or beside `main`, is
+PACKED and PACKED_MORE come from mini_folds.py. The lane `main` trains two networks from nothing (`TEACHERS`) and one that learns
+their mean answers (`STUDENT`), each kept as it was best on the validation groups; OUT/final gets the best network, its validation
+scores and then its scores of the test contigs, at which nobody looks here. The lane `groups`, with `--lanes groups` or beside `main`, is
 described in mini_groups.py. Results are written as they come; a lane that dies is started again and goes on after its last result.
 OUT/log.jsonl has a line an event.
 """
@@ -30,27 +30,26 @@ from mini_windows import POLICY
 from safetensors.torch import save_file
 
 from virnucpro.settings import FRAME_POLICIES
+from virnucpro.training.network import Network
 from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
+from virnucpro.training.trainer import Teachers
 
 HARDER = {"hard": True, "shuffled": 0.06, "blurred": 0.05}
 # of the two encoders ESM-2 learned less and lost less on groups not seen (docs/MODELS.md), so its own classifier counts three times
 BASE = Recipe(rate=7e-4, esm2_rate=1.0, dna_rate=1.0, dna_share=0.12, protein_weight=3.0, markers=0.45, group_exponent=0.4, distant=0.3,
               full_share=0.75, mask_share=0.6, depth=0.05, decay=0.1, seed=5, **HARDER)  # fmt: skip
-# nearer to what is to be called: whole windows, few mutations, few masks
-CLEAN = Recipe(dna_share=0.0, protein_weight=2.0, markers=0.45, group_exponent=0.4, distant=0.1, full_share=0.9, mutated=0.1,
-               mask_share=0.3, depth=0.0, decay=0.1, **HARDER)  # fmt: skip
-# the tunings of each round; a round begins at the best network so far
-TUNINGS = (replace(CLEAN, seed=20), replace(CLEAN, seed=21))
-ROUND_RATES = (3e-4, 2e-4, 1.5e-4)
-BASE_SHARE = 0.74  # of the time, loading and compiling included
-TUNING_SHARE = 0.085
+# each from nothing; what one of them learns by chance the other does not
+TEACHERS = {"one": BASE, "two": replace(BASE, dna_share=0.2, token_weight=0.5, decay=0.3, seed=6)}
+# begins as the better teacher and learns the answers of both, also to what has no label: frames put together from two classes
+STUDENT = replace(BASE, rate=5e-4, dna_share=0.0, distant=0.4, mask_share=0.3, spliced=0.3, label_weight=0.3, seed=7)
+TEACHER_SHARE, STUDENT_SHARE = 0.344, 0.262  # of the time
 KEEP_BACK = 100.0  # seconds for the last scores and files
 MATTERS = "500"  # AUROC of these contigs of the validation side decides
 
 
 class Main:
-    """The base, its tunings and averages of them; every state is kept on disk."""
+    """The teachers and their student; every state is kept on disk."""
 
     def __init__(self, lane: Lane):
         self.lane, self.out = lane, lane.options.out
@@ -60,8 +59,6 @@ class Main:
         self.watched = self.kept_batches(np.flatnonzero(kind == "contig500"))
         self.judged = self.kept_batches(np.flatnonzero(np.isin(kind, (
             "contig500", "contig3000", "shuffled500", "shuffled3000", "transposon3000"))))  # fmt: skip
-        self.settlers = lane.settling(lane.maker(Recipe(), lane.genomes, lane.markers, self.fragments, augment=False),
-                                      lane.options.settle)  # fmt: skip
         self.done: dict[str, dict] = {}
         lane.say("ready", genomes=len(lane.genomes), markers=len(lane.markers), fragments=len(self.fragments),
                  folders=len(lane.folders))  # fmt: skip
@@ -91,17 +88,14 @@ class Main:
             if (file.parent / "state.pt").exists():
                 self.done[file.parent.name] = json.loads(file.read_text())
 
-    def begin(self, start: str) -> None:
-        """Put the starting weights into the network."""
+    def begin(self, start: str, seed: int = 0) -> None:
+        """Put the weights of a run into the network, or random ones."""
         if start:
             self.lane.network.load_state_dict(
                 torch.load(self.out / "runs" / start / "state.pt", map_location="cpu", weights_only=True))  # fmt: skip
         else:
-            torch.manual_seed(3)
+            torch.manual_seed(seed)
             self.lane.rebuild()
-
-    def best(self) -> str:
-        return max(self.done, key=self.value)
 
     def run(self, name: str, recipe: Recipe, seconds: float, snapshots: bool = False) -> None:
         """Train one network and keep it; a failure is told and forgotten. With `snapshots` the best on the way is kept too."""
@@ -110,7 +104,7 @@ class Main:
             return
         best = self.value(peak) if peak in self.done else 0.0
         try:
-            self.begin(recipe.start)
+            self.begin(recipe.start, recipe.seed)
             maker = lane.maker(recipe, lane.genomes, lane.markers, self.fragments)
 
             def report(progress, live, mean):
@@ -126,13 +120,14 @@ class Main:
                     mean.swap()
                 lane.say("train", run=name, **facts)
 
-            took = lane.train(maker, recipe, seconds, report=report)
+            took = lane.train(maker, recipe, seconds, report=report, teachers=self.teachers(recipe))
+            settlers = lane.settling(maker, lane.options.settle)  # as it was trained: plain windows cost 0.001 of AUROC
             for kept, facts in ((name, {"took": took, "recipe": asdict(recipe)}), (peak, self.done.get(peak, {}))):
                 if kept == peak and not snapshots:
                     continue
                 if kept == peak and peak in self.done:
                     self.begin(peak)
-                lane.settle(self.settlers)
+                lane.settle(settlers)
                 result = {**facts, "validation": self.measure(self.judged)}
                 self.keep(kept, result)
                 lane.say("run", run=kept, **result)
@@ -142,35 +137,12 @@ class Main:
             if "CUDA" in repr(error):
                 raise
 
-    def average(self, names: tuple[str, ...]) -> dict:
-        """Mean of the weights of several runs; put into the network, with its batch-norm statistics settled."""
-        total: dict = {}
-        for name in names:
-            for k, v in torch.load(self.out / "runs" / name / "state.pt", map_location="cpu", weights_only=True).items():
-                total[k] = total[k] + v.double() if k in total else v.double()
-        kept = self.lane.network.state_dict()
-        self.lane.network.load_state_dict({k: (v / len(names)).to(kept[k].dtype) for k, v in total.items()})
-        self.lane.settle(self.settlers)
-        return self.measure(self.judged)
-
-    def soup(self, name: str, family: list[str]) -> None:
-        """Means of the best two, three ... of a family; the best is kept under `name`."""
-        family = sorted((n for n in family if n in self.done), key=self.value, reverse=True)
-        if name in self.done:
-            return
-        try:
-            for n in range(2, len(family) + 1):
-                if self.lane.left < KEEP_BACK * 0.8:
-                    break
-                found = self.average(tuple(family[:n]))
-                self.lane.say("average", run=name, runs=family[:n], validation=found)
-                if name not in self.done or found[MATTERS]["auroc"] > self.value(name):
-                    self.keep(name, {"runs": family[:n], "validation": found})
-            if name in self.done:
-                self.lane.say("run", run=name, **self.done[name])
-        except Exception as error:
-            print(traceback.format_exc(), flush=True)
-            self.lane.say("run failed", run=name, error=repr(error)[:300])
+    def teachers(self, recipe: Recipe) -> Teachers | None:
+        lane, networks = self.lane, []
+        for name in recipe.teachers:
+            networks.append(Network(lane.network.shape).to(lane.device))
+            networks[-1].load_state_dict(torch.load(self.out / "runs" / name / "state.pt", map_location="cpu", weights_only=True))
+        return Teachers(networks, lane.encoders is not None) if networks else None
 
     def finish(self, name: str, place: int) -> None:
         """Files of one network: OUT/final/N-esm2, N-rest `.safetensors`, N-validation.npz, N-test.npz (scores)."""
@@ -200,27 +172,25 @@ class Main:
             (final / "part.npz").replace(final / f"{place}-{side}.npz")
         lane.say("finished", run=name, place=place)
 
+    def better(self, name: str) -> str:
+        """A run as it ended, or as it was best on the way."""
+        return max((n for n in (name, f"{name}-peak") if n in self.done), key=self.value)
+
     def work(self) -> None:
         lane = self.lane
         self.recall()
         total = (lane.options.deadline - lane.options.began) - KEEP_BACK
 
-        def most(share: float) -> float:
-            return min(share * total, lane.left - KEEP_BACK)
+        def train(name: str, recipe: Recipe, seconds: float) -> None:
+            start = f"{name}-peak" if f"{name}-peak" in self.done else recipe.start  # of a process that died
+            self.run(name, replace(recipe, start=start), min(seconds, lane.left - KEEP_BACK), snapshots=True)
 
-        base = replace(BASE, start="base-peak" if "base-peak" in self.done else "")  # of a process that died
-        seconds = BASE_SHARE * total - (time.time() - lane.options.began)
-        self.run("base", base, seconds if self.done else max(seconds, 0.6 * (lane.left - KEEP_BACK), 5.0), snapshots=True)
-        for number in range(20):
-            rate = ROUND_RATES[min(number, len(ROUND_RATES) - 1)]
-            start, family = self.best() if self.done else "", []
-            for i, recipe in enumerate(TUNINGS):
-                if lane.left > KEEP_BACK + 0.6 * TUNING_SHARE * total:
-                    family.append(f"{number}-{i}")
-                    self.run(family[-1], replace(recipe, start=start, rate=rate, seed=recipe.seed + 10 * number), most(TUNING_SHARE))
-            if not family:
-                break
-            self.soup(f"soup-{number}", [start, *family] if start else family)
+        for name, recipe in TEACHERS.items():
+            train(name, recipe, TEACHER_SHARE * total)
+        teachers = tuple(self.better(n) for n in TEACHERS if n in self.done)
+        if len(teachers) == len(TEACHERS):
+            start = max(teachers, key=self.value)
+            train("student", replace(STUDENT, start=start, teachers=teachers), STUDENT_SHARE * total)
         ranked = sorted(self.done, key=self.value, reverse=True)
         lane.say("ranked", runs={n: self.value(n) for n in ranked})
         for place, name in enumerate(ranked[:2], start=1):
@@ -281,13 +251,13 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--more", type=Path)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=970.0)
+    parser.add_argument("--seconds", type=float, default=1320.0)
     parser.add_argument("--groups-seconds", type=float, default=float("inf"), help="end the lane `groups` so early")
     parser.add_argument("--lanes", nargs="+", choices=("main", "groups"), default=["main"], help="side by side, a GPU each")
     parser.add_argument("--no-folds", action="store_true", help="the lane `groups` makes the learning curve only")
     parser.add_argument("--workers", type=int, default=14, help="loader processes of `main`; `groups` has two fewer")
     parser.add_argument("--report", type=float, default=30.0)
-    parser.add_argument("--settle", type=int, default=24, help="batches for the batch-norm statistics")
+    parser.add_argument("--settle", type=int, default=100, help="batches for the batch-norm statistics")
     parser.add_argument("--warm-up", type=int, default=75, help="steps to measure the rate of `groups`")
     parser.add_argument("--unit-steps", type=int, default=400, help="of a fold, at most; the learning curve has twice as many")
     parser.add_argument("--overhead", type=float, default=9.0, help="seconds a network of `groups` needs beside training")

@@ -28,7 +28,7 @@ from virnucpro.training.network import Network, NetworkShape
 from virnucpro.training.sampling import FragmentSampler, WindowRules, WindowSampler
 from virnucpro.training.scoring import ContigFrames, FrameScores, score_batches
 from virnucpro.training.store import Store
-from virnucpro.training.trainer import TrainRules, loader, settle_batch_norm, train
+from virnucpro.training.trainer import Teachers, TrainRules, loader, settle_batch_norm, train
 
 BATCH = BatchShape(512, 160, 256, 396, 216)  # nearly every frame finds room; 256 tokens are whole tiles of the attention
 SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
@@ -57,6 +57,10 @@ class Recipe:
     mask_share: float = 0.5
     depth: float = 0.0
     decay: float = 0.05
+    token_weight: float = 0.15
+    spliced: float = 0.0
+    teachers: tuple[str, ...] = ()  # earlier runs
+    label_weight: float = 1.0
     seed: int = 1
 
 
@@ -116,12 +120,15 @@ class Lane:
             self.samplers[key] = [WindowSampler(genomes, WindowRules(category_share=shares, **common)),
                                   WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common))]  # fmt: skip
         samplers = list(zip((1 - recipe.markers, recipe.markers), self.samplers[key], strict=True))
-        how = Augmentation(mask_share=recipe.mask_share, distant_share=recipe.distant, shuffled_share=recipe.shuffled,
-                           blurred_share=recipe.blurred) if augment else Augmentation(mask_share=0.0)  # fmt: skip
+        how = Augmentation(mask_share=0.0)
+        if augment:
+            how = Augmentation(mask_share=recipe.mask_share, distant_share=recipe.distant, shuffled_share=recipe.shuffled,
+                               spliced_share=recipe.spliced, blurred_share=recipe.blurred)  # fmt: skip
         batch = self.batch if fragments is not None else replace(self.batch, fragments=0)
         return BatchMaker(samplers, FragmentSampler(fragments) if fragments else None, self.tokenizers, batch, VOCABULARY, how)
 
-    def train(self, maker: BatchMaker, recipe: Recipe, seconds: float, steps: int = 10**9, report=lambda *_: None) -> dict:
+    def train(self, maker: BatchMaker, recipe: Recipe, seconds: float, steps: int = 10**9, report=lambda *_: None,
+              teachers: Teachers | None = None) -> dict:  # fmt: skip
         """Train the network as it stands; it ends as the mean of its weights. Returns what it took."""
         torch.manual_seed(recipe.seed)
         self.network.free_dnabert_s()
@@ -129,7 +136,8 @@ class Lane:
         rules = TrainRules(
             seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
             dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
-            esm2_weight=recipe.protein_weight, dnabert_s_weight=recipe.dna_weight,
+            esm2_weight=recipe.protein_weight, dnabert_s_weight=recipe.dna_weight, token_weight=recipe.token_weight,
+            label_weight=recipe.label_weight,
             seed=recipe.seed, workers=self.workers, report_every=self.options.report,
         )  # fmt: skip
         took: dict = {"frames": 0}
@@ -139,7 +147,8 @@ class Lane:
             took.update(frames=progress.frames, rate=round(progress.rate), **{k: round(v, 4) for k, v in progress.parts.items()})
             report(progress, live, mean)
 
-        mean = train(self.network, maker, rules, accelerator=self.accelerator, report=watch, encoders=self.encoders)
+        mean = train(self.network, maker, rules, accelerator=self.accelerator, report=watch, encoders=self.encoders,
+                     teachers=teachers)  # fmt: skip
         took.update(frames=mean.steps * self.batch.frames, seconds=round(time.time() - began, 1))
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         # else the next `prepare` leaves it as it is, without autocast

@@ -10,7 +10,16 @@ from virnucpro.training.batches import BatchShape, scoring_batches
 from virnucpro.training.bundling import write_bundle
 from virnucpro.training.network import Thinning
 from virnucpro.training.saving import load_parts, save_parts
-from virnucpro.training.trainer import RunningMean, TrainRules, learning_rate, moved, optimizers_for, part_rate, to_device
+from virnucpro.training.trainer import (
+    RunningMean,
+    Teachers,
+    TrainRules,
+    learning_rate,
+    moved,
+    optimizers_for,
+    part_rate,
+    to_device,
+)
 
 CPU = torch.device("cpu")
 
@@ -49,6 +58,24 @@ def test_pooled_vectors_equal_those_of_the_shipped_encoders(network, shipped, to
                 assert torch.allclose(theirs, mine[j], atol=1e-4), (name, i)
         seen += [i for j, i in enumerate(rows) if batch.weight[j]]
     assert sorted(seen) == list(range(len(frames[0])))
+
+
+def test_teachers_teach_their_mean_and_have_nothing_to_say_to_themselves(network, shape, tokenizers, frames):
+    from virnucpro.training.network import Network
+
+    network.eval()
+    torch.manual_seed(4)
+    (_, batch), = scoring_batches(*frames, tokenizers, BatchShape(9, 0, 384, 8, 8))
+    given = (to_device(batch.esm2, CPU), to_device(batch.dnabert_s, CPU), 9, 9)
+    other = Network(shape).eval()
+    alone, another, two = (Teachers(networks, compile=False)(*given) for networks in ([network], [other], [network, other]))
+    for mean, *parts in zip(two, alone, another, strict=True):
+        assert torch.allclose(mean, sum(parts) / 2, atol=1e-6)
+    with torch.no_grad():
+        answers = network(*given)
+    same, different = (Teachers([], compile=False).losses(answers, taught) for taught in (alone, another))
+    assert set(same) == {"classifier", "esm2_only", "dnabert_s_only"}
+    assert all(abs(float(v)) < 1e-6 for v in same.values()) and all(float(v) > 1e-4 for v in different.values())
 
 
 def test_arrays_go_to_a_device_of_any_kind():

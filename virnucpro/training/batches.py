@@ -49,7 +49,7 @@ class Batch(NamedTuple):
     esm2: Rows  # segments 0 .. frames-1 are frames, then come the fragments
     dnabert_s: Rows
     virus: np.ndarray  # int64 [frames + fragments]
-    weight: np.ndarray  # float32 [frames + fragments]; 0 for places that hold nothing
+    weight: np.ndarray  # float32 [frames + fragments]; 0 for places that hold nothing, or a frame without a label
     n_frames: int
 
 
@@ -134,6 +134,22 @@ def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float
         proteins[i], nucleotides[i] = residues[a:b], letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :]
 
 
+def spliced_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, rng: np.random.Generator) -> np.ndarray:
+    """Pairs among a `share` of the frames exchange all that follows a codon, in place. int64 [frames]: whose end a frame has.
+
+    Frames with an N stay as they are.
+    """
+    end = np.arange(len(proteins))
+    chosen = np.flatnonzero((rng.random(len(proteins)) < share) & np.array([b"N" not in n for n in nucleotides]))
+    for i, j in rng.permutation(chosen)[: len(chosen) // 2 * 2].reshape(-1, 2).tolist():
+        shorter = min(len(proteins[i]), len(proteins[j]))
+        at = int(rng.integers(shorter // 4, shorter - shorter // 4 + 1))
+        for parts, k in ((proteins, at), (nucleotides, 3 * at)):
+            parts[i], parts[j] = parts[i][:k] + parts[j][k:], parts[j][:k] + parts[i][k:]
+        end[[i, j]] = j, i
+    return end
+
+
 def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Windows:
     """Some windows shuffled, which makes them no virus, and some with N: single ones or a run."""
     codes, virus = windows.codes, windows.virus
@@ -159,6 +175,7 @@ class Augmentation:
     distant_share: float = 0.0  # that become distant relatives
     most_distant: float = 0.8  # of the codons of those are drawn again at most
     shuffled_share: float = 0.0  # of the windows that are shuffled, dinucleotides kept, and then no virus
+    spliced_share: float = 0.0  # that exchange their ends with each other; those of both classes then have no label
     blurred_share: float = 0.0  # of the windows that have N
     most_blurred: float = 0.1  # of the bases of those
 
@@ -191,6 +208,7 @@ class BatchMaker:
                 have += len(order)
         distant_frames(proteins, nucleotides, how.distant_share, how.most_distant, rng)
         label = np.concatenate(virus).astype(np.int64)
+        labelled = label == label[spliced_frames(proteins, nucleotides, how.spliced_share, rng)]
         if self.fragments is not None and self.shape.fragments:
             codes, fragment_virus = self.fragments.draw(self.shape.fragments, rng)
             lengths = np.array([len(c) for c in codes])
@@ -198,7 +216,7 @@ class BatchMaker:
             codes = split_ids(distant_residues(np.concatenate(codes), lengths, rate, rng), lengths)
             proteins += [decode_protein(c) for c in codes]
             label = np.concatenate([label, fragment_virus.astype(np.int64)])
-        return self._pack(proteins, nucleotides, label, n, rng)
+        return self._pack(proteins, nucleotides, label, labelled, rng)
 
     def _windows(self, n: int, rng: np.random.Generator) -> Windows:
         share = np.array([s for s, _ in self.samplers])
@@ -206,8 +224,8 @@ class BatchMaker:
         windows = join_windows([s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k])
         return harder(windows, self.augmentation, rng)
 
-    def _pack(self, proteins, nucleotides, label, n: int, rng) -> Batch:
-        shape, how = self.shape, self.augmentation
+    def _pack(self, proteins, nucleotides, label, labelled, rng) -> Batch:
+        n, shape, how = len(labelled), self.shape, self.augmentation
         flat, lengths = self.tokenizers.esm2(proteins)
         esm2, fit_a = rows_of(split_ids(flat, lengths), shape.esm2_rows, shape.row_length, ESM2_PAD, 1)
         flat, lengths = self.tokenizers.dnabert_s(nucleotides)
@@ -219,12 +237,12 @@ class BatchMaker:
         dna = with_masks(dna, maskable, DNA_MASK, (len(DNA_SPECIAL), self.dna_vocabulary), how.mask_share, n, rng,
                          how.mask_rate)  # fmt: skip
         fits = fit_a.copy()
-        fits[:n] &= fit_b
+        fits[:n] &= fit_b & labelled
         return Batch(esm2, dna, label, balanced(label, fits, n), n)
 
 
 def balanced(label: np.ndarray, fits: np.ndarray, n: int) -> np.ndarray:
-    """Weights of mean 1 that make both classes equal, among frames and among fragments; 0 where nothing fits."""
+    """Weights of mean 1 that make both classes equal, among frames and among fragments; 0 where `fits` says no."""
     weight = np.zeros(len(label), dtype=np.float32)
     for part in (slice(0, n), slice(n, None)):
         y, ok = label[part], fits[part]

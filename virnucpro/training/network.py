@@ -228,12 +228,15 @@ class Network(nn.Module):
         return (segment_means(dna_hidden, dnabert_s, n), segment_means(esm2_hidden, esm2, n_all), dna_hidden,
                 esm2_hidden)  # fmt: skip
 
+    def judge(self, dna: torch.Tensor, protein: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits of pooled features: of both together, of proteins and of nucleotides alone."""
+        both = torch.cat([dna, protein[: len(dna)]], dim=1)  # nucleotides first
+        return self.classifier(both), self.esm2_only(protein), self.dnabert_s_only(dna)
+
     def forward(self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int, encoders=None) -> Answers:
         dna, protein, dna_hidden, esm2_hidden = self.features(esm2, dnabert_s, n, n_all, encoders)
         return Answers(
-            self.classifier(torch.cat([dna, protein[:n]], dim=1)),  # nucleotides first
-            self.esm2_only(protein),
-            self.dnabert_s_only(dna),
+            *self.judge(dna, protein),
             token_loss(self.esm2_tokens, esm2_hidden, esm2, self.esm2.model.embeddings.word_embeddings.weight),
             dna_hidden.new_zeros(()) if self.dnabert_s_fixed else
             token_loss(self.dnabert_s_tokens, dna_hidden, dnabert_s,

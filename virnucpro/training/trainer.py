@@ -10,7 +10,7 @@ import pickle
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,19 +38,23 @@ class TrainRules:
     dnabert_s_share: float = 1.0  # of the budget in which DNABERT-S learns; then its mean is kept fixed
     warmup: float = 0.03  # share of the budget
     matrix_rate: float = 3.0  # factor of the learning rate for the matrices that Muon turns
-    weight_decay: float = 0.05
+    weight_decay: float = 0.3
     clip: float = 1.0
     smoothing: float = 0.05
     pretrain: float = 0.0  # share of the budget in which only masked tokens are learned
     esm2_weight: float = 3.0  # of the classifier that sees proteins only: of the encoders ESM-2 is the slower and the one to trust more
     dnabert_s_weight: float = 0.3  # of the one that sees nucleotides only
-    token_weight: float = 0.15  # of the masked-language losses
+    token_weight: float = 0.5  # of the masked-language losses
+    label_weight: float = 1.0  # of the true labels, where there are teachers
     mean_decay: float = 0.999
     seed: int = 1
     workers: int = 14
     report_every: float = 45.0  # seconds
     save_every: float = 120.0
     compile: bool = False
+
+
+SUPERVISED = ("classifier", "esm2_only", "dnabert_s_only")
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -109,6 +113,33 @@ def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.devi
         "esm2_tokens": answers.esm2_loss,
         "dnabert_s_tokens": answers.dnabert_s_loss,
     }
+
+
+class Teachers:
+    """Trained networks whose mean answers another one learns (Hinton and others, 2015, arXiv:1503.02531)."""
+
+    TEMPERATURE = 2.0
+
+    def __init__(self, networks: Sequence[Network], compile: bool):
+        self.networks = [network.eval().requires_grad_(False) for network in networks]
+        self.encoders = [(torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False)) if compile else None
+                         for n in networks]  # fmt: skip
+
+    @torch.no_grad()
+    def __call__(self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int) -> tuple[torch.Tensor, ...]:
+        """What is taught of each of the logits of `Network.judge`."""
+        every = [network.judge(*network.features(esm2, dnabert_s, n, n_all, encoders)[:2])
+                 for network, encoders in zip(self.networks, self.encoders, strict=True)]  # fmt: skip
+        return tuple(torch.stack([logits.float() for logits in part]).mean(0) for part in zip(*every, strict=True))
+
+    def losses(self, answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+        """How far the answers are from what was taught, under the names of `losses`."""
+        def distance(logits, target):
+            warm = F.log_softmax(logits.float() / self.TEMPERATURE, dim=1)
+            return F.kl_div(warm, F.softmax(target / self.TEMPERATURE, dim=1), reduction="batchmean") * self.TEMPERATURE**2
+
+        mine = (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
+        return {name: distance(*pair) for name, *pair in zip(SUPERVISED, mine, taught, strict=True)}
 
 
 def learning_rate(progress: float, rules: TrainRules) -> float:
@@ -179,6 +210,12 @@ def part_rate(part: str, progress: float, rules: TrainRules) -> float:
     return learning_rate(progress, rules) * (rules.esm2_rate if part == "esm2" else 1.0)
 
 
+def weighted(parts: dict[str, torch.Tensor], rules: TrainRules) -> torch.Tensor:
+    """The sum of the parts with labels."""
+    weights = (1.0, rules.esm2_weight, rules.dnabert_s_weight)
+    return sum(weight * parts[name] for weight, name in zip(weights, SUPERVISED, strict=True))
+
+
 @dataclass
 class Progress:
     """What a report sees."""
@@ -192,12 +229,12 @@ class Progress:
 
 def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator,
           report: Callable[[Progress, Network, RunningMean], None] = lambda *_: None,
-          state: Path | None = None, encoders: tuple | None = None) -> RunningMean:  # fmt: skip
+          state: Path | None = None, encoders: tuple | None = None, teachers: Teachers | None = None) -> RunningMean:  # fmt: skip
     """Train `network` in place on the accelerator's device; returns the mean of its weights.
 
     `report` is called about every `report_every` seconds with the live network and its mean. With `state`, the run is
     saved there every `save_every` seconds and when it is interrupted or terminated, and goes on from it. `encoders`: the
-    network's, already compiled.
+    network's, already compiled. With `teachers` the network learns their answers beside the labels.
     """
     device = accelerator.device
     network.to(device).train()
@@ -240,11 +277,16 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
                 mean.settle("dnabert_s")
                 network.fix_dnabert_s()
             batch = next(source)
-            answers = wrapped(to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames,
-                              len(batch.virus), encoders)  # fmt: skip
+            given = (to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames, len(batch.virus))
+            answers = wrapped(*given, encoders)
             parts = losses(answers, batch, rules, device)
-            single = rules.esm2_weight * parts["esm2_only"] + rules.dnabert_s_weight * parts["dnabert_s_only"]
-            supervised = parts["classifier"] + single
+            supervised = weighted(parts, rules)
+            if teachers is not None:
+                with accelerator.autocast():
+                    taught = teachers(*given)
+                distances = teachers.losses(answers, taught)
+                supervised = rules.label_weight * supervised + weighted(distances, rules)
+                parts |= {f"taught_{name}": distance for name, distance in distances.items()}
             tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
             total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
             for optimizer in optimizers:
