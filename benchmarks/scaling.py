@@ -168,8 +168,9 @@ def main() -> None:
         most = counts[-1]
         runs: list[tuple[str, int, Callable[[Place, str, int], None]]] = [("--gpus", count, by_ourselves) for count in counts]
         if most > 1 and not options.only_gpus:
-            runs += [("torchrun", most, by_torchrun), ("two nodes", most, as_two_nodes), ("killed, resumed", most, killed_and_finished)]
+            runs += [("killed, resumed", most, killed_and_finished), ("two nodes", most, as_two_nodes)]
             runs += [] if options.cpu else [("accelerate", most, by_accelerate)]  # which starts one process on a CPU, whatever it is told
+            runs += [("torchrun", most, by_torchrun)]
         rows: list[dict] = []
         for way, count, run in runs:
             name, began = f"{way} {count}", time.monotonic()
