@@ -65,6 +65,8 @@ def test_without_a_word_it_shows_its_commands(capsys):
         (["predict", "x.fa", "--resume", "--force"], "give one of them"),
         (["predict", "-", "x.fa"], "cannot be mixed"),
         (["predict", ""], "the name is empty"),
+        (["predict", "x.fa", "-o", ""], "-o: its value is empty"),
+        (["predict", "x.fa", "--cache-dir="], "--cache-dir: its value is empty"),
         (["benchmark", "-o", "nowhere/out.json"], "nowhere/out.json"),
         (["predict", "x.fa", "--model-type", "custom"], "--model-path"),
         (["predict", "x.fa", "--device", "tpu"], "--gpus"),

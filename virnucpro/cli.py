@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `virnucpro --help` must ans
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import signal
 import sys
@@ -84,6 +85,7 @@ def run(arguments: list[str]) -> int:
     world, said = None, False
     try:
         world = read_world()
+        _refuse_nothing(arguments)
         command = typer.main.get_command(app)
         command.rich_markup_mode = None  # the list of commands needs no panels, and answers in half the time without rich
         code = command(arguments or ["--help"], standalone_mode=False)
@@ -114,6 +116,13 @@ def run(arguments: list[str]) -> int:
             print(f"virnucpro: error: {stopped(code - 128, '--force' in arguments, goes_on)}", file=sys.stderr, flush=True)
         leave_status(code, world)
     return code
+
+
+def _refuse_nothing(arguments: Sequence[str]) -> None:
+    """An option's empty value is a shell variable that was not set, and as a path would be the current directory."""
+    for option, value in itertools.pairwise([*arguments, "-"]):
+        if (option.startswith("-") and not value) or (option.startswith("--") and option.endswith("=")):
+            raise UsageError(f"{option.rstrip('=')}: its value is empty, perhaps a variable that is not set; give one, or leave it out")
 
 
 def _explained(error: Any) -> VirNucProError:
