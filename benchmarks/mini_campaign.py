@@ -97,8 +97,8 @@ class Main:
             torch.manual_seed(seed)
             self.lane.rebuild()
 
-    def run(self, name: str, recipe: Recipe, seconds: float, snapshots: bool = False) -> None:
-        """Train one network and keep it; a failure is told and forgotten. With `snapshots` the best on the way is kept too."""
+    def run(self, name: str, recipe: Recipe, seconds: float) -> None:
+        """Train one network and keep it; so is the best on the way. A failure is told and forgotten."""
         lane, peak = self.lane, f"{name}-peak"
         if name in self.done or seconds < 1:
             return
@@ -111,7 +111,7 @@ class Main:
                 nonlocal best
                 facts = {"step": progress.step, "frames": progress.frames, "seconds": round(progress.seconds, 1),
                          "rate": round(progress.rate), **{k: round(v, 4) for k, v in progress.parts.items()}}  # fmt: skip
-                if snapshots and progress.step > 10:
+                if progress.step > 10:
                     mean.swap()
                     facts["validation"] = self.measure(self.watched)
                     if facts["validation"][MATTERS]["auroc"] > best:
@@ -123,8 +123,6 @@ class Main:
             took = lane.train(maker, recipe, seconds, report=report, teachers=self.teachers(recipe))
             settlers = lane.settling(maker, lane.options.settle)  # as it was trained: plain windows cost 0.001 of AUROC
             for kept, facts in ((name, {"took": took, "recipe": asdict(recipe)}), (peak, self.done.get(peak, {}))):
-                if kept == peak and not snapshots:
-                    continue
                 if kept == peak and peak in self.done:
                     self.begin(peak)
                 lane.settle(settlers)
@@ -183,7 +181,7 @@ class Main:
 
         def train(name: str, recipe: Recipe, seconds: float) -> None:
             start = f"{name}-peak" if f"{name}-peak" in self.done else recipe.start  # of a process that died
-            self.run(name, replace(recipe, start=start), min(seconds, lane.left - KEEP_BACK), snapshots=True)
+            self.run(name, replace(recipe, start=start), min(seconds, lane.left - KEEP_BACK))
 
         for name, recipe in TEACHERS.items():
             train(name, recipe, TEACHER_SHARE * total)
