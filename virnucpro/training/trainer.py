@@ -55,6 +55,7 @@ class TrainRules:
 
 
 SUPERVISED = ("classifier", "esm2_only", "dnabert_s_only")
+TEMPERATURE = 2.0  # of what teachers teach: logits are divided by it
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -118,8 +119,6 @@ def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.devi
 class Teachers:
     """Trained networks whose mean answers another one learns (Hinton and others, 2015, arXiv:1503.02531)."""
 
-    TEMPERATURE = 2.0
-
     def __init__(self, networks: Sequence[Network], compile: bool):
         self.networks = [network.eval().requires_grad_(False) for network in networks]
         self.encoders = [(torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False)) if compile else None
@@ -132,14 +131,16 @@ class Teachers:
                  for network, encoders in zip(self.networks, self.encoders, strict=True)]  # fmt: skip
         return tuple(torch.stack([logits.float() for logits in part]).mean(0) for part in zip(*every, strict=True))
 
-    def losses(self, answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-        """How far the answers are from what was taught, under the names of `losses`."""
-        def distance(logits, target):
-            warm = F.log_softmax(logits.float() / self.TEMPERATURE, dim=1)
-            return F.kl_div(warm, F.softmax(target / self.TEMPERATURE, dim=1), reduction="batchmean") * self.TEMPERATURE**2
 
-        mine = (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
-        return {name: distance(*pair) for name, *pair in zip(SUPERVISED, mine, taught, strict=True)}
+def distances(answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    """How far the answers are from what Teachers taught, under the names of `losses`."""
+
+    def distance(logits, target):
+        warm = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
+        return F.kl_div(warm, F.softmax(target / TEMPERATURE, dim=1), reduction="batchmean") * TEMPERATURE**2
+
+    mine = (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
+    return {name: distance(*pair) for name, *pair in zip(SUPERVISED, mine, taught, strict=True)}
 
 
 def learning_rate(progress: float, rules: TrainRules) -> float:
@@ -211,7 +212,7 @@ def part_rate(part: str, progress: float, rules: TrainRules) -> float:
 
 
 def weighted(parts: dict[str, torch.Tensor], rules: TrainRules) -> torch.Tensor:
-    """The sum of the parts with labels."""
+    """The sum of `parts`, by name one of each of SUPERVISED, as the rules weigh them."""
     weights = (1.0, rules.esm2_weight, rules.dnabert_s_weight)
     return sum(weight * parts[name] for weight, name in zip(weights, SUPERVISED, strict=True))
 
@@ -284,9 +285,9 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             if teachers is not None:
                 with accelerator.autocast():
                     taught = teachers(*given)
-                distances = teachers.losses(answers, taught)
-                supervised = rules.label_weight * supervised + weighted(distances, rules)
-                parts |= {f"taught_{name}": distance for name, distance in distances.items()}
+                far = distances(answers, taught)
+                supervised = rules.label_weight * supervised + weighted(far, rules)
+                parts |= {f"taught_{name}": distance for name, distance in far.items()}
             tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
             total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
             for optimizer in optimizers:
