@@ -275,7 +275,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--hits", type=Path)
-    parser.add_argument("--version", default="7", help="of the bundle")
+    parser.add_argument("--version", default="8", help="of the bundle")
     parser.add_argument("--results", type=Path, default=Path("docs/mini_evaluation.json"))
     options = parser.parse_args()
     contigs = Store.load(options.data / "contigs.npz")
