@@ -1,9 +1,9 @@
-"""Two networks on the validation side, each with a calibration and limits of regions of its own. No test figure.
+"""Networks on the validation side, each with a calibration and limits of regions of its own. No test figure.
 
-    python -P benchmarks/mini_compare.py work run_a run_b        # with PYTHONPATH=.:benchmarks
+    python -P benchmarks/mini_compare.py work run_a run_b ...        # with PYTHONPATH=.:benchmarks
 
-Each run as finish_mini.py wants it. Both are measured on the contigs that both have scores of (with N: that `run_a` has).
-Prints one JSON, by name of the run's folder, and what the mean of both networks' logits comes to, uncalibrated.
+Each run as finish_mini.py wants it. All are measured on the contigs that all have scores of (with N: that `run_a` has).
+Prints one JSON, by name of the run's folder, and what the mean of the networks' logits comes to, uncalibrated.
 """
 from __future__ import annotations
 
@@ -86,12 +86,12 @@ def mean_of(contigs: Store, runs: tuple[Path, ...]) -> dict:
 
 def main(work: Path, *runs: Path) -> None:
     contigs = Store.load(work / "contigs.npz")
-    both = np.logical_and.reduce([taken(run / "scores.npz", policy_of(run / "scores.npz"), contigs) for run in runs])
-    found = {run.name: compare(contigs, run, both, runs[0]) for run in runs}
+    scored = np.logical_and.reduce([taken(run / "scores.npz", policy_of(run / "scores.npz"), contigs) for run in runs])
+    found = {run.name: compare(contigs, run, scored, runs[0]) for run in runs}
     if len({policy_of(run / "scores.npz") for run in runs}) == 1:  # else they have scores of different frames
-        found["mean of both"] = mean_of(contigs, runs)
+        found["mean of all"] = mean_of(contigs, runs)
     print(json.dumps(found, indent=1))
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]))
+    main(*map(Path, sys.argv[1:]))
