@@ -3,8 +3,8 @@
     python -P benchmarks/mini_gather.py CAMPAIGN work run [PLACE]        # with PYTHONPATH=.:benchmarks
 
 `run` gets the parts of the network and scores.npz, in which contigs are rows of work/contigs.npz (with N: of `blurred_sets`
-of their side). The classifier gets a share of the classifier of proteins alone, as two more hidden units; the share is the one with
-the highest AUROC on 500-base validation windows, and is printed with what the others came to. PLACE: 2 for the second choice.
+of their side). The classifier gets a share of the classifier of proteins alone, as two more hidden units (0: none); it is the one
+with the highest AUROC on 500-base validation windows, and is printed with what the others came to. PLACE: 2 for the second choice.
 """
 from __future__ import annotations
 
