@@ -11,8 +11,11 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import multiprocessing
+import os
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -144,21 +147,35 @@ def load_proteins(data: Path) -> Store:
     return builder.build()
 
 
-def record_kmers(store: Store, kmers, rows: np.ndarray):
-    """The k-mers of each record in `rows`: (row, hashes)."""
+def by_processes(work: Callable, items: Sequence) -> list:
+    """[work(item) for item in items], dealt to a process a core; what `work` holds is inherited, not sent."""
+    fork, n = multiprocessing.get_context("fork"), len(os.sched_getaffinity(0))
+
+    def answer(part: int, sender) -> None:
+        sender.send([work(item) for item in items[part::n]])
+
+    receivers, found = [], [None] * len(items)
+    for part in range(n):
+        receiver, sender = fork.Pipe(duplex=False)
+        fork.Process(target=answer, args=(part, sender), daemon=True).start()
+        sender.close()  # so that the end of its process ends the wait
+        receivers.append(receiver)
+    for part, receiver in enumerate(receivers):
+        found[part::n] = receiver.recv()
+    return found
+
+
+def kmers_of(store: Store, kmers) -> Callable[[int], np.ndarray]:
+    """The function from a record to the hashes of its k-mers."""
     by_record = np.argsort(store.record, kind="stable")
     edges = np.searchsorted(store.record[by_record], np.arange(len(store.labels) + 1))
-    for r in rows:
-        yield r, np.concatenate(
-            [kmers(store.segment(i)) for i in by_record[edges[r] : edges[r + 1]]] or [np.zeros(0, np.uint64)]
-        )
+    return lambda r: np.concatenate([kmers(store.segment(i)) for i in by_record[edges[r] : edges[r + 1]]] or [np.zeros(0, np.uint64)])
 
 
 def drop_relatives(store: Store, against: np.ndarray, kmers, rows: np.ndarray, most: float) -> np.ndarray:
     """bool [R]: records of `rows` whose share of k-mers in the set `against` is over `most`."""
-    drop = np.zeros(len(store.labels), dtype=bool)
-    for r, found in record_kmers(store, kmers, rows):
-        drop[r] = share_seen(found, against) > most
+    drop, of = np.zeros(len(store.labels), dtype=bool), kmers_of(store, kmers)
+    drop[rows] = by_processes(lambda r: share_seen(of(r), against) > most, rows)
     return drop
 
 
@@ -180,8 +197,7 @@ def mask_prophages(store: Store, viral: np.ndarray, tile: int = 2000, most: floa
     cut = tiles(store, tile)
     prokaryote = np.isin(store.labels.category[cut.record], ("bacteria", "archaea", "plasmids"))
     keep = np.ones(len(cut), dtype=bool)
-    for i in np.flatnonzero(prokaryote):
-        keep[i] = share_seen(translated_kmers(cut.segment(i), 4), viral) <= most
+    keep[prokaryote] = by_processes(lambda i: share_seen(translated_kmers(cut.segment(i), 4), viral) <= most, np.flatnonzero(prokaryote))
     return merge_adjacent(cut, np.flatnonzero(keep)), int(cut.length[~keep].sum())
 
 
@@ -353,8 +369,8 @@ def main(data: Path, out: Path) -> None:
     say(f"{len(markers.labels)} markers, {len(proteins.labels)} proteins")
     train, held = lab.split == "train", lab.split == "validation"
 
-    viral_held = kmer_set(k for _, k in record_kmers(genomes, translated_kmers, np.flatnonzero(held & (lab.virus == 1))))
-    cell_held = kmer_set(k for _, k in record_kmers(genomes, dna_kmers, np.flatnonzero(held & (lab.virus == 0))))
+    viral_held = kmer_set(map(kmers_of(genomes, translated_kmers), np.flatnonzero(held & (lab.virus == 1))))
+    cell_held = kmer_set(map(kmers_of(genomes, dna_kmers), np.flatnonzero(held & (lab.virus == 0))))
     say(f"held-out k-mers: {len(viral_held):,} viral 9-mers, {len(cell_held):,} cellular 21-mers")
     viral_train = np.flatnonzero(train & (lab.virus == 1))
     drop = drop_relatives(genomes, viral_held, translated_kmers, viral_train, 0.05)
@@ -373,12 +389,9 @@ def main(data: Path, out: Path) -> None:
         "markers_cellular": int((mdrop & (mlab.virus == 0)).sum()),
         "proteins_viral": int(pdrop.sum()),
     }
-    viral_known = kmer_set(
-        [k for _, k in record_kmers(genomes, lambda s: translated_kmers(s, 4), np.flatnonzero(
-            train & ~drop & np.char.startswith(lab.group, "phage")))]
-        + [k for _, k in record_kmers(proteins, lambda s: protein_kmers(s, 4), np.flatnonzero(
-            ~pdrop & (proteins.labels.virus == 1)))]
-    )  # fmt: skip
+    phages, viral = train & ~drop & np.char.startswith(lab.group, "phage"), ~pdrop & (proteins.labels.virus == 1)
+    viral_known = kmer_set([*map(kmers_of(genomes, lambda s: translated_kmers(s, 4)), np.flatnonzero(phages)),
+                            *map(kmers_of(proteins, lambda s: protein_kmers(s, 4)), np.flatnonzero(viral))])  # fmt: skip
     masked, lost = mask_prophages(genomes.select_records(train & ~drop), viral_known)
     say(f"prophage-like bases masked in training bacteria: {lost:,}")
     counts["prophage_bases_masked"] = lost

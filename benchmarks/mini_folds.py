@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from mini_data import CATEGORIES, merge_adjacent, tiles
+from mini_data import CATEGORIES, by_processes, kmers_of, merge_adjacent, tiles
 
 from virnucpro.training.similarity import dna_kmers, translated_kmers
 from virnucpro.training.store import Store
@@ -47,17 +47,9 @@ def deal(names: np.ndarray, category: np.ndarray, rng: np.random.Generator) -> n
 
 def all_kmers(store: Store) -> tuple[np.ndarray, np.ndarray]:
     """(hashes, record of each), distinct within a record: translated 9-mers of viral records, 21-mers of the others."""
-    hashes, records = [], []
-    by_record = np.argsort(store.record, kind="stable")
-    edges = np.searchsorted(store.record[by_record], np.arange(len(store.labels) + 1))
-    for r in range(len(store.labels)):
-        kmers = translated_kmers if store.labels.virus[r] else dna_kmers
-        found = [kmers(store.segment(i)) for i in by_record[edges[r] : edges[r + 1]]]
-        if found:
-            found = np.unique(np.concatenate(found))
-            hashes.append(found)
-            records.append(np.full(len(found), r))
-    return np.concatenate(hashes), np.concatenate(records)
+    by_kind = kmers_of(store, dna_kmers), kmers_of(store, translated_kmers)
+    hashes = by_processes(lambda r: np.unique(by_kind[store.labels.virus[r]](r)), range(len(store.labels)))
+    return np.concatenate(hashes), np.repeat(np.arange(len(hashes)), [len(found) for found in hashes])
 
 
 def genera(store: Store, species: dict, hashes: np.ndarray, records: np.ndarray) -> np.ndarray:
