@@ -3,8 +3,8 @@
 #
 #   benchmarks/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
 #   benchmarks/mini_again.sh gpu WORK                     # one GPU, 16 cores: 1,320 s, whatever happens
+#   benchmarks/mini_again.sh search WORK                  # CPU, if you like: the protein search that `finish` compares mini with
 #   benchmarks/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
-#   benchmarks/mini_again.sh search WORK                  # CPU, before `finish` if at all: the protein search that is compared with mini
 #
 # From the repository; needs `pip install '.[train]'`, and diamond for `search`. DATA_DIR is described in docs/MODELS.md. What follows
 # WORK in `gpu` goes to mini_campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
@@ -25,17 +25,18 @@ gpu)
     work=$1 && shift
     py mini_campaign --data "$work/packed" --more "$work/packed_more" --out "$work/campaign" "$@"
     ;;
-finish)
-    work=$1 bundle=${2%/}
-    py mini_gather "$work/campaign" "$work" "$work/run"
-    hits=() && [ -e "$work/search/hits.tsv" ] && hits=(--hits "$work/search/hits.tsv")
-    py finish_mini --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" ${hits[@]+"${hits[@]}"} --results "$bundle.json"
-    ;;
 search)
     py mini_search "$1"
     ;;
+finish)
+    work=$1 bundle=${2%/}
+    py mini_gather "$work/campaign" "$work" "$work/run"
+    hits=$work/search/hits.tsv
+    [ -e "$hits" ] || hits=
+    py finish_mini --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" ${hits:+--hits "$hits"} --results "$bundle.json"
+    ;;
 *)
-    echo "mini_again.sh: $stage is no stage; use data, gpu, finish or search" >&2
+    echo "mini_again.sh: $stage is no stage; use data, gpu, search or finish" >&2
     exit 2
     ;;
 esac

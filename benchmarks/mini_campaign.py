@@ -35,15 +35,14 @@ from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
 from virnucpro.training.trainer import Teachers
 
-HARDER = {"hard": True, "shuffled": 0.06, "blurred": 0.05}
 # of the two encoders ESM-2 learned less and lost less on groups not seen (docs/MODELS.md), so its own classifier counts three times
-BASE = Recipe(rate=7e-4, esm2_rate=1.0, dna_rate=1.0, dna_share=0.12, protein_weight=3.0, markers=0.45, group_exponent=0.4, distant=0.3,
-              full_share=0.75, mask_share=0.6, depth=0.05, decay=0.1, seed=5, **HARDER)  # fmt: skip
+BASE = Recipe(rate=7e-4, esm2_rate=1.0, dna_rate=1.0, protein_weight=3.0, markers=0.45, group_exponent=0.4, distant=0.3, full_share=0.75,
+              mask_share=0.6, depth=0.05, hard=True, shuffled=0.06, blurred=0.05)  # fmt: skip
 # each from nothing; what one of them learns by chance the other does not
 TEACHER = replace(BASE, dna_share=0.2, token_weight=0.5, decay=0.3)
 TEACHERS = {"one": replace(TEACHER, seed=8), "two": replace(TEACHER, seed=6)}
 # begins as the better teacher and learns the answers of both, also to what has no label: frames put together from two classes
-STUDENT = replace(BASE, rate=5e-4, dna_share=0.0, distant=0.4, mask_share=0.3, spliced=0.3, label_weight=0.3, seed=7)
+STUDENT = replace(BASE, rate=5e-4, dna_share=0.0, decay=0.1, distant=0.4, mask_share=0.3, spliced=0.3, label_weight=0.3, seed=7)
 TEACHER_SHARE, STUDENT_SHARE = 0.344, 0.262  # of the time
 KEEP_BACK = 100.0  # seconds for the last scores and files
 MATTERS = "500"  # AUROC of these contigs of the validation side decides

@@ -12,7 +12,6 @@ import csv
 import gzip
 import json
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from virnucpro.launch import cores
 from virnucpro.training.bases import blur, decode, substitute
 from virnucpro.training.shuffling import shuffled
 from virnucpro.training.similarity import (
@@ -148,8 +148,8 @@ def load_proteins(data: Path) -> Store:
 
 
 def by_processes(work: Callable, items: Sequence) -> list:
-    """[work(item) for item in items], dealt to a process a core; what `work` holds is inherited, not sent."""
-    fork, n = multiprocessing.get_context("fork"), len(os.sched_getaffinity(0))
+    """[work(item) for item in items], dealt to a process a core; what `work` holds is inherited, where a Pool would send it."""
+    fork, n = multiprocessing.get_context("fork"), cores()
 
     def answer(part: int, sender) -> None:
         sender.send([work(item) for item in items[part::n]])

@@ -35,9 +35,9 @@ def main() -> None:
     import virnucpro
 
     with tempfile.TemporaryDirectory() as folder:
-        home = Path(folder)
-        for name, pieces in (("first", contigs()[:1]), ("all", contigs())):
-            (home / f"{name}.fna").write_bytes(b"".join(b">c%d\n%s\n" % (i, s) for i, s in enumerate(pieces)))
+        home, records = Path(folder), [b">c%d\n%s\n" % pair for pair in enumerate(contigs())]
+        for name, some in (("first", records[:1]), ("all", records)):
+            (home / f"{name}.fna").write_bytes(b"".join(some))
         virnucpro.predict(home / "first.fna", output_dir=home / "start", cache_dir=home)
         for call in range(options.calls):
             out, began = home / str(call), time.perf_counter()
