@@ -1,17 +1,21 @@
-"""Kill runs of `predict` at random moments, resume them, and compare every final result with an undisturbed one, bit for bit.
+"""Kill runs of `predict` at random moments, resume them, and compare every final result with an
+undisturbed one, bit for bit.
 
     python benchmarks/faults.py --kills 100 --seed 1          # about 20 s of one core a kill
     python benchmarks/faults.py --kills 100 --seed 1 --warm   # about 5 s
 
-Each trial starts in a new output directory, is killed several times, each time resumed by another number of CPU processes,
-and ends with a start that is left alone. The model is the tiny one of the tests. Finished rows are flushed after every
-step instead of every 30 s (a constant, changed from outside), so that the tiny runs have something to lose. Two moments in
-three are chosen by progress (after some shards have appeared), one by the clock. With `--warm` processes are forked from one
-that has imported everything, and a few lines stand for the launcher: they start the processes, pass signals on, and stop
-the others when one has died, as the launchers of clusters do.
+Each trial starts in a new output directory, is killed several times, each time resumed by another
+number of CPU processes, and ends with a start that is left alone. The model is the tiny one of the
+tests. Finished rows are flushed after every step instead of every 30 s (a constant, changed from
+outside), so that the tiny runs have something to lose. Two moments in three are chosen by progress
+(after some shards have appeared), one by the clock. With `--warm` processes are forked from one
+that has imported everything, and a few lines stand for the launcher: they start the processes, pass
+signals on, and stop the others when one has died, as the launchers of clusters do.
 
-Prints a line a kill and a table; exit code 1 when anything was lost, repeated, mislabelled, hung or said wrongly.
+Prints a line a kill and a table; exit code 1 when anything was lost, repeated, mislabelled, hung or
+said wrongly.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -33,12 +37,20 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "data" / "golden"
-MODEL = ["--esm-model", str(GOLDEN / "esm2"), "--dna-model", str(GOLDEN / "dnabert_s"), "--classifier", str(GOLDEN / "500_model.pth")]
+MODEL = [
+    "--esm-model",
+    str(GOLDEN / "esm2"),
+    "--dna-model",
+    str(GOLDEN / "dnabert_s"),
+    "--classifier",
+    str(GOLDEN / "500_model.pth"),
+]
 OPTIONS = [*MODEL, "--batch-size", "256", "--gpus", "none"]
 KINDS_OF_ONE = ("kill main process", "kill all", "terminate", "interrupt")
 KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
 SECONDS_TO_END = 30.0
-OUTSIDE = 99  # exit code of a process that a signal met before the program's own code, which answers for it
+# exit code of a process that a signal met before the program's own code, which answers for it
+OUTSIDE = 99
 # executed when Python starts
 EVERY_STEP = f"""
 import os, signal
@@ -64,7 +76,11 @@ class Running:
         """The started process and its descendants, less what has ended."""
         try:
             root = psutil.Process(self.popen.pid)
-            return [p for p in [root, *root.children(recursive=True)] if p.status() != psutil.STATUS_ZOMBIE]
+            return [
+                p
+                for p in [root, *root.children(recursive=True)]
+                if p.status() != psutil.STATUS_ZOMBIE
+            ]
         except psutil.NoSuchProcess:
             return []
 
@@ -99,20 +115,44 @@ class Faults:
         site.mkdir()
         (site / "sitecustomize.py").write_text(EVERY_STEP)
         # Nothing of a launcher around this one, and no other caches than our own.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "HF_"))}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "HF_"))
+        }
         self.environment = kept | {
-            "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(directory / "cache"), "TOKENIZERS_PARALLELISM": "false",
-        }  # fmt: skip
+            "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "HF_DATASETS_CACHE": str(directory / "cache"),
+            "TOKENIZERS_PARALLELISM": "false",
+        }
 
     def start(self, out: Path, processes: int, *more: str) -> Running:
         """Begin a run, in a session of its own."""
         log = self.directory / f"{out.name}.{time.time_ns()}.log"
-        command = [sys.executable, "-m", "virnucpro", "predict", str(self.input), "-o", str(out), *OPTIONS, *more]
+        command = [
+            sys.executable,
+            "-m",
+            "virnucpro",
+            "predict",
+            str(self.input),
+            "-o",
+            str(out),
+            *OPTIONS,
+            *more,
+        ]
         if processes > 1:
             command += ["--num-processes", str(processes)]
         with open(log, "wb") as file:
-            popen = subprocess.Popen(command, env=self.environment, cwd=self.directory, stdout=file, stderr=file, start_new_session=True)
+            popen = subprocess.Popen(
+                command,
+                env=self.environment,
+                cwd=self.directory,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
         return Running(popen, log, processes)
 
     def watch(self, popen: subprocess.Popen, log: Path, processes: int) -> Running:
@@ -127,7 +167,9 @@ class Faults:
 
 
 class WarmFaults(Faults):
-    """The same with processes forked from this one, which has imported what takes their start its seconds."""
+    """The same with processes forked from this one, which has imported what takes their start its
+    seconds.
+    """
 
     def __init__(self, directory: Path, records: int):
         super().__init__(directory, records)
@@ -143,7 +185,11 @@ class WarmFaults(Faults):
         log = self.directory / f"{out.name}.{time.time_ns()}.log"
         arguments = ["predict", str(self.input), "-o", str(out), *OPTIONS, *more]
         log.touch()
-        command = (lambda: self._launch(processes, arguments, log)) if processes > 1 else (lambda: self._predict(arguments, log, {}))
+        command = (
+            (lambda: self._launch(processes, arguments, log))
+            if processes > 1
+            else (lambda: self._predict(arguments, log, {}))
+        )
         return Running(Forked(command, new_session=True), log, processes)
 
     def _predict(self, arguments: list[str], log: Path, variables: dict[str, str]) -> int:
@@ -172,11 +218,27 @@ class WarmFaults(Faults):
             signal.signal(number, lambda number, frame: caught.append(number))
         ranks = []
         for rank in range(processes):
-            variables = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-                         "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-            ranks.append(Forked(lambda variables=variables: self._predict(arguments, log, variables), new_session=False))
+            variables = {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(processes),
+                "LOCAL_WORLD_SIZE": str(processes),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "ACCELERATE_USE_CPU": "true",
+            }
+            ranks.append(
+                Forked(
+                    lambda variables=variables: self._predict(arguments, log, variables),
+                    new_session=False,
+                )
+            )
             (log.with_suffix(f".rank{rank}")).write_text(str(ranks[-1].pid))
-        while not caught and any(rank.poll() is None for rank in ranks) and not any(rank.poll() for rank in ranks):
+        while (
+            not caught
+            and any(rank.poll() is None for rank in ranks)
+            and not any(rank.poll() for rank in ranks)
+        ):
             time.sleep(0.05)
         failed = any(rank.poll() for rank in ranks)
         for rank in ranks:
@@ -196,7 +258,8 @@ class Forked:
 
     def __init__(self, function: Callable[[], int], new_session: bool):
         self.returncode: int | None = None
-        # a signal that comes before the new process has handlers of its own waits: it would meet those of this one, and be lost
+        # a signal that comes before the new process has handlers of its own waits: it would meet
+        # those of this one, and be lost
         before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
         self.pid = os.fork()
         if self.pid == 0:
@@ -266,7 +329,11 @@ def strike(running: Running, kind: str, chance: random.Random) -> bool:
         elif kind == "terminate":
             running.popen.terminate()
         else:
-            rank = 0 if kind == "kill main process" or running.processes == 1 else chance.randrange(1, running.processes)
+            rank = (
+                0
+                if kind == "kill main process" or running.processes == 1
+                else chance.randrange(1, running.processes)
+            )
             victim = running.rank(rank)
             if victim is None:
                 return False
@@ -277,7 +344,9 @@ def strike(running: Running, kind: str, chance: random.Random) -> bool:
 
 
 def survivors(running: Running, members: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Who of the run is still there after SECONDS_TO_END: a run that hangs, or a process that was left behind."""
+    """Who of the run is still there after SECONDS_TO_END: a run that hangs, or a process that was
+    left behind.
+    """
     try:
         running.popen.wait(timeout=SECONDS_TO_END)
     except subprocess.TimeoutExpired:
@@ -297,24 +366,53 @@ def wrong_ending(running: Running, kind: str) -> str:
         return "" if code == -signal.SIGKILL else f"exit code {code}"
     if kind in ("terminate", "interrupt"):
         wanted = signal.SIGTERM if kind == "terminate" else signal.SIGINT
-        named = "stopped by SIG" if isinstance(running.popen, Forked) else f"stopped by {wanted.name}"  # ours passes SIGTERM on
+        # ours passes SIGTERM on
+        named = (
+            "stopped by SIG" if isinstance(running.popen, Forked) else f"stopped by {wanted.name}"
+        )
         said = named in text and "run the same command again" in text
-        return "" if code == 128 + wanted and said else f"exit code {code}, how to go on {'was' if said else 'not'} said"
+        return (
+            ""
+            if code == 128 + wanted and said
+            else f"exit code {code}, how to go on {'was' if said else 'not'} said"
+        )
     if kind == "terminate worker":
         said = "stopped by SIGTERM" in text or "SIGTERM" in text
-        return "" if code in (1, 143) and said else f"exit code {code}, signal {'was' if said else 'not'} named"
-    if isinstance(running.popen, Forked):  # its launcher says nothing, and a dead main process neither
+        return (
+            ""
+            if code in (1, 143) and said
+            else f"exit code {code}, signal {'was' if said else 'not'} named"
+        )
+    # its launcher says nothing, and a dead main process neither
+    if isinstance(running.popen, Forked):
         said = kind == "kill main process" or "run the same command again" in text
-        return "" if code == 1 and said else f"exit code {code}, how to go on {'was' if said else 'not'} said"
+        return (
+            ""
+            if code == 1 and said
+            else f"exit code {code}, how to go on {'was' if said else 'not'} said"
+        )
     said = "died: killed by SIGKILL" in text and "run the same command again" in text
-    return "" if code == 1 and said else f"exit code {code}, the dead process {'was' if said else 'not'} named"
+    return (
+        ""
+        if code == 1 and said
+        else f"exit code {code}, the dead process {'was' if said else 'not'} named"
+    )
 
 
 def differences(out: Path, reference: Path) -> list[str]:
     """Result files that are not the reference's, byte for byte; leftovers of unfinished work."""
     kinds = ("pt", "tsv", "txt", "csv", "fna", "bed")
-    names = [path.relative_to(reference) for kind in kinds for path in sorted(reference.rglob(f"*.{kind}"))]
-    wrong = [str(name) for name in names if not (out / name).is_file() or (out / name).read_bytes() != (reference / name).read_bytes()]
+    names = [
+        path.relative_to(reference)
+        for kind in kinds
+        for path in sorted(reference.rglob(f"*.{kind}"))
+    ]
+    wrong = [
+        str(name)
+        for name in names
+        if not (out / name).is_file()
+        or (out / name).read_bytes() != (reference / name).read_bytes()
+    ]
     hidden = out / ".virnucpro"
     return wrong + [str(path) for path in hidden.iterdir() if path.name != "lock"]
 
@@ -331,7 +429,15 @@ class Tally:
     wrong: list[str] = field(default_factory=list)
 
 
-def trial(faults: Faults, reference: Path, number: int | str, kills: int, typical: float, chance: random.Random, tally: Tally) -> None:
+def trial(
+    faults: Faults,
+    reference: Path,
+    number: int | str,
+    kills: int,
+    typical: float,
+    chance: random.Random,
+    tally: Tally,
+) -> None:
     """One output directory, struck `kills` times, then left to end, then compared."""
     out = faults.directory / f"trial{number}"
     for _ in range(kills):
@@ -344,9 +450,20 @@ def trial(faults: Faults, reference: Path, number: int | str, kills: int, typica
     end(faults, out, chance.randint(1, 2), reference, tally)
 
 
-def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool, typical: float, chance: random.Random,
-         tally: Tally, most: int = 6) -> None:
-    """Start a run in `out` and strike it, after up to `most` more shards or after a part of the `typical` seconds."""
+def blow(
+    faults: Faults,
+    out: Path,
+    processes: int,
+    kind: str,
+    by_progress: bool,
+    typical: float,
+    chance: random.Random,
+    tally: Tally,
+    most: int = 6,
+) -> None:
+    """Start a run in `out` and strike it, after up to `most` more shards or after a part of the
+    `typical` seconds.
+    """
     running = faults.start(out, processes)
     if by_progress:
         wait_for_shards(running, out, shards(out) + chance.randint(1, most))
@@ -362,7 +479,8 @@ def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool
     alive = survivors(running, members)
     took = time.monotonic() - struck
     outside = kind in ("interrupt", "terminate") and running.popen.returncode == OUTSIDE
-    if outside or (running.popen.returncode == 0 and not alive):  # it had not begun, or had done everything
+    # it had not begun, or had done everything
+    if outside or (running.popen.returncode == 0 and not alive):
         tally.missed += 1
         return
     tally.kills[kind] += 1
@@ -371,8 +489,11 @@ def blow(faults: Faults, out: Path, processes: int, kind: str, by_progress: bool
     for process in alive:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-    print(f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, {struck - running.began:.1f} s after "
-          f"the start: ended in {took:.1f} s, {shards(out)} shards kept{'; WRONG: ' + problem if problem else ''}", flush=True)
+    print(
+        f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, {struck - running.began:.1f} s after "
+        f"the start: ended in {took:.1f} s, {shards(out)} shards kept{'; WRONG: ' + problem if problem else ''}",
+        flush=True,
+    )
     if problem:
         tally.wrong.append(f"{out.name}, {kind} of {processes}: {problem}\n{running.text()}")
 
@@ -381,9 +502,15 @@ def end(faults: Faults, out: Path, processes: int, reference: Path, tally: Tally
     """The last start in `out`, which is left alone; then everything is compared."""
     running = faults.finish(out, processes)
     tally.trials += 1
-    tally.resumed_rows += sum(int(line.split()[1]) for line in running.text().splitlines() if "embeddings are there already" in line)
+    tally.resumed_rows += sum(
+        int(line.split()[1])
+        for line in running.text().splitlines()
+        if "embeddings are there already" in line
+    )
     if running.popen.returncode != 0:
-        tally.wrong.append(f"{out.name}: the last start ended with {running.popen.returncode}\n{running.text()}")
+        tally.wrong.append(
+            f"{out.name}: the last start ended with {running.popen.returncode}\n{running.text()}"
+        )
     elif wrong := differences(out, reference):
         tally.wrong.append(f"{out.name}: not as undisturbed: {', '.join(wrong)}\n{running.text()}")
 
@@ -398,28 +525,48 @@ def campaign(faults: Faults, directory: Path, kills: int, seed: int, a_trial: in
     number = 0
     with suppress(KeyboardInterrupt):  # says what there is so far
         while sum(tally.kills.values()) < kills:
-            trial(faults, directory / "reference", number, min(a_trial, kills - sum(tally.kills.values())), typical, chance, tally)
+            trial(
+                faults,
+                directory / "reference",
+                number,
+                min(a_trial, kills - sum(tally.kills.values())),
+                typical,
+                chance,
+                tally,
+            )
             number += 1
     return tally
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100)
-    parser.add_argument("--a-trial", type=int, default=10, help="kills before a trial is left to end")
+    parser.add_argument(
+        "--a-trial", type=int, default=10, help="kills before a trial is left to end"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--records", type=int, default=30, help="of the tests' input")
-    parser.add_argument("--warm", action="store_true", help="fork processes instead of starting them")
+    parser.add_argument(
+        "--warm", action="store_true", help="fork processes instead of starting them"
+    )
     options = parser.parse_args()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="virnucpro-faults-", ignore_cleanup_errors=True) as directory:
+    with tempfile.TemporaryDirectory(
+        prefix="virnucpro-faults-", ignore_cleanup_errors=True
+    ) as directory:
         faults = (WarmFaults if options.warm else Faults)(Path(directory), options.records)
         tally = campaign(faults, Path(directory), options.kills, options.seed, options.a_trial)
-    print(f"\n{sum(tally.kills.values())} kills in {tally.trials} trials, {time.monotonic() - began:.0f} s; "
-          f"{tally.missed} came after the end of their run")  # fmt: skip
+    print(
+        f"\n{sum(tally.kills.values())} kills in {tally.trials} trials, {time.monotonic() - began:.0f} s; "
+        f"{tally.missed} came after the end of their run"
+    )
     for kind in KINDS:
         print(f"  {kind:20s} {tally.kills[kind]:4d}")
-    print(f"  slowest end after a kill {tally.slowest_end:.1f} s; rows found by the last starts {tally.resumed_rows}")
+    print(
+        f"  slowest end after a kill {tally.slowest_end:.1f} s; rows found by the last starts {tally.resumed_rows}"
+    )
     print(f"  wrong: {len(tally.wrong)}")
     for problem in tally.wrong:
         print(problem)

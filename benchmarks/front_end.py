@@ -1,13 +1,17 @@
-"""Frames a second on one core, from a FASTA file to the Arrow table; each step, the whole, and the original's way beside it.
+"""Frames a second on one core, from a FASTA file to the Arrow table; each step, the whole, and the
+original's way beside it.
 
-    python benchmarks/front_end.py [--frames 100000] [--input FILE] [--chunk-length 500] [--reference 2000]
+    python benchmarks/front_end.py [--frames 100000] [--input FILE] [--chunk-length 500]
+    [--reference 2000]
 
-Without `--input` the data are 500-base reads cut from random open reading frames (no stop in frame F1), so that a good share of
-frames is open. Real genomes have fewer open frames a chunk, so that reading and translating weigh more in each.
-Times are CPU seconds of this process, which runs on one thread; the memory is its peak. `--frames 1000000` is the memory test.
-The original's way is a plain loop: Biopython translates each of six frames of a chunk, then Hugging Face tokenizers
-take one sequence at a time.
+Without `--input` the data are 500-base reads cut from random open reading frames (no stop in frame
+F1), so that a good share of frames is open. Real genomes have fewer open frames a chunk, so that
+reading and translating weigh more in each. Times are CPU seconds of this process, which runs on one
+thread; the memory is its peak. `--frames 1000000` is the memory test. The original's way is a plain
+loop: Biopython translates each of six frames of a chunk, then Hugging Face tokenizers take one
+sequence at a time.
 """
+
 from __future__ import annotations
 
 import os
@@ -30,7 +34,13 @@ from virnucpro.sequences.frames import open_frames
 from virnucpro.sequences.reader import find_inputs, read_records
 from virnucpro.sequences.tokens import Tokenizers
 
-SENSE = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
+SENSE = [
+    a + b + c
+    for a in "ACGT"
+    for b in "ACGT"
+    for c in "ACGT"
+    if a + b + c not in ("TAA", "TAG", "TGA")
+]
 #: GC-rich codons are drawn more often, as in many phages: then other frames are open too
 WEIGHTS = np.array([4.0 ** sum(base in "GC" for base in codon) for codon in SENSE])
 READS = 10_000
@@ -43,7 +53,9 @@ def write_reads(path: Path, frames: int, chunk: int) -> int:
     starts = np.arange(READS) * chunk
     with open(path, "wb") as file:
         while done < frames:
-            drawn = codons[rng.choice(len(SENSE), (READS, -(-chunk // 3)), p=WEIGHTS / WEIGHTS.sum())]
+            drawn = codons[
+                rng.choice(len(SENSE), (READS, -(-chunk // 3)), p=WEIGHTS / WEIGHTS.sum())
+            ]
             reads = drawn.view("S1").reshape(READS, -1)[:, :chunk]
             rows = [row.tobytes() for row in reads]
             file.write(b"".join(b">read_%d\n%s\n" % (n + i, row) for i, row in enumerate(rows)))
@@ -58,7 +70,9 @@ def timed(function: Callable):
     return value, time.process_time() - begin
 
 
-def by_the_original(path: Path, chunk: int, tokenizers: Tokenizers, esm2_dir: Path, chunks: int) -> tuple[int, float]:
+def by_the_original(
+    path: Path, chunk: int, tokenizers: Tokenizers, esm2_dir: Path, chunks: int
+) -> tuple[int, float]:
     """(frames, seconds) of a plain loop over the first `chunks` chunks."""
     from Bio.Seq import Seq
     from transformers import EsmTokenizer
@@ -83,7 +97,9 @@ def by_the_original(path: Path, chunk: int, tokenizers: Tokenizers, esm2_dir: Pa
 
 def steps(path: Path, tokenizers: Tokenizers, chunk: int) -> None:
     """Each step alone, on what the step before gave."""
-    records, seconds = timed(lambda: list(enumerate(r.sequence for r in read_records(find_inputs([path])[0]))))
+    records, seconds = timed(
+        lambda: list(enumerate(r.sequence for r in read_records(find_inputs([path])[0])))
+    )
     rows = [("read", seconds)]
     blocks, seconds = timed(lambda: list(frame_columns.blocks(records, chunk)))
     rows.append(("chunks", seconds))
@@ -100,12 +116,21 @@ def steps(path: Path, tokenizers: Tokenizers, chunk: int) -> None:
 
 def main() -> None:
     golden = Path(__file__).parents[1] / "tests" / "data" / "golden"
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, default=100_000)
     parser.add_argument("--input", type=Path, help="a sequence file in place of generated reads")
     parser.add_argument("--chunk-length", type=int, default=500)
-    parser.add_argument("--reference", type=int, default=2_000, help="chunks for the original's way")
-    parser.add_argument("--steps", type=int, default=50_000, help="generated frames on which the steps alone are timed")
+    parser.add_argument(
+        "--reference", type=int, default=2_000, help="chunks for the original's way"
+    )
+    parser.add_argument(
+        "--steps",
+        type=int,
+        default=50_000,
+        help="generated frames on which the steps alone are timed",
+    )
     parser.add_argument("--esm-model", type=Path, default=golden / "esm2")
     parser.add_argument("--dna-model", type=Path, default=golden / "dnabert_s")
     arguments = parser.parse_args()
@@ -122,16 +147,26 @@ def main() -> None:
         import datasets  # noqa: F401  (its import is not the table's work)
 
         rules = FrameRules(arguments.chunk_length)
-        table, seconds = timed(lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory))
+        table, seconds = timed(
+            lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory)
+        )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         n = len(table)
-        print(f"{'file to Arrow table, whole':<28}{n / seconds:>12,.0f} frames/s{1e6 * seconds / n:>10.2f} us/frame, "
-              f"{n:,} open frames of {len(table.records):,} sequences, peak memory {peak:.2f} GiB")
-        _, seconds = timed(lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory))
+        print(
+            f"{'file to Arrow table, whole':<28}{n / seconds:>12,.0f} frames/s{1e6 * seconds / n:>10.2f} us/frame, "
+            f"{n:,} open frames of {len(table.records):,} sequences, peak memory {peak:.2f} GiB"
+        )
+        _, seconds = timed(
+            lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory)
+        )
         print(f"{'the same again, reused':<28}{seconds:>12.2f} s")
         steps(few, tokenizers, arguments.chunk_length)
-        frames, seconds = by_the_original(reads, arguments.chunk_length, tokenizers, arguments.esm_model, arguments.reference)
-        print(f"{'the original, without files':<28}{frames / seconds:>12,.0f} frames/s{1e6 * seconds / frames:>10.2f} us/frame")
+        frames, seconds = by_the_original(
+            reads, arguments.chunk_length, tokenizers, arguments.esm_model, arguments.reference
+        )
+        print(
+            f"{'the original, without files':<28}{frames / seconds:>12,.0f} frames/s{1e6 * seconds / frames:>10.2f} us/frame"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Several processes, kills and a full memory, on a real GPU: one card is enough.
 
-    PYTHONPATH=. python3 benchmarks/gpu_check.py [--shape mini] [--compile auto]      # about a minute; on a CPU it runs too
+    PYTHONPATH=. python3 benchmarks/gpu_check.py [--shape mini] [--compile auto]      # about a
+    minute; on a CPU it runs too
 
-Checks on `examples/`, with a random bundle: two processes that share the card (gloo) give the bits of one; a run that is
-killed with SIGKILL after a few shards and resumed gives them too; a run whose allocator has a fraction of the memory it
-wants splits its batches and still answers everything. The runs go side by side, in processes of their own. Exit code 1
-when one of them fails.
+Checks on `examples/`, with a random bundle: two processes that share the card (gloo) give the bits
+of one; a run that is killed with SIGKILL after a few shards and resumed gives them too; a run whose
+allocator has a fraction of the memory it wants splits its batches and still answers everything. The
+runs go side by side, in processes of their own. Exit code 1 when one of them fails.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,23 +52,49 @@ class Runs:
     def __init__(self, directory: Path, bundle: Path, gpu: bool, compile: str):
         self.directory, self.gpu = directory, gpu
         self.inputs = [str(path) for path in sorted((ROOT / "examples").glob("*.fna.gz"))]
-        self.options = ["--model", str(bundle), "--compile", compile, "--cache-dir", str(directory / "cache"), "-q"]
+        self.options = [
+            "--model",
+            str(bundle),
+            "--compile",
+            compile,
+            "--cache-dir",
+            str(directory / "cache"),
+            "-q",
+        ]
         if not gpu:
             self.options += ["--gpus", "none"]
 
     def start(self, name: str, processes: int = 1, site: str = "", *more: str) -> subprocess.Popen:
         """Begin a run; `site` is executed first in each of its processes."""
         threads = os.environ.get("OMP_NUM_THREADS", "2")
-        environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": threads}
+        environment = os.environ | {
+            "HF_HUB_OFFLINE": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "OMP_NUM_THREADS": threads,
+        }
         folder = self.directory / f"site of {name}"
         folder.mkdir(exist_ok=True)
         (folder / "sitecustomize.py").write_text(site)
-        environment["PYTHONPATH"] = os.pathsep.join([str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        environment["PYTHONPATH"] = os.pathsep.join(
+            [str(folder), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        )
         launcher = []
         if processes > 1:
-            launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+            launcher = [
+                "-m",
+                "torch.distributed.run",
+                "--standalone",
+                "--nproc-per-node",
+                str(processes),
+            ]
             environment |= {} if self.gpu else {"ACCELERATE_USE_CPU": "true"}
-        arguments = [*self.inputs, "-o", str(self.directory / name), *self.options, *(more or ("--batch-size", str(BATCH)))]
+        arguments = [
+            *self.inputs,
+            "-o",
+            str(self.directory / name),
+            *self.options,
+            *(more or ("--batch-size", str(BATCH))),
+        ]
         command = [sys.executable, *launcher, "-m", "virnucpro", "predict", *arguments]
         with open(self.log(name), "ab") as log:
             return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
@@ -109,7 +137,11 @@ def killed(runs: Runs) -> tuple[bool, str]:
     kept = len(list(out.glob(".virnucpro/*/*.safetensors")))
     if code := runs.start("killed").wait():
         return False, f"exit code {code}"
-    lines = [line.partition("INFO ")[2] for line in runs.log_lines("killed").splitlines() if "are there already" in line]
+    lines = [
+        line.partition("INFO ")[2]
+        for line in runs.log_lines("killed").splitlines()
+        if "are there already" in line
+    ]
     return bool(lines), f"killed with {kept} shards on disk; {'; '.join(lines)}"
 
 
@@ -120,7 +152,9 @@ def short_of_memory(runs: Runs) -> tuple[bool, str]:
         return False, f"exit code {code}"
     split = {name: encoder["split"] for name, encoder in runs.facts("short")["embedding"].items()}
     failed = {name: encoder["failed"] for name, encoder in runs.facts("short")["embedding"].items()}
-    return sum(split.values()) > 0 and not sum(failed.values()), f"rows of split batches {split}, failed {failed}"
+    return sum(split.values()) > 0 and not sum(
+        failed.values()
+    ), f"rows of split batches {split}, failed {failed}"
 
 
 def close(runs: Runs) -> tuple[bool, str]:
@@ -129,9 +163,14 @@ def close(runs: Runs) -> tuple[bool, str]:
 
     if not runs.gpu:
         return True, "needs a GPU: not checked"
-    first, second = (torch.load(runs.directory / name / "merged_features.pt", weights_only=True) for name in ("one", "short"))
+    first, second = (
+        torch.load(runs.directory / name / "merged_features.pt", weights_only=True)
+        for name in ("one", "short")
+    )
     cosine = torch.nn.functional.cosine_similarity(first["data"], second["data"])
-    return first["ids"] == second["ids"] and bool(cosine.min() >= 0.999), f"least cosine {cosine.min():.6f}"
+    return first["ids"] == second["ids"] and bool(
+        cosine.min() >= 0.999
+    ), f"least cosine {cosine.min():.6f}"
 
 
 def timed(check, *arguments) -> Check:
@@ -144,7 +183,9 @@ def timed(check, *arguments) -> Check:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--shape", default="mini", choices=["tiny", "mini", "650M"])
     parser.add_argument("--compile", default="auto", choices=["auto", "on", "off"])
     options = parser.parse_args()
@@ -154,27 +195,39 @@ def main() -> int:
 
     gpu = torch.cuda.is_available()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="virnucpro-gpu-") as folder, ThreadPoolExecutor(4) as pool:
+    with (
+        tempfile.TemporaryDirectory(prefix="virnucpro-gpu-") as folder,
+        ThreadPoolExecutor(4) as pool,
+    ):
         directory = Path(folder)
         bundle = random_bundle(directory / "bundle", options.shape, frame_policy="longest")
         runs = Runs(directory, bundle, gpu, options.compile)
-        waiting = [pool.submit(timed, check, runs) for check in (one, sharing, killed, short_of_memory)]
+        waiting = [
+            pool.submit(timed, check, runs) for check in (one, sharing, killed, short_of_memory)
+        ]
         checks = [check.result() for check in waiting]
         for name in ("two", "killed"):
             checks.append(timed(same_bits, runs, name))
         checks.append(timed(close, runs))
         for check in checks:
-            print(f"{'ok    ' if check.good else 'FAILED'} {check.name:16s} {check.seconds:6.1f} s  {check.found}")
+            print(
+                f"{'ok    ' if check.good else 'FAILED'} {check.name:16s} {check.seconds:6.1f} s  {check.found}"
+            )
         for log in sorted(directory.glob("*.log")):
             if not all(check.good for check in checks):
                 print(f"--- {log.name}\n{log.read_text()[-3000:]}")
-    print(f"{time.monotonic() - began:.0f} s on {torch.cuda.get_device_name() if gpu else 'the CPU'}, torch {torch.__version__}")
+    print(
+        f"{time.monotonic() - began:.0f} s on {torch.cuda.get_device_name() if gpu else 'the CPU'}, torch {torch.__version__}"
+    )
     return 0 if all(check.good for check in checks) else 1
 
 
 def same_bits(runs: Runs, name: str) -> tuple[bool, str]:
     same = runs.features("one") == runs.features(name)
-    return same, f"{name}: merged_features.pt {'is' if same else 'is NOT'} that of one process, byte for byte"
+    return (
+        same,
+        f"{name}: merged_features.pt {'is' if same else 'is NOT'} that of one process, byte for byte",
+    )
 
 
 if __name__ == "__main__":

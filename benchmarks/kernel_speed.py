@@ -2,10 +2,12 @@
 
     PYTHONPATH=. python3 benchmarks/kernel_speed.py [--only SECTION ...] [--out kernels.json]
 
-Random inputs, device events, medians. Single operations are timed on a cool card; whole stacks in turns with the bf16
-8192^3 product, both long enough to reach the same power limit, since a card that has warmed up runs both slower.
-Kernels are compiled by a pool of processes first, into Triton's shared cache.
+Random inputs, device events, medians. Single operations are timed on a cool card; whole stacks in
+turns with the bf16 8192^3 product, both long enough to reach the same power limit, since a card
+that has warmed up runs both slower. Kernels are compiled by a pool of processes first, into
+Triton's shared cache.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -40,7 +42,10 @@ START = time.time()
 def median_ms(function, repeats: int = 15, warmup: int = 3) -> float:
     for _ in range(warmup):
         function()
-    pairs = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(repeats)]
+    pairs = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(repeats)
+    ]
     for begin, end in pairs:
         begin.record()
         function()
@@ -60,18 +65,31 @@ def ceiling_ms(repeats: int) -> float:
 
 
 def in_turns(functions: dict, milliseconds: float = 250.0, rounds: int = 4) -> dict[str, float]:
-    """Median ms of each function and of the ceiling ("product"), run in turns, the first round left out."""
-    repeats = {name: max(2, int(milliseconds / median_ms(f, 3, 1))) for name, f in functions.items()}
+    """Median ms of each function and of the ceiling ("product"), run in turns, the first round left
+    out.
+    """
+    repeats = {
+        name: max(2, int(milliseconds / median_ms(f, 3, 1))) for name, f in functions.items()
+    }
     times = {name: [] for name in ("product", *functions)}
     for _ in range(rounds):
         for name, function in functions.items():
             times["product"].append(ceiling_ms(int(milliseconds / 1.5)))
             times[name].append(median_ms(function, repeats[name], 1))
-    return {name: statistics.median(values[len(values) // rounds:]) for name, values in times.items()}
+    return {
+        name: statistics.median(values[len(values) // rounds :]) for name, values in times.items()
+    }
 
 
-def report(section: str, name: str, milliseconds: float, flops: float = 0.0, moved: float = 0.0,
-           product_ms: float | None = None, **more) -> None:
+def report(
+    section: str,
+    name: str,
+    milliseconds: float,
+    flops: float = 0.0,
+    moved: float = 0.0,
+    product_ms: float | None = None,
+    **more,
+) -> None:
     entry = {"ms": milliseconds, **more}
     text = f"{section:9s} {name:44s} {milliseconds:9.4f} ms"
     if flops:
@@ -82,7 +100,12 @@ def report(section: str, name: str, milliseconds: float, flops: float = 0.0, mov
         entry["tb_s"] = moved / milliseconds / 1e9
         text += f" {entry['tb_s']:5.2f} TB/s"
     RESULTS.setdefault(section, {})[name] = entry
-    print(text, *(f"{key}={value}" for key, value in more.items()), f"[{time.time() - START:.0f} s]", flush=True)
+    print(
+        text,
+        *(f"{key}={value}" for key, value in more.items()),
+        f"[{time.time() - START:.0f} s]",
+        flush=True,
+    )
 
 
 def guarded(function, *args):
@@ -92,23 +115,80 @@ def guarded(function, *args):
         print("FAILED", args, traceback.format_exc(limit=2)[-500:], flush=True)
 
 
-# ---------------------------------------------------------------------------------------------- single operations
+# ----------------------------------------------------------------------------------------------
+# single operations
 TILES_16 = {
-    "128x256x64 s4 flat": {"block": (128, 256, 64), "flatten": True, "persistent": 1, "num_stages": 4},
-    "128x256x64 s3 flat": {"block": (128, 256, 64), "flatten": True, "persistent": 1, "num_stages": 3},
+    "128x256x64 s4 flat": {
+        "block": (128, 256, 64),
+        "flatten": True,
+        "persistent": 1,
+        "num_stages": 4,
+    },
+    "128x256x64 s3 flat": {
+        "block": (128, 256, 64),
+        "flatten": True,
+        "persistent": 1,
+        "num_stages": 3,
+    },
     "128x256x64 s4": {"block": (128, 256, 64), "flatten": False, "persistent": 0, "num_stages": 4},
-    "128x256x64 s4 flat g16": {"block": (128, 256, 64), "flatten": True, "persistent": 1, "num_stages": 4, "group": 16},
-    "256x128x64 s4 flat": {"block": (256, 128, 64), "flatten": True, "persistent": 1, "num_stages": 4},
+    "128x256x64 s4 flat g16": {
+        "block": (128, 256, 64),
+        "flatten": True,
+        "persistent": 1,
+        "num_stages": 4,
+        "group": 16,
+    },
+    "256x128x64 s4 flat": {
+        "block": (256, 128, 64),
+        "flatten": True,
+        "persistent": 1,
+        "num_stages": 4,
+    },
 }
 TILES_8 = {
-    "128x128x128 s3": {"block": (128, 128, 128), "flatten": False, "persistent": 0, "num_stages": 3, "num_warps": 4},
-    "128x128x128 s3 g16": {"block": (128, 128, 128), "flatten": False, "persistent": 0, "num_stages": 3, "num_warps": 4,
-                           "group": 16},
-    "128x128x128 s3 flat": {"block": (128, 128, 128), "flatten": True, "persistent": 2, "num_stages": 3, "num_warps": 4},
-    "128x128x64 s5": {"block": (128, 128, 64), "flatten": False, "persistent": 0, "num_stages": 5, "num_warps": 4},
-    "128x256x128 s3 flat": {"block": (128, 256, 128), "flatten": True, "persistent": 1, "num_stages": 3},
-    "256x128x128 s4 flat": {"block": (256, 128, 128), "flatten": True, "persistent": 1, "num_stages": 4},
+    "128x128x128 s3": {
+        "block": (128, 128, 128),
+        "flatten": False,
+        "persistent": 0,
+        "num_stages": 3,
+        "num_warps": 4,
+    },
+    "128x128x128 s3 g16": {
+        "block": (128, 128, 128),
+        "flatten": False,
+        "persistent": 0,
+        "num_stages": 3,
+        "num_warps": 4,
+        "group": 16,
+    },
+    "128x128x128 s3 flat": {
+        "block": (128, 128, 128),
+        "flatten": True,
+        "persistent": 2,
+        "num_stages": 3,
+        "num_warps": 4,
+    },
+    "128x128x64 s5": {
+        "block": (128, 128, 64),
+        "flatten": False,
+        "persistent": 0,
+        "num_stages": 5,
+        "num_warps": 4,
+    },
+    "128x256x128 s3 flat": {
+        "block": (128, 256, 128),
+        "flatten": True,
+        "persistent": 1,
+        "num_stages": 3,
+    },
+    "256x128x128 s4 flat": {
+        "block": (256, 128, 128),
+        "flatten": True,
+        "persistent": 1,
+        "num_stages": 4,
+    },
 }
+
 
 def rand(*shape, dtype=torch.bfloat16):
     return torch.randn(*shape, device=DEVICE, dtype=dtype)
@@ -118,19 +198,37 @@ def product_operations(tokens: int) -> dict[str, tuple]:
     """name -> (function, flops, bytes)."""
     found = {}
     for name, (n, k) in PRODUCTS.items():
-        a, b, bias, residual, out = rand(tokens, k), rand(n, k), rand(n), rand(tokens, n), rand(tokens, n)
+        a, b, bias, residual, out = (
+            rand(tokens, k),
+            rand(n, k),
+            rand(n),
+            rand(tokens, n),
+            rand(tokens, n),
+        )
         scales = torch.rand(tokens, device=DEVICE), torch.rand(n, device=DEVICE)
-        a8, b8 = (torch.randint(-127, 128, x.shape, device=DEVICE, dtype=torch.int8) for x in (a, b))
-        extra = {"bias": bias if name in ("qkv", "up") else None, "gelu": name == "up",
-                 "residual": residual if name in ("out", "down") else None}
+        a8, b8 = (
+            torch.randint(-127, 128, x.shape, device=DEVICE, dtype=torch.int8) for x in (a, b)
+        )
+        extra = {
+            "bias": bias if name in ("qkv", "up") else None,
+            "gelu": name == "up",
+            "residual": residual if name in ("out", "down") else None,
+        }
         flops = 2 * tokens * n * k
         for tile, options in TILES_16.items():
             found[f"16 bit {name} {tile}"] = (
-                lambda a=a, b=b, out=out, e=extra, o=options: kernels.product(a, b, out, **e, **o), flops, 0)
+                lambda a=a, b=b, out=out, e=extra, o=options: kernels.product(a, b, out, **e, **o),
+                flops,
+                0,
+            )
         for tile, options in TILES_8.items():
             found[f"int8 {name} {tile}"] = (
-                lambda a=a8, b=b8, out=out, s=scales, e=extra, o=options: kernels.product(a, b, out, scales=s, **e, **o),
-                flops, 0)
+                lambda a=a8, b=b8, out=out, s=scales, e=extra, o=options: kernels.product(
+                    a, b, out, scales=s, **e, **o
+                ),
+                flops,
+                0,
+            )
     return found
 
 
@@ -143,17 +241,41 @@ def other_operations(tokens: int) -> dict[str, tuple]:
         spans = kernels.spans((length,) * (tokens // length), DEVICE)
         for name, table in {"": spans, " streaming": ((0, spans[0][1]),)}.items():
             found[f"attention {length}{name}"] = (
-                lambda table=table: kernels.attention(qkv, out, table, HEADS, bias=qkv[0], rope=rope),
-                4 * tokens * length * H, 8 * tokens * H)
-    x, weight, shift, wide, bias = rand(tokens, H), rand(H), torch.randn(H, device=DEVICE), rand(tokens, F), rand(F)
+                lambda table=table: kernels.attention(
+                    qkv, out, table, HEADS, bias=qkv[0], rope=rope
+                ),
+                4 * tokens * length * H,
+                8 * tokens * H,
+            )
+    x, weight, shift, wide, bias = (
+        rand(tokens, H),
+        rand(H),
+        torch.randn(H, device=DEVICE),
+        rand(tokens, F),
+        rand(F),
+    )
     x8, wide8 = (torch.empty(y.shape, device=DEVICE, dtype=torch.int8) for y in (x, wide))
     scale = torch.empty(tokens, device=DEVICE)
     for warps in (4, 8):
         found[f"layer norm w{warps}"] = (
-            lambda w=warps: kernels.layer_norm(x, weight, weight, 1e-5, out, shift=shift, num_warps=w), 0, 4 * tokens * H)
+            lambda w=warps: kernels.layer_norm(
+                x, weight, weight, 1e-5, out, shift=shift, num_warps=w
+            ),
+            0,
+            4 * tokens * H,
+        )
         found[f"layer norm to int8 w{warps}"] = (
-            lambda w=warps: kernels.layer_norm(x, weight, weight, 1e-5, x8, shift=shift, scale=scale, num_warps=w), 0, 3 * tokens * H)
-        found[f"quantize 10240 w{warps}"] = (lambda w=warps: kernels.quantize_rows(wide, wide8, scale, w), 0, 3 * tokens * F)
+            lambda w=warps: kernels.layer_norm(
+                x, weight, weight, 1e-5, x8, shift=shift, scale=scale, num_warps=w
+            ),
+            0,
+            3 * tokens * H,
+        )
+        found[f"quantize 10240 w{warps}"] = (
+            lambda w=warps: kernels.quantize_rows(wide, wide8, scale, w),
+            0,
+            3 * tokens * F,
+        )
     found["quantize 2560"] = (lambda: kernels.quantize_rows(x, x8, scale), 0, 3 * tokens * H)
     found["gelu"] = (lambda: kernels.gelu_(wide, bias), 0, 4 * tokens * F)
     return found
@@ -191,16 +313,25 @@ def library_products(tokens: int) -> None:
 
 def time_all(operations: dict, tokens: int) -> None:
     for name, (function, flops, moved) in operations.items():
-        guarded(lambda n=name, f=function, a=flops, m=moved: report(f"T={tokens}", n, median_ms(f), a, m))
+        guarded(
+            lambda n=name, f=function, a=flops, m=moved: report(
+                f"T={tokens}", n, median_ms(f), a, m
+            )
+        )
 
 
-# ---------------------------------------------------------------------------------------------- layers and models
+# ----------------------------------------------------------------------------------------------
+# layers and models
 def with_biases(model, seed: int = 1):
     """Random biases and norms too: what is zero or one hides a wrong order."""
     generator = torch.Generator(DEVICE).manual_seed(seed)
     for parameter in model.parameters():
         if parameter.ndim == 1:
-            parameter += torch.randn(parameter.shape, generator=generator, device=DEVICE).mul_(0.02).to(parameter.dtype)
+            parameter += (
+                torch.randn(parameter.shape, generator=generator, device=DEVICE)
+                .mul_(0.02)
+                .to(parameter.dtype)
+            )
     return model
 
 
@@ -231,65 +362,109 @@ def stack_flops(tokens: int, lengths, layers: int) -> float:
 
 def stacks(layers: int = 6) -> None:
     """The ways of running some layers, in turns with the ceiling."""
-    make = {"bf16": lambda: fused.FusedEsm2(esm2(torch.bfloat16, layers), 1024),
-            "fp16": lambda: fused.FusedEsm2(esm2(torch.float16, layers), 1024),
-            "int8": lambda: int8.Int8Esm2(esm2(torch.bfloat16, layers), 1024),
-            "bf16, library only": lambda: fused.FusedEsm2(esm2(torch.bfloat16, layers), 1024)}
+    make = {
+        "bf16": lambda: fused.FusedEsm2(esm2(torch.bfloat16, layers), 1024),
+        "fp16": lambda: fused.FusedEsm2(esm2(torch.float16, layers), 1024),
+        "int8": lambda: int8.Int8Esm2(esm2(torch.bfloat16, layers), 1024),
+        "bf16, library only": lambda: fused.FusedEsm2(esm2(torch.bfloat16, layers), 1024),
+    }
     ways = {name: function() for name, function in make.items()}
     ways["bf16, library only"].hopper = False
     stock = Esm2Encoder(esm2(torch.bfloat16, layers), torch.device(DEVICE), "bf16", "off")
     for layer in stock.model.encoder.layer:
         layer.compile(fullgraph=True, dynamic=False)
     ways["stock compiled"] = stock.hidden
-    for tokens, lengths in ((16384, [168] * 97), (16896, [168] * 100), (16896, mixed_lengths(16896, 40, 168)), (33792, [168] * 201)):
+    for tokens, lengths in (
+        (16384, [168] * 97),
+        (16896, [168] * 100),
+        (16896, mixed_lengths(16896, 40, 168)),
+        (33792, [168] * 201),
+    ):
         batch, kind = batch_of(tokens, lengths), "mix" if len(set(lengths)) > 1 else "168"
         chosen = [name for name in ways if tokens == 16896 or name in ("bf16", "int8")]
         times = guarded(in_turns, {name: partial(ways[name], batch) for name in chosen}) or {}
         for name in chosen:
             if name in times:
-                report("layers", f"{layers} layers, T={tokens} {kind}, {name}", times[name], stack_flops(tokens, lengths, layers),
-                       product_ms=times["product"], product_tflops=round(2 * 8192**3 / times["product"] / 1e9, 1))
+                report(
+                    "layers",
+                    f"{layers} layers, T={tokens} {kind}, {name}",
+                    times[name],
+                    stack_flops(tokens, lengths, layers),
+                    product_ms=times["product"],
+                    product_tflops=round(2 * 8192**3 / times["product"] / 1e9, 1),
+                )
 
 
 def precisions() -> None:
-    """Products of 8192 by the library in bf16 and in fp16, in turns; and in fp16 of numbers that bf16 has too, whose last bits are zero."""
-    pairs = {"fp16": [x.half() for x in (torch.randn(8192, 8192, device=DEVICE) for _ in range(2))],
-             "fp16, numbers of bf16": [x.half() for x in square()]}  # fmt: skip
+    """Products of 8192 by the library in bf16 and in fp16, in turns; and in fp16 of numbers that
+    bf16 has too, whose last bits are zero.
+    """
+    pairs = {
+        "fp16": [x.half() for x in (torch.randn(8192, 8192, device=DEVICE) for _ in range(2))],
+        "fp16, numbers of bf16": [x.half() for x in square()],
+    }
     times = in_turns({name: partial(torch.matmul, *pair) for name, pair in pairs.items()})
     for name, milliseconds in times.items():
-        report("precision", "bf16" if name == "product" else name, milliseconds, 2 * 8192**3, product_ms=times["product"])
+        report(
+            "precision",
+            "bf16" if name == "product" else name,
+            milliseconds,
+            2 * 8192**3,
+            product_ms=times["product"],
+        )
 
 
 def cosine(mine, truth) -> float:
-    return round(torch.nn.functional.cosine_similarity(mine.double(), truth.double()).min().item(), 7)
+    return round(
+        torch.nn.functional.cosine_similarity(mine.double(), truth.double()).min().item(), 7
+    )
 
 
 def agreement() -> None:
     """All 36 layers: pooled vectors against fp32, bits beside other neighbours, memory."""
-    few = batch_of(4096, [168, 160, 150, 140, 120, 100, 80, 60, 40, 30, 22, 300, 512, 1000, 168, 166, 90, 75, 33])
+    few = batch_of(
+        4096,
+        [168, 160, 150, 140, 120, 100, 80, 60, 40, 30, 22, 300, 512, 1000, 168, 166, 90, 75, 33],
+    )
     truth = Esm2Encoder(esm2(torch.float32), torch.device(DEVICE), "fp32", "off").embed(few)
     torch.cuda.empty_cache()
-    for name, dtype, kind in (("fp16", torch.float16, FUSED), ("bf16", torch.bfloat16, FUSED), ("int8", torch.bfloat16, INT8),
-                              ("int8 on fp16", torch.float16, INT8)):
+    for name, dtype, kind in (
+        ("fp16", torch.float16, FUSED),
+        ("bf16", torch.bfloat16, FUSED),
+        ("int8", torch.bfloat16, INT8),
+        ("int8 on fp16", torch.float16, INT8),
+    ):
         forward = fast_forward(esm2(dtype), kind)
         worst = cosine(pool(forward(few), few, 1), truth)
         torch.cuda.reset_peak_memory_stats()
         moved = neighbours(forward, 16896)
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        print(f"agreement {name:14s} worst pooled cosine {worst}, neighbours: {moved}, {peak} GiB at T=16896", flush=True)
-        RESULTS.setdefault("agreement", {})[name] = {"cosine": worst, "neighbours": moved, "gib": peak}
+        print(
+            f"agreement {name:14s} worst pooled cosine {worst}, neighbours: {moved}, {peak} GiB at T=16896",
+            flush=True,
+        )
+        RESULTS.setdefault("agreement", {})[name] = {
+            "cosine": worst,
+            "neighbours": moved,
+            "gib": peak,
+        }
         del forward
         torch.cuda.empty_cache()
 
 
 def short(each: int = 32) -> None:
-    """From how many tokens on 8 bits are enough: the worst of `each` proteins of a length, 36 layers, beside 16 bits."""
+    """From how many tokens on 8 bits are enough: the worst of `each` proteins of a length, 36
+    layers, beside 16 bits.
+    """
     lengths = (3, 4, 6, 10, 16, 22, 28, 32, 40, 48, 64, 96, 168)
     batch = batch_of(16896, [length for length in lengths for _ in range(each)])
     truth = Esm2Encoder(esm2(torch.float32), torch.device(DEVICE), "fp32", "off").embed(batch)
     torch.cuda.empty_cache()
     forward = int8.Int8Esm2(esm2(torch.bfloat16), 1024)
-    found = {name: pool(way(batch), batch, 1) for name, way in (("int8", forward), ("16 bits", forward.in_16_bits))}
+    found = {
+        name: pool(way(batch), batch, 1)
+        for name, way in (("int8", forward), ("16 bits", forward.in_16_bits))
+    }
     for number, length in enumerate(lengths):
         mine = slice(number * each, (number + 1) * each)
         worst = {name: cosine(rows[mine], truth[mine]) for name, rows in found.items()}
@@ -301,7 +476,10 @@ def neighbours(forward, tokens: int) -> str:
     """Whether sequences keep their bits beside other neighbours and at other places."""
     ids = np.random.default_rng(5)
     sequences = [ids.integers(4, 24, ids.integers(20, 300)) for _ in range(90)]
-    one, two = pack(sequences[:60], tokens, 1).to(DEVICE), pack(sequences[30:], tokens, 1).to(DEVICE)
+    one, two = (
+        pack(sequences[:60], tokens, 1).to(DEVICE),
+        pack(sequences[30:], tokens, 1).to(DEVICE),
+    )
     a, b = (pool(forward(batch), batch, 1) for batch in (one, two))
     moved = (a[30:] != b[:30]).any(1).sum().item()
     return "equal" if not moved else f"{moved} of 30 moved"
@@ -310,31 +488,60 @@ def neighbours(forward, tokens: int) -> str:
 def dnabert(tokens: int = 16384) -> None:
     lengths = mixed_lengths(tokens, 85, 120)
     batch = batch_of(tokens, lengths)
-    truth = DnabertEncoder(random_dnabert_s("3B", DEVICE, torch.float32), torch.device(DEVICE), "fp32").embed(batch)
-    forward = fused.FusedDnabert(random_dnabert_s("3B", DEVICE, torch.bfloat16), torch.tensor(alibi_slopes(12), device=DEVICE))
+    truth = DnabertEncoder(
+        random_dnabert_s("3B", DEVICE, torch.float32), torch.device(DEVICE), "fp32"
+    ).embed(batch)
+    forward = fused.FusedDnabert(
+        random_dnabert_s("3B", DEVICE, torch.bfloat16),
+        torch.tensor(alibi_slopes(12), device=DEVICE),
+    )
     worst = cosine(pool(forward(batch), batch, 0), truth)
     milliseconds = median_ms(partial(forward, batch), 9)
-    report("dnabert_s", "fused", milliseconds, frames_s=round(len(lengths) / milliseconds * 1e3), cosine=worst)
+    report(
+        "dnabert_s",
+        "fused",
+        milliseconds,
+        frames_s=round(len(lengths) / milliseconds * 1e3),
+        cosine=worst,
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", nargs="+", default=["products", "others", "stacks", "precisions", "agreement", "short", "dnabert"])
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=["products", "others", "stacks", "precisions", "agreement", "short", "dnabert"],
+    )
     parser.add_argument("--out", default=None)
     parser.add_argument("--compilers", type=int, default=14)
     arguments = parser.parse_args()
     print(torch.cuda.get_device_name(), torch.__version__, flush=True)
     with ProcessPoolExecutor(arguments.compilers, mp_context=get_context("spawn")) as executor:
-        shares = [executor.submit(compile_share, i, arguments.compilers, tuple(arguments.only))
-                  for i in range(arguments.compilers)]
+        shares = [
+            executor.submit(compile_share, i, arguments.compilers, tuple(arguments.only))
+            for i in range(arguments.compilers)
+        ]
         for line in sorted(line for share in shares for line in share.result()):
             print("NOT COMPILED", line, flush=True)
     print(f"compiled [{time.time() - START:.0f} s]", flush=True)
     report("ceiling", "product 8192", ceiling_ms(30))
-    report("ceiling", "copy", median_ms(partial(torch.Tensor.copy_, rand(2**30), rand(2**30))), 0, 4 * 2**30)
-    steps = {"products": lambda: (library_products(16384), time_all(product_operations(16384), 16384)),
-             "others": lambda: time_all(other_operations(16384), 16384), "stacks": stacks, "precisions": precisions,
-             "agreement": agreement, "short": short, "dnabert": dnabert}
+    report(
+        "ceiling",
+        "copy",
+        median_ms(partial(torch.Tensor.copy_, rand(2**30), rand(2**30))),
+        0,
+        4 * 2**30,
+    )
+    steps = {
+        "products": lambda: (library_products(16384), time_all(product_operations(16384), 16384)),
+        "others": lambda: time_all(other_operations(16384), 16384),
+        "stacks": stacks,
+        "precisions": precisions,
+        "agreement": agreement,
+        "short": short,
+        "dnabert": dnabert,
+    }
     for name in arguments.only:
         with torch.inference_mode():
             guarded(steps[name])

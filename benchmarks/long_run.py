@@ -1,16 +1,20 @@
-"""Whether a frame of a long run costs what one of a short run does, and how much memory a run of any length takes.
+"""Whether a frame of a long run costs what one of a short run does, and how much memory a run of
+any length takes.
 
     python benchmarks/long_run.py [--frames 10000 100000 1000000] [--processes 1] [--directory DIR]
 
-A whole `predict` each, with the real reading, plan, Accelerator loop, stores, matrix, calls, tables and report; only the
-encoders are stand-ins (a table of random vectors, pooled as in a real one, of the tiny model's widths: 48 and 32), so that
-what does not depend on the model shows. Reads as in front_end.py, 500 bases, all of them different.
+A whole `predict` each, with the real reading, plan, Accelerator loop, stores, matrix, calls, tables
+and report; only the encoders are stand-ins (a table of random vectors, pooled as in a real one, of
+the tiny model's widths: 48 and 32), so that what does not depend on the model shows. Reads as in
+front_end.py, 500 bases, all of them different.
 
-Prints for every length: CPU time a frame, all processes and threads together, whole and by stage; the same of the frames
-that it has more than the length before (imports and other fixed costs fall out there: this is what should be flat); the peak
-of memory without the pages of mapped files, which the system takes back when it needs them, and with them. A million frames
-take about 3 GB of disk below DIR.
+Prints for every length: CPU time a frame, all processes and threads together, whole and by stage;
+the same of the frames that it has more than the length before (imports and other fixed costs fall
+out there: this is what should be flat); the peak of memory without the pages of mapped files, which
+the system takes back when it needs them, and with them. A million frames take about 3 GB of disk
+below DIR.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -48,7 +52,10 @@ class StandIn:
 
 
 class Memory(threading.Thread):
-    """The peak of memory that is no file's, in each stage, by looking every tenth of a second. GiB."""
+    """The peak of memory that is no file's, in each stage, by looking every tenth of a second.
+
+    GiB.
+    """
 
     def __init__(self):
         super().__init__(daemon=True)
@@ -56,7 +63,9 @@ class Memory(threading.Thread):
 
     def run(self) -> None:
         while True:
-            status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+            status = dict(
+                line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
+            )
             now = sum(int(status[key].split()[0]) for key in ("RssAnon", "RssShmem")) / 2**20
             self.peaks[self.stage] = max(self.peaks.get(self.stage, 0.0), now)
             time.sleep(0.1)
@@ -67,15 +76,26 @@ def work(arguments: list[str], out: Path) -> int:
     from virnucpro import cli, preparation
     from virnucpro.clock import Clock
 
-    preparation.LOADERS = {"dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0), "esm2": lambda *_: StandIn("esm2", 32, 1)}
+    preparation.LOADERS = {
+        "dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0),
+        "esm2": lambda *_: StandIn("esm2", 32, 1),
+    }
     cpu: dict[str, float] = {}
     memory = Memory()
     Clock.stage = _observed(Clock.stage, cpu, memory)
     memory.start()
     code = cli.run(arguments)
     used = resource.getrusage(resource.RUSAGE_SELF)
-    out.with_suffix(f".{os.environ.get('RANK', 0)}").write_text(json.dumps(
-        {"cpu": used.ru_utime + used.ru_stime, "stages": cpu, "memory": memory.peaks, "with files": used.ru_maxrss / 2**20}))
+    out.with_suffix(f".{os.environ.get('RANK', 0)}").write_text(
+        json.dumps(
+            {
+                "cpu": used.ru_utime + used.ru_stime,
+                "stages": cpu,
+                "memory": memory.peaks,
+                "with files": used.ru_maxrss / 2**20,
+            }
+        )
+    )
     return code
 
 
@@ -102,12 +122,35 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
     reads, out, measured = place / "reads.fa", place / "out", place / "measured"
     frames = write_reads(reads, frames, 500)
     bundle = random_bundle(place / "bundle")
-    arguments = ["predict", str(reads), "-o", str(out), "--model", str(bundle), "--cache-dir", str(place / "cache"),
-                 "--batch-size", str(TOKENS), "-q"]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    arguments = [
+        "predict",
+        str(reads),
+        "-o",
+        str(out),
+        "--model",
+        str(bundle),
+        "--cache-dir",
+        str(place / "cache"),
+        "--batch-size",
+        str(TOKENS),
+        "-q",
+    ]
+    launcher = (
+        ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        if processes > 1
+        else []
+    )
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(ROOT),
+    }
     began = time.perf_counter()
-    subprocess.run([sys.executable, *launcher, __file__, "--work", str(measured), *arguments], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, *launcher, __file__, "--work", str(measured), *arguments],
+        env=environment,
+        check=True,
+    )
     seconds = time.perf_counter() - began
     found = [json.loads(path.read_text()) for path in sorted(place.glob("measured.*"))]
     facts = json.loads((out / "run.json").read_text())
@@ -115,22 +158,36 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
     stages = {name: sum(f["stages"].get(name, 0.0) for f in found) for name in found[0]["stages"]}
     peaks = {name: max(f["memory"].get(name, 0.0) for f in found) for name in found[0]["memory"]}
     steady = sum(stages.values())
-    print(f"{frames:,} frames, {facts['counts']['sequences']:,} sequences, {processes} process{'es' * (processes > 1)}: "
-          f"{1e6 * steady / frames:.1f} us of CPU a frame, {seconds:.0f} s by the clock; "
-          f"memory {max(peaks.values()):.2f} GiB, with mapped files {max(f['with files'] for f in found):.2f} GiB; "
-          f"{used:.1f} GB left on disk")  # fmt: skip
-    print("   us a frame: " + ", ".join(f"{name} {1e6 * value / frames:.2f}" for name, value in stages.items()))
-    print("   GiB: " + ", ".join(f"{name} {peak:.2f}" for name, peak in peaks.items() if name), flush=True)
+    print(
+        f"{frames:,} frames, {facts['counts']['sequences']:,} sequences, {processes} process{'es' * (processes > 1)}: "
+        f"{1e6 * steady / frames:.1f} us of CPU a frame, {seconds:.0f} s by the clock; "
+        f"memory {max(peaks.values()):.2f} GiB, with mapped files {max(f['with files'] for f in found):.2f} GiB; "
+        f"{used:.1f} GB left on disk"
+    )
+    print(
+        "   us a frame: "
+        + ", ".join(f"{name} {1e6 * value / frames:.2f}" for name, value in stages.items())
+    )
+    print(
+        "   GiB: " + ", ".join(f"{name} {peak:.2f}" for name, peak in peaks.items() if name),
+        flush=True,
+    )
     return frames, steady
 
 
 def main() -> int:
     if sys.argv[1:2] == ["--work"]:
         return work(sys.argv[3:], Path(sys.argv[2]))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--frames", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--directory", type=Path, help="where there is room; default: the system's temporary directory")
+    parser.add_argument(
+        "--directory",
+        type=Path,
+        help="where there is room; default: the system's temporary directory",
+    )
     options = parser.parse_args()
     before = None
     for frames in options.frames:
@@ -140,7 +197,9 @@ def main() -> int:
         finally:
             shutil.rmtree(place)
         if before is not None:
-            print(f"   {1e6 * (now[1] - before[1]) / (now[0] - before[0]):.1f} us of CPU a frame from {before[0]:,} to {now[0]:,}")
+            print(
+                f"   {1e6 * (now[1] - before[1]) / (now[0] - before[0]):.1f} us of CPU a frame from {before[0]:,} to {now[0]:,}"
+            )
         before = now
     return 0
 

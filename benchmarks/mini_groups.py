@@ -1,9 +1,12 @@
-"""The lane `groups` of mini_campaign.py: one network after another from nothing, each without a part of the training groups.
+"""The lane `groups` of mini_campaign.py: one network after another from nothing, each without a
+part of the training groups.
 
-First the learning curve over the number of groups (half of the viral and of the cellular groups, a quarter, an eighth, and a
-quarter of one side only), measured on the validation side; then the grouped folds, each measured on what it leaves out, with
-half as many steps. OUT/groups.npz has all scores.
+First the learning curve over the number of groups (half of the viral and of the cellular groups, a
+quarter, an eighth, and a quarter of one side only), measured on the validation side; then the
+grouped folds, each measured on what it leaves out, with half as many steps. OUT/groups.npz has all
+scores.
 """
+
 from __future__ import annotations
 
 import json
@@ -34,21 +37,43 @@ class Task:
         return UNITS["curve" if self.name.startswith("curve") else "folds"]
 
 
-CURVE = [Task(f"curve_{name}_{draw}", viral, cellular, draw) for name, viral, cellular, draw in (
-    ("all", 1, 1, 0), ("quarter", 1 / 4, 1 / 4, 0), ("half", 1 / 2, 1 / 2, 0), ("eighth", 1 / 8, 1 / 8, 0),
-    ("quarter", 1 / 4, 1 / 4, 1), ("eighth", 1 / 8, 1 / 8, 1), ("viralquarter", 1 / 4, 1, 0), ("cellularquarter", 1, 1 / 4, 0),
-)]  # fmt: skip
-HELD_OUT = [Task("fixed_0"), *(Task(f"{kind}_{f}", fold=i * FOLDS + f) for f in range(FOLDS) for i, kind in enumerate(KINDS))]
+CURVE = [
+    Task(f"curve_{name}_{draw}", viral, cellular, draw)
+    for name, viral, cellular, draw in (
+        ("all", 1, 1, 0),
+        ("quarter", 1 / 4, 1 / 4, 0),
+        ("half", 1 / 2, 1 / 2, 0),
+        ("eighth", 1 / 8, 1 / 8, 0),
+        ("quarter", 1 / 4, 1 / 4, 1),
+        ("eighth", 1 / 8, 1 / 8, 1),
+        ("viralquarter", 1 / 4, 1, 0),
+        ("cellularquarter", 1, 1 / 4, 0),
+    )
+]
+HELD_OUT = [
+    Task("fixed_0"),
+    *(
+        Task(f"{kind}_{f}", fold=i * FOLDS + f)
+        for f in range(FOLDS)
+        for i, kind in enumerate(KINDS)
+    ),
+]
 
 
-def kept_groups(stores: list[Store], share: float, virus: int, rng: np.random.Generator) -> set[str]:
-    """Names of the groups of one side that stay: of every category of the first store the share, at least one; of the rest by name."""
+def kept_groups(
+    stores: list[Store], share: float, virus: int, rng: np.random.Generator
+) -> set[str]:
+    """Names of the groups of one side that stay: of every category of the first store the share, at
+    least one; of the rest by name.
+    """
     names = sorted({g for s in stores for g in s.labels.group[s.labels.virus == virus].tolist()})
     rank = dict(zip(names, rng.random(len(names)).tolist(), strict=True))
     kept = {n for n in names if rank[n] < share}
     first = stores[0].labels
     for category in sorted(set(first.category[first.virus == virus])):
-        mine = sorted(set(first.group[(first.virus == virus) & (first.category == category)]), key=rank.get)
+        mine = sorted(
+            set(first.group[(first.virus == virus) & (first.category == category)]), key=rank.get
+        )
         n = max(1, round(share * len(mine)))
         kept = (kept - set(mine[n:])) | set(mine[:n])
     return kept
@@ -57,11 +82,16 @@ def kept_groups(stores: list[Store], share: float, virus: int, rng: np.random.Ge
 def part_of_groups(genomes: Store, markers: Store, task: Task) -> tuple[Store, Store, dict]:
     """(genomes, genes, how many groups) with only a share of the groups of each side."""
     rng = np.random.default_rng([17, task.draw])
-    sides = {v: kept_groups([genomes, markers], share, v, rng) for v, share in ((1, task.viral), (0, task.cellular))}
+    sides = {
+        v: kept_groups([genomes, markers], share, v, rng)
+        for v, share in ((1, task.viral), (0, task.cellular))
+    }
     parts, n = [], {}
     for name, store in (("genomes", genomes), ("genes", markers)):
         lab = store.labels
-        keep = np.where(lab.virus == 1, np.isin(lab.group, list(sides[1])), np.isin(lab.group, list(sides[0])))
+        keep = np.where(
+            lab.virus == 1, np.isin(lab.group, list(sides[1])), np.isin(lab.group, list(sides[0]))
+        )
         part = store if keep.all() else store.select_records(keep)
         for side, v in (("viral", 1), ("cellular", 0)):
             n[f"{side}_{name}"] = len(set(part.labels.group[part.labels.virus == v]))
@@ -74,19 +104,30 @@ def groups(lane: Lane) -> None:
     """All tasks that time allows, in order; those done by an earlier process are not done again."""
     out = lane.options.out
     contigs, fold_of = fold_contigs(lane.options.data)
-    left_out = {n: np.concatenate([np.load(f / f"{n}_folds.npz")["out"] for f in lane.folders]) for n in ("genomes", "markers")}
+    left_out = {
+        n: np.concatenate([np.load(f / f"{n}_folds.npz")["out"] for f in lane.folders])
+        for n in ("genomes", "markers")
+    }
     tasks = CURVE + ([] if lane.options.no_folds else HELD_OUT)
     lane.say("ready", contigs=len(contigs), tasks=len(tasks))
     plan = out / "groups_steps.json"
     if not plan.exists():
         lane.rebuild()
         marks: list = []
-        warm_up = Recipe(rate=RECIPE.rate)  # what DNABERT-S being fixed compiles anew is no part of the rate
-        lane.train(lane.maker(RECIPE, lane.genomes, lane.markers, None), warm_up, 60.0, lane.options.warm_up,
-                   lambda p, *_: marks.append((p.step, p.seconds)))  # fmt: skip
+        # what DNABERT-S being fixed compiles anew is no part of the rate
+        warm_up = Recipe(rate=RECIPE.rate)
+        lane.train(
+            lane.maker(RECIPE, lane.genomes, lane.markers, None),
+            warm_up,
+            60.0,
+            lane.options.warm_up,
+            lambda p, *_: marks.append((p.step, p.seconds)),
+        )
         (step, seconds), (last, end) = next(m for m in marks if m[0] >= 10), marks[-1]
         rate = (last - step) / max(end - seconds, 1e-3)
-        seconds_each = (lane.left - 15 - lane.options.overhead * len(tasks)) / sum(t.units for t in tasks)
+        seconds_each = (lane.left - 15 - lane.options.overhead * len(tasks)) / sum(
+            t.units for t in tasks
+        )
         unit = int(np.clip(rate * seconds_each, 3, lane.options.unit_steps))
         plan.write_text(json.dumps({"unit": unit, "rate": rate}))
         lane.say("plan", unit_steps=unit, unit_frames=unit * lane.batch.frames, rate=rate)
@@ -103,24 +144,46 @@ def groups(lane: Lane) -> None:
             if task.fold is not None:
                 genomes = genomes.select_records(~left_out["genomes"][:, task.fold])
                 markers = markers.select_records(~left_out["markers"][:, task.fold])
-                store, rows = contigs, np.flatnonzero(fold_of[KINDS[task.fold // FOLDS]] == task.fold % FOLDS)
+                store, rows = (
+                    contigs,
+                    np.flatnonzero(fold_of[KINDS[task.fold // FOLDS]] == task.fold % FOLDS),
+                )
             elif task.name.startswith("curve"):
                 genomes, markers, n = part_of_groups(genomes, markers, task)
                 rows = rows[np.isin(store.length[rows], (500, 3000, 10000))]
             rows = lane.some(rows)
             torch.manual_seed(7)
             lane.rebuild()
-            took = lane.train(lane.maker(RECIPE, genomes, markers, None), RECIPE, max(lane.left - 10, 5), unit * task.units)
-            lane.settle(lane.settling(lane.maker(RECIPE, genomes, markers, None, augment=False), min(8, lane.options.settle)))
+            took = lane.train(
+                lane.maker(RECIPE, genomes, markers, None),
+                RECIPE,
+                max(lane.left - 10, 5),
+                unit * task.units,
+            )
+            lane.settle(
+                lane.settling(
+                    lane.maker(RECIPE, genomes, markers, None, augment=False),
+                    min(8, lane.options.settle),
+                )
+            )
             scores = lane.score(lane.contig_batches(store, rows))
             whole = took["frames"] >= unit * task.units * lane.batch.frames
             for field, column in scores._asdict().items():
                 if whole:
-                    done[f"{task.name}_{field}"] = column.astype(np.float16) if field.endswith("logit") else column
+                    done[f"{task.name}_{field}"] = (
+                        column.astype(np.float16) if field.endswith("logit") else column
+                    )
             np.savez_compressed(out / "groups.part.npz", **done)
             (out / "groups.part.npz").replace(done_file)
-            lane.say("groups", task=task.name, whole=whole, took=took, groups=n,
-                     records=[len(genomes.labels), len(markers.labels)], **figures(store, scores, rows, odd=False))  # fmt: skip
+            lane.say(
+                "groups",
+                task=task.name,
+                whole=whole,
+                took=took,
+                groups=n,
+                records=[len(genomes.labels), len(markers.labels)],
+                **figures(store, scores, rows, odd=False),
+            )
         except Exception as error:
             print(traceback.format_exc(), flush=True)
             lane.say("groups failed", task=task.name, error=repr(error)[:300])

@@ -1,4 +1,7 @@
-"""One network on one device, trained and measured again and again: what both lanes of mini_campaign.py are made of."""
+"""One network on one device, trained and measured again and again: what both lanes of
+mini_campaign.py are made of.
+"""
+
 from __future__ import annotations
 
 import argparse
@@ -30,7 +33,8 @@ from virnucpro.training.scoring import ContigFrames, FrameScores, score_batches
 from virnucpro.training.store import Store
 from virnucpro.training.trainer import Teachers, TrainRules, loader, settle_batch_norm, train
 
-BATCH = BatchShape(512, 160, 256, 396, 216)  # nearly every frame finds room; 256 tokens are whole tiles of the attention
+# nearly every frame finds room; 256 tokens are whole tiles of the attention
+BATCH = BatchShape(512, 160, 256, 396, 216)
 SCORING = BatchShape(640, 0, 384, 312, 168)  # nothing may be too long here
 TINY = NetworkShape(1, 32, 2, 64, 1, 32, 2, 64, VOCABULARY, 32)
 
@@ -68,7 +72,12 @@ class Lane:
     """Data, one network that is compiled once, training, measuring, the log."""
 
     def __init__(self, options: argparse.Namespace, name: str, workers: int):
-        self.options, self.name, self.workers, self.deadline = options, name, workers, options.deadline
+        self.options, self.name, self.workers, self.deadline = (
+            options,
+            name,
+            workers,
+            options.deadline,
+        )
         torch.manual_seed(1)
         torch.set_num_threads(1)
         on_gpu = torch.cuda.is_available()
@@ -80,8 +89,10 @@ class Lane:
         self.network = Network(NetworkShape() if not options.tiny else TINY).to(self.device)
         self.encoders = None
         if on_gpu:
-            self.encoders = (torch.compile(self.network.esm2, dynamic=False),
-                             torch.compile(self.network.dnabert_s, dynamic=False))  # fmt: skip
+            self.encoders = (
+                torch.compile(self.network.esm2, dynamic=False),
+                torch.compile(self.network.dnabert_s, dynamic=False),
+            )
         self.tokenizers = Tokenizers(options.data / "esm2", options.data / "dnabert_s")
         self.folders = [f for f in (options.data, options.more) if f is not None and f.exists()]
         self.genomes, self.markers = self.load("genomes"), self.load("markers")
@@ -89,11 +100,20 @@ class Lane:
         self.samplers: dict = {}
 
     def load(self, name: str) -> Store:
-        parts = [Store.load(f / f"{name}.npz") for f in self.folders if (f / f"{name}.npz").exists()]
+        parts = [
+            Store.load(f / f"{name}.npz") for f in self.folders if (f / f"{name}.npz").exists()
+        ]
         return parts[0] if len(parts) == 1 else Store.concatenate(parts)
 
     def say(self, event: str, **facts) -> None:
-        line = json.dumps({"at": round(time.time() - self.options.began, 1), "lane": self.name, "event": event, **facts})
+        line = json.dumps(
+            {
+                "at": round(time.time() - self.options.began, 1),
+                "lane": self.name,
+                "event": event,
+                **facts,
+            }
+        )
         print(line, flush=True)
         with (self.options.out / "log.jsonl").open("a") as handle:
             handle.write(line + "\n")
@@ -110,45 +130,104 @@ class Lane:
     def state(self) -> dict:
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
-    def maker(self, recipe: Recipe, genomes: Store, markers: Store, fragments: Store | None, augment: bool = True) -> BatchMaker:
-        key = (id(genomes), id(markers), recipe.hard, recipe.group_exponent, recipe.full_share, recipe.mutated)
+    def maker(
+        self,
+        recipe: Recipe,
+        genomes: Store,
+        markers: Store,
+        fragments: Store | None,
+        augment: bool = True,
+    ) -> BatchMaker:
+        key = (
+            id(genomes),
+            id(markers),
+            recipe.hard,
+            recipe.group_exponent,
+            recipe.full_share,
+            recipe.mutated,
+        )
         if key not in self.samplers:
-            common = {"length": CHUNK_LENGTH, "kind_share": HARD_KINDS if recipe.hard else KIND_SHARE,
-                      "group_exponent": recipe.group_exponent, "full_share": recipe.full_share,
-                      "mutated_share": recipe.mutated}  # fmt: skip
+            common = {
+                "length": CHUNK_LENGTH,
+                "kind_share": HARD_KINDS if recipe.hard else KIND_SHARE,
+                "group_exponent": recipe.group_exponent,
+                "full_share": recipe.full_share,
+                "mutated_share": recipe.mutated,
+            }
             shares = HARD_GENOMES if recipe.hard else GENOME_SHARE
-            self.samplers[key] = [WindowSampler(genomes, WindowRules(category_share=shares, **common)),
-                                  WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common))]  # fmt: skip
+            self.samplers[key] = [
+                WindowSampler(genomes, WindowRules(category_share=shares, **common)),
+                WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common)),
+            ]
         samplers = list(zip((1 - recipe.markers, recipe.markers), self.samplers[key], strict=True))
         how = Augmentation(mask_share=0.0)
         if augment:
-            how = Augmentation(mask_share=recipe.mask_share, distant_share=recipe.distant, shuffled_share=recipe.shuffled,
-                               spliced_share=recipe.spliced, blurred_share=recipe.blurred)  # fmt: skip
+            how = Augmentation(
+                mask_share=recipe.mask_share,
+                distant_share=recipe.distant,
+                shuffled_share=recipe.shuffled,
+                spliced_share=recipe.spliced,
+                blurred_share=recipe.blurred,
+            )
         batch = self.batch if fragments is not None else replace(self.batch, fragments=0)
-        return BatchMaker(samplers, FragmentSampler(fragments) if fragments else None, self.tokenizers, batch, VOCABULARY, how)
+        return BatchMaker(
+            samplers,
+            FragmentSampler(fragments) if fragments else None,
+            self.tokenizers,
+            batch,
+            VOCABULARY,
+            how,
+        )
 
-    def train(self, maker: BatchMaker, recipe: Recipe, seconds: float, steps: int = 10**9, report=lambda *_: None,
-              teachers: Teachers | None = None) -> dict:  # fmt: skip
+    def train(
+        self,
+        maker: BatchMaker,
+        recipe: Recipe,
+        seconds: float,
+        steps: int = 10**9,
+        report=lambda *_: None,
+        teachers: Teachers | None = None,
+    ) -> dict:
         """Train the network as it stands; it ends as the mean of its weights. Returns what it took."""
         torch.manual_seed(recipe.seed)
         self.network.free_dnabert_s()
         self.network.thin(self.network.shape.dropout, recipe.depth)
         rules = TrainRules(
-            seconds=max(seconds, 1.0), steps=max(steps, 2), learning_rate=recipe.rate, esm2_rate=recipe.esm2_rate,
-            dnabert_s_rate=recipe.dna_rate, dnabert_s_share=recipe.dna_share, weight_decay=recipe.decay,
-            esm2_weight=recipe.protein_weight, dnabert_s_weight=recipe.dna_weight, token_weight=recipe.token_weight,
+            seconds=max(seconds, 1.0),
+            steps=max(steps, 2),
+            learning_rate=recipe.rate,
+            esm2_rate=recipe.esm2_rate,
+            dnabert_s_rate=recipe.dna_rate,
+            dnabert_s_share=recipe.dna_share,
+            weight_decay=recipe.decay,
+            esm2_weight=recipe.protein_weight,
+            dnabert_s_weight=recipe.dna_weight,
+            token_weight=recipe.token_weight,
             label_weight=recipe.label_weight,
-            seed=recipe.seed, workers=self.workers, report_every=self.options.report,
-        )  # fmt: skip
+            seed=recipe.seed,
+            workers=self.workers,
+            report_every=self.options.report,
+        )
         took: dict = {"frames": 0}
         began = time.time()
 
         def watch(progress, live, mean):
-            took.update(frames=progress.frames, rate=round(progress.rate), **{k: round(v, 4) for k, v in progress.parts.items()})
+            took.update(
+                frames=progress.frames,
+                rate=round(progress.rate),
+                **{k: round(v, 4) for k, v in progress.parts.items()},
+            )
             report(progress, live, mean)
 
-        mean = train(self.network, maker, rules, accelerator=self.accelerator, report=watch, encoders=self.encoders,
-                     teachers=teachers)  # fmt: skip
+        mean = train(
+            self.network,
+            maker,
+            rules,
+            accelerator=self.accelerator,
+            report=watch,
+            encoders=self.encoders,
+            teachers=teachers,
+        )
         took.update(frames=mean.steps * self.batch.frames, seconds=round(time.time() - began, 1))
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         # else the next `prepare` leaves it as it is, without autocast
@@ -168,7 +247,9 @@ class Lane:
             settle_batch_norm(self.network, batches, self.device)
 
     def contig_batches(self, store: Store, rows: np.ndarray, policy: str = POLICY):
-        frames = ContigFrames(store, rows, self.tokenizers, self.scoring, CHUNK_LENGTH, policy, block=200_000)
+        frames = ContigFrames(
+            store, rows, self.tokenizers, self.scoring, CHUNK_LENGTH, policy, block=200_000
+        )
         return loader(frames, min(self.workers, len(frames.blocks)))
 
     def some(self, rows: np.ndarray) -> np.ndarray:
@@ -182,7 +263,9 @@ class Lane:
 
 
 def means(store: Store, scores: FrameScores, rows: np.ndarray, which: str = "logit") -> np.ndarray:
-    """float64 [rows]: the mean logit of each contig's frames by the squares of their residues, NaN where there is none."""
+    """float64 [rows]: the mean logit of each contig's frames by the squares of their residues, NaN
+    where there is none.
+    """
     contig, weight = scores.contig.astype(np.int64), scores.aa_length.astype(np.float64) ** 2
     total = np.bincount(contig, weights=weight * getattr(scores, which), minlength=len(store))[rows]
     weights = np.bincount(contig, weights=weight, minlength=len(store))[rows]
@@ -198,16 +281,27 @@ def figures(store: Store, scores: FrameScores, rows: np.ndarray, odd: bool = Tru
     virus, length = lab.virus.astype(bool), store.length[rows]
     plain = np.char.startswith(lab.kind, "contig") | (not odd)
     score = means(store, scores, rows)
-    for name, mine in (("300", length == 300), ("500", length == 500), ("3000 and more", length >= 3000)):
+    for name, mine in (
+        ("300", length == 300),
+        ("500", length == 500),
+        ("3000 and more", length >= 3000),
+    ):
         mine = mine & plain
         if mine.any() and virus[mine].any() and not virus[mine].all():
-            classes = {c: mine & (virus | (lab.category == c)) for c in sorted(set(lab.category[mine & ~virus]))}
-            found[name] = {"auroc": round(auroc(score[mine], virus[mine]), 4),
-                           "recall5": round(recall_at(score[mine], virus[mine], 0.05), 4),
-                           "by_class": {c: round(auroc(score[m], virus[m]), 3) for c, m in classes.items()}}  # fmt: skip
+            classes = {
+                c: mine & (virus | (lab.category == c))
+                for c in sorted(set(lab.category[mine & ~virus]))
+            }
+            found[name] = {
+                "auroc": round(auroc(score[mine], virus[mine]), 4),
+                "recall5": round(recall_at(score[mine], virus[mine], 0.05), 4),
+                "by_class": {c: round(auroc(score[m], virus[m]), 3) for c, m in classes.items()},
+            }
     for kind in sorted(set(lab.kind[~plain])):
         for side, mine in (("viral", virus), ("cellular", ~virus)):
             mine = mine & (lab.kind == kind) & ~np.isnan(score)
             if mine.any() and not kind.startswith("spliced"):
-                found.setdefault("called", {})[f"{kind} {side}"] = round(float((score[mine] > 0).mean()), 3)
+                found.setdefault("called", {})[f"{kind} {side}"] = round(
+                    float((score[mine] > 0).mean()), 3
+                )
     return found

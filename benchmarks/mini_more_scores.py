@@ -1,11 +1,15 @@
-"""Scores of the frames that a run has none of, by a bundle of its network on a CPU: those of another frame policy, on the same contigs.
+"""Scores of the frames that a run has none of, by a bundle of its network on a CPU: those of
+another frame policy, on the same contigs.
 
-    python -P benchmarks/mini_more_scores.py work run bundle out        # with PYTHONPATH=.:benchmarks; 45 minutes on two cores
+    python -P benchmarks/mini_more_scores.py work run bundle out        # with
+    PYTHONPATH=.:benchmarks; 45 minutes on two cores
 
-`run` as mini_gather.py leaves it; its contigs are rows of work/contigs.npz. `out` gets the same files: those scores of the run that are of
-POLICY too with the missing ones, and the classifier with a share of the proteins' one chosen anew. Of the windows with N it has every
-`EVERY_BLURRED`th (`blurred-SIDE_taken`).
+`run` as mini_gather.py leaves it; its contigs are rows of work/contigs.npz. `out` gets the same
+files: those scores of the run that are of POLICY too with the missing ones, and the classifier with
+a share of the proteins' one chosen anew. Of the windows with N it has every `EVERY_BLURRED`th
+(`blurred-SIDE_taken`).
 """
+
 from __future__ import annotations
 
 import multiprocessing
@@ -48,12 +52,20 @@ def embedded(encoder, tokens: tuple[np.ndarray, np.ndarray]) -> torch.Tensor:
 
 
 def score(run: Path, bundle: Path, frames: tuple[list[bytes], list[bytes]]) -> np.ndarray:
-    """float32 [3, n]: virus minus others of the classifier, of the proteins' head and of the nucleotides' head; in a process of its own."""
+    """float32 [3, n]: virus minus others of the classifier, of the proteins' head and of the
+    nucleotides' head; in a process of its own.
+    """
     torch.set_num_threads(1)
     tokenizers = Tokenizers(bundle / "esm2", bundle / "dnabert_s")
     protein = embedded(load_esm2(bundle / "esm2", "cpu", "fp32"), tokenizers.esm2(frames[0]))
-    dna = embedded(load_dnabert_s(bundle / "dnabert_s", "cpu", "fp32"), tokenizers.dnabert_s(frames[1]))
-    odds = np.log(Classifier.load(bundle / "classifier.safetensors").scores(torch.cat([dna, protein], dim=1).numpy()))
+    dna = embedded(
+        load_dnabert_s(bundle / "dnabert_s", "cpu", "fp32"), tokenizers.dnabert_s(frames[1])
+    )
+    odds = np.log(
+        Classifier.load(bundle / "classifier.safetensors").scores(
+            torch.cat([dna, protein], dim=1).numpy()
+        )
+    )
     heads, single = load_file(run / "heads.safetensors"), []
     for name, vectors in (("esm2_only", protein), ("dnabert_s_only", dna)):
         logits = vectors @ heads[f"{name}.weight"].float().T + heads[f"{name}.bias"].float()
@@ -66,16 +78,22 @@ def key(scores: FrameScores) -> np.ndarray:
 
 
 def scored(what: FrameScores, found: Frames, known: FrameScores, work) -> FrameScores:
-    """`what`, which describes `found`, with the scores that are known, and those that `work(list of (proteins, nucleotides))` gives."""
+    """`what`, which describes `found`, with the scores that are known, and those that `work(list of
+    (proteins, nucleotides))` gives.
+    """
     mine, order = key(what), np.argsort(key(known))
     at = np.minimum(np.searchsorted(key(known), mine, sorter=order), len(order) - 1)
     at = order[at]
     there = (key(known)[at] == mine) & (known.aa_length[at] == what.aa_length)
-    logits = np.stack([np.where(there, column[at], np.nan) for column in known[5:]]).astype(np.float32)
+    logits = np.stack([np.where(there, column[at], np.nan) for column in known[5:]]).astype(
+        np.float32
+    )
     missing = np.flatnonzero(~there)
     missing = missing[np.argsort(-what.aa_length[missing], kind="stable")]
     parts = np.split(missing, range(FRAMES, len(missing), FRAMES)) if len(missing) else []
-    texts = [([found.proteins[i] for i in rows], [found.nucleotides[i] for i in rows]) for rows in parts]
+    texts = [
+        ([found.proteins[i] for i in rows], [found.nucleotides[i] for i in rows]) for rows in parts
+    ]
     for rows, new in zip(parts, work(texts), strict=True):
         logits[:, rows] = new
     return FrameScores(*what[:5], *logits)
@@ -86,10 +104,24 @@ def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
     lab = contigs.labels.select(contigs.record)
     known, sets, kept = frame_scores(path, policy_of(path)), [], {}
     for split in ("validation", "test"):
-        for kind in sorted(set(lab.kind[lab.split == split]), key=lambda kind: (not kind.startswith("contig"), kind)):
-            sets.append((POLICY, contigs, np.flatnonzero((lab.split == split) & (lab.kind == kind)), known, f"{split} {kind}"))
+        for kind in sorted(
+            set(lab.kind[lab.split == split]),
+            key=lambda kind: (not kind.startswith("contig"), kind),
+        ):
+            sets.append(
+                (
+                    POLICY,
+                    contigs,
+                    np.flatnonzero((lab.split == split) & (lab.kind == kind)),
+                    known,
+                    f"{split} {kind}",
+                )
+            )
     for split in ("validation", "test"):
-        store, prefix = blurred_sets(contigs.select_records(contigs.labels.split == split)), f"blurred-{split}"
+        store, prefix = (
+            blurred_sets(contigs.select_records(contigs.labels.split == split)),
+            f"blurred-{split}",
+        )
         kept[f"{prefix}_taken"] = np.arange(0, len(store), EVERY_BLURRED)
         sets.append((prefix, store, kept[f"{prefix}_taken"], frame_scores(path, prefix), prefix))
     sets = sorted(sets, key=lambda s: "blurred" in s[0])

@@ -1,9 +1,13 @@
-"""The protein search that mini is compared with: training proteins as a DIAMOND database, the 500-base test windows against it.
+"""The protein search that mini is compared with: training proteins as a DIAMOND database, the
+500-base test windows against it.
 
-    python -P benchmarks/mini_search.py work        # writes work/search/hits.tsv; needs `diamond`; an hour of one core
+    python -P benchmarks/mini_search.py work        # writes work/search/hits.tsv; needs `diamond`;
+    an hour of one core
 
-Proteins: the UniProt ones, and stop-free stretches of the training genomes (viral from 50 residues, cellular from 120) and genes (from 60).
+Proteins: the UniProt ones, and stop-free stretches of the training genomes (viral from 50 residues,
+cellular from 120) and genes (from 60).
 """
+
 from __future__ import annotations
 
 import subprocess
@@ -38,11 +42,40 @@ def main(work: Path) -> None:
             handle.write(b">%s%d\n%s\n" % (b"V" if virus else b"C", number, letters))
     contigs = Store.load(work / "contigs.npz")
     with (search / "windows.fna").open("wb") as handle:
-        for row in np.flatnonzero((contigs.labels.split == "test") & (contigs.labels.kind == "contig500")):
+        for row in np.flatnonzero(
+            (contigs.labels.split == "test") & (contigs.labels.kind == "contig500")
+        ):
             handle.write(b">%d\n%s\n" % (row, decode(contigs.segment(row))))
-    subprocess.run(["diamond", "makedb", "--in", "train.faa", "-d", "train"], cwd=search, check=True)
-    subprocess.run(["diamond", "blastx", "-q", "windows.fna", "-d", "train", "--sensitive", "-k", "30", "-e", "0.01", "-o", "hits.tsv",
-                    "-f", "6", "qseqid", "sseqid", "pident", "length", "bitscore", "evalue"], cwd=search, check=True)  # fmt: skip
+    subprocess.run(
+        ["diamond", "makedb", "--in", "train.faa", "-d", "train"], cwd=search, check=True
+    )
+    subprocess.run(
+        [
+            "diamond",
+            "blastx",
+            "-q",
+            "windows.fna",
+            "-d",
+            "train",
+            "--sensitive",
+            "-k",
+            "30",
+            "-e",
+            "0.01",
+            "-o",
+            "hits.tsv",
+            "-f",
+            "6",
+            "qseqid",
+            "sseqid",
+            "pident",
+            "length",
+            "bitscore",
+            "evalue",
+        ],
+        cwd=search,
+        check=True,
+    )
 
 
 if __name__ == "__main__":

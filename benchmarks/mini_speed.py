@@ -1,9 +1,13 @@
-"""Seconds that a whole `predict` with mini takes for 102,000 bases once it has started: libraries imported, model read once.
+"""Seconds that a whole `predict` with mini takes for 102,000 bases once it has started: libraries
+imported, model read once.
 
-    python benchmarks/mini_speed.py [--calls 5]      # a minute; on two cores as it is, on more with `taskset -c 0,1`
+    python benchmarks/mini_speed.py [--calls 5]      # a minute; on two cores as it is, on more with
+    `taskset -c 0,1`
 
-34 contigs of 3,000 bases from examples/, evenly from all of them; every call reads, embeds, calls and writes all files anew.
+34 contigs of 3,000 bases from examples/, evenly from all of them; every call reads, embeds, calls
+and writes all files anew.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -29,7 +33,9 @@ def contigs() -> list[bytes]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=5)
     options = parser.parse_args()
     import virnucpro

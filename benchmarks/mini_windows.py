@@ -1,7 +1,9 @@
 """How the training windows of `mini` are drawn, and its DNA tokenizer.
 
-    PYTHONPATH=.:benchmarks python -P benchmarks/mini_windows.py work        # writes work/dnabert_s, work/esm2: a minute
+PYTHONPATH=.:benchmarks python -P benchmarks/mini_windows.py work        # writes
+work/dnabert_s, work/esm2: a minute
 """
+
 from __future__ import annotations
 
 import sys
@@ -18,35 +20,74 @@ CHUNK_LENGTH = 500
 POLICY = "stretches"  # of frames
 VOCABULARY = 1024
 GENOME_SHARE = {
-    "viral": 0.5, "bacteria": 0.15, "archaea": 0.04, "plasmids": 0.05, "fungi": 0.055, "protozoa": 0.055,
-    "plants": 0.05, "invertebrates": 0.05, "vertebrates": 0.05,
-}  # fmt: skip
+    "viral": 0.5,
+    "bacteria": 0.15,
+    "archaea": 0.04,
+    "plasmids": 0.05,
+    "fungi": 0.055,
+    "protozoa": 0.055,
+    "plants": 0.05,
+    "invertebrates": 0.05,
+    "vertebrates": 0.05,
+}
 MARKER_SHARE = {"viral": 0.5, "bacteria": 0.28, "fungi": 0.12, "protozoa": 0.10}
-KIND_SHARE = {"genome": 0.62, "organelle": 0.13, "transposon": 0.08, "transcript": 0.07, "promoter": 0.10,
-              "subviral": 0.02, "marker": 1.0}  # fmt: skip
+KIND_SHARE = {
+    "genome": 0.62,
+    "organelle": 0.13,
+    "transposon": 0.08,
+    "transcript": 0.07,
+    "promoter": 0.10,
+    "subviral": 0.02,
+    "marker": 1.0,
+}
 MARKERS = 0.35  # of the windows
 # more of what is taken for a virus
 HARD_GENOMES = {
-    "viral": 0.5, "bacteria": 0.13, "archaea": 0.055, "plasmids": 0.075, "fungi": 0.045, "protozoa": 0.045,
-    "plants": 0.06, "invertebrates": 0.045, "vertebrates": 0.07,
-}  # fmt: skip
+    "viral": 0.5,
+    "bacteria": 0.13,
+    "archaea": 0.055,
+    "plasmids": 0.075,
+    "fungi": 0.045,
+    "protozoa": 0.045,
+    "plants": 0.06,
+    "invertebrates": 0.045,
+    "vertebrates": 0.07,
+}
 HARD_KINDS = {**KIND_SHARE, "transposon": 0.25}
 
 
 def draw_training(data: Path, n: int) -> Windows:
     """Training windows of 500 bases, unmutated, as the plain shares above say."""
     rng, parts = np.random.default_rng(11), []
-    for name, share, categories in (("genomes", 1 - MARKERS, GENOME_SHARE), ("markers", MARKERS, MARKER_SHARE)):
-        rules = WindowRules(CHUNK_LENGTH, mutated_share=0, full_share=1.0, category_share=categories,
-                            kind_share=KIND_SHARE)  # fmt: skip
-        parts.append(WindowSampler(Store.load(data / f"{name}.npz"), rules).draw(int(n * share), rng))
+    for name, share, categories in (
+        ("genomes", 1 - MARKERS, GENOME_SHARE),
+        ("markers", MARKERS, MARKER_SHARE),
+    ):
+        rules = WindowRules(
+            CHUNK_LENGTH,
+            mutated_share=0,
+            full_share=1.0,
+            category_share=categories,
+            kind_share=KIND_SHARE,
+        )
+        parts.append(
+            WindowSampler(Store.load(data / f"{name}.npz"), rules).draw(int(n * share), rng)
+        )
     return join_windows(parts)
 
 
 def write_tokenizers(data: Path) -> None:
-    rules = WindowRules(length=200, shortest=200, full_share=1, mutated_share=0, category_share=GENOME_SHARE,
-                        kind_share=KIND_SHARE)  # fmt: skip
-    windows = WindowSampler(Store.load(data / "genomes.npz"), rules).draw(40_000, np.random.default_rng(5))
+    rules = WindowRules(
+        length=200,
+        shortest=200,
+        full_share=1,
+        mutated_share=0,
+        category_share=GENOME_SHARE,
+        kind_share=KIND_SHARE,
+    )
+    windows = WindowSampler(Store.load(data / "genomes.npz"), rules).draw(
+        40_000, np.random.default_rng(5)
+    )
     text = decode(windows.codes).decode()
     pieces = [text[a:b] for a, b in zip(windows.start, windows.end, strict=True)]
     train_dna_tokenizer(pieces, VOCABULARY, data / "dnabert_s")

@@ -1,9 +1,13 @@
-"""What an optimizer step of mini's training takes with Muon on stacks, and with torch's, matrix by matrix.
+"""What an optimizer step of mini's training takes with Muon on stacks, and with torch's, matrix by
+matrix.
 
-    PYTHONPATH=. python benchmarks/muon.py        # for a GPU; a CPU without bfloat16 takes a minute a step
+    PYTHONPATH=. python benchmarks/muon.py        # for a GPU; a CPU without bfloat16 takes a minute
+    a step
 
-Gradient clipping, AdamW and the running mean of the weights included, as in `training.trainer`; random gradients, no batches.
+Gradient clipping, AdamW and the running mean of the weights included, as in `training.trainer`;
+random gradients, no batches.
 """
+
 from __future__ import annotations
 
 import statistics
@@ -40,13 +44,16 @@ def main() -> None:
         p.grad = torch.randn_like(p)
     adamw, muon = optimizers_for(network, TrainRules(), fused=device.type == "cuda")
     for name, matrices in (("stacks", muon), ("torch.optim.Muon", torchs(muon))):
+
         def step(matrices=matrices):
             torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             adamw.step()
             matrices.step()
             mean.update()
 
-        print(f"{name}: {milliseconds(step, device):.1f} ms on {torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}")
+        print(
+            f"{name}: {milliseconds(step, device):.1f} ms on {torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}"
+        )
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
     python benchmarks/summarize.py [FRAMES]
 
-The sequences, the features and the classifier are random: only time is measured here. 1,000,000 frames take 14 GB of disk.
+The sequences, the features and the classifier are random: only time is measured here. 1,000,000
+frames take 14 GB of disk.
 """
+
 from __future__ import annotations
 
 import json
@@ -32,7 +34,9 @@ DIFFERENT = 2000  # rows; the others repeat them
 
 
 def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
-    """A finished run of about `frames` frames (two chunks a sequence, one frame a chunk), but for its tables."""
+    """A finished run of about `frames` frames (two chunks a sequence, one frame a chunk), but for
+    its tables.
+    """
     rng = np.random.default_rng(0)
     fasta = folder / "input.fna"
     letters = rng.choice(np.frombuffer(b"ACGT", np.uint8), 1 << 20).tobytes()
@@ -41,7 +45,12 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
             start = (i * 7919) % ((1 << 20) - 1000)
             file.write(b">s%d\n%s\n" % (i, letters[start : start + 1000]))
     inputs = find_inputs([fasta])
-    table = build_or_open(inputs, FrameRules(CHUNK, "longest"), Tokenizers(MINI / "esm2", MINI / "dnabert_s"), folder / "cache")
+    table = build_or_open(
+        inputs,
+        FrameRules(CHUNK, "longest"),
+        Tokenizers(MINI / "esm2", MINI / "dnabert_s"),
+        folder / "cache",
+    )
     outputs = Outputs(folder / "out", ("input",))
     outputs.prepare()
     parts = []
@@ -49,17 +58,46 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         store = FeatureStore(folder / f"rows{width}", width)
         store.load()
         store.add(np.arange(DIFFERENT), rng.normal(size=(DIFFERENT, width)).astype(np.float32))
-        parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))  # sorted: written from first to last
+        # sorted: written from first to last
+        parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))
     write_matrix(outputs.features, table.frame_ids(), JoinedRows(parts), {})
     random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
-    outputs.run_json.write_text(json.dumps({
-        "inputs": list(table.inputs), "failures": [], "exit_code": 0, "retry": 0, "choices": [], "device": "", "processes": 1,
-        "precision": "fp32", "features": "float32", "batch_tokens": {}, "embedding": {}, "seconds": {},
-        "identity": {"--min-length": "0", "--stride": "0", "frames": table.fingerprint, "classifier": ""},
-        "model": {"name": "random", "chunk_length": CHUNK, "frame_policy": "longest", "calibration": None, "sha256": {"classifier": ""},
-                  "classifier": str(folder / "classifier.safetensors"),
-                  "directories": {"esm2": str(MINI / "esm2"), "dnabert_s": str(MINI / "dnabert_s")}},
-    }))  # fmt: skip
+    outputs.run_json.write_text(
+        json.dumps(
+            {
+                "inputs": list(table.inputs),
+                "failures": [],
+                "exit_code": 0,
+                "retry": 0,
+                "choices": [],
+                "device": "",
+                "processes": 1,
+                "precision": "fp32",
+                "features": "float32",
+                "batch_tokens": {},
+                "embedding": {},
+                "seconds": {},
+                "identity": {
+                    "--min-length": "0",
+                    "--stride": "0",
+                    "frames": table.fingerprint,
+                    "classifier": "",
+                },
+                "model": {
+                    "name": "random",
+                    "chunk_length": CHUNK,
+                    "frame_policy": "longest",
+                    "calibration": None,
+                    "sha256": {"classifier": ""},
+                    "classifier": str(folder / "classifier.safetensors"),
+                    "directories": {
+                        "esm2": str(MINI / "esm2"),
+                        "dnabert_s": str(MINI / "dnabert_s"),
+                    },
+                },
+            }
+        )
+    )
     return table, outputs
 
 
@@ -67,11 +105,21 @@ def main(frames: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         table, outputs = made_up(frames, Path(folder))
         size = outputs.features.stat().st_size / 1e9
-        print(f"{len(table):,} frames of {len(table.records):,} sequences, features {size:.1f} GB", flush=True)
-        for what, options in (("another classifier", {"classifier": Path(folder) / "classifier.safetensors"}), ("other thresholds", {})):
+        print(
+            f"{len(table):,} frames of {len(table.records):,} sequences, features {size:.1f} GB",
+            flush=True,
+        )
+        for what, options in (
+            ("another classifier", {"classifier": Path(folder) / "classifier.safetensors"}),
+            ("other thresholds", {}),
+        ):
             start, cpu = time.perf_counter(), time.process_time()
-            api.summarize(outputs.directory, min_score=0.7, cache_dir=Path(folder) / "cache", **options)
-            print(f"{what}: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of one core")
+            api.summarize(
+                outputs.directory, min_score=0.7, cache_dir=Path(folder) / "cache", **options
+            )
+            print(
+                f"{what}: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of one core"
+            )
             print(json.loads(outputs.run_json.read_text())["seconds"], flush=True)
 
 

@@ -2,9 +2,10 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/tables.py [SEQUENCES]
 
-The scores are random numbers: only time and memory are measured here. The input is written to a temporary directory and
-read again for `virus.fna`, as in a run.
+The scores are random numbers: only time and memory are measured here. The input is written to a
+temporary directory and read again for `virus.fna`, as in a run.
 """
+
 from __future__ import annotations
 
 import resource
@@ -34,7 +35,9 @@ def timed(what: str):
 
 
 def made_up(n: int, folder: Path) -> tuple[Path, pa.Table, pa.Table, np.ndarray]:
-    """A FASTA file of `n` sequences of 3 chunks on average, its record and frame tables, and scores."""
+    """A FASTA file of `n` sequences of 3 chunks on average, its record and frame tables, and
+    scores.
+    """
     rng = np.random.default_rng(0)
     lengths = np.minimum(300 + rng.exponential(900, n), 100_000).astype(np.int64)
     letters = rng.choice(np.frombuffer(b"ACGT", np.uint8), 1 << 20).tobytes()
@@ -42,23 +45,37 @@ def made_up(n: int, folder: Path) -> tuple[Path, pa.Table, pa.Table, np.ndarray]
     with open(path, "wb") as file:
         for i, length in enumerate(lengths.tolist()):
             start = (i * 7919) % ((1 << 20) - 100_000)
-            file.write(b">NODE_%d_length_%d_cov_12.3456\n%s\n" % (i, length, letters[start : start + length]))
-    records = pa.table({
-        "input": np.zeros(n, np.int32), "name": [f"NODE_{i}_length_{length}_cov_12.3456" for i, length in enumerate(lengths)],
-        "length": lengths, "gc": rng.random(n), "n_chunks": n_chunks(lengths, 500).astype(np.int32),
-        "n_ambiguous": np.zeros(n, np.int64), "notes": np.where(rng.random(n) < 0.02, "ambiguous_bases", ""),
-        "problem": np.full(n, ""), "skipped": np.zeros(n, bool),
-    })  # fmt: skip
+            file.write(
+                b">NODE_%d_length_%d_cov_12.3456\n%s\n"
+                % (i, length, letters[start : start + length])
+            )
+    records = pa.table(
+        {
+            "input": np.zeros(n, np.int32),
+            "name": [f"NODE_{i}_length_{length}_cov_12.3456" for i, length in enumerate(lengths)],
+            "length": lengths,
+            "gc": rng.random(n),
+            "n_chunks": n_chunks(lengths, 500).astype(np.int32),
+            "n_ambiguous": np.zeros(n, np.int64),
+            "notes": np.where(rng.random(n) < 0.02, "ambiguous_bases", ""),
+            "problem": np.full(n, ""),
+            "skipped": np.zeros(n, bool),
+        }
+    )
     spans = all_spans(lengths, 500)
     open_frames = np.minimum(rng.poisson(1.3, len(spans.chunk)), 6)
     chunk = np.repeat(np.arange(len(spans.chunk)), open_frames)
     first = np.cumsum(open_frames) - open_frames
-    frames = pa.table({
-        "record": spans.sequence[chunk], "chunk": spans.chunk[chunk].astype(np.int32),
-        "frame": (np.arange(len(chunk)) - first[chunk]).astype(np.int8),
-        "start": spans.start[chunk] + 1, "end": spans.end[chunk],
-        "aa_length": ((spans.end - spans.start)[chunk] // 3).astype(np.int32),
-    })  # fmt: skip
+    frames = pa.table(
+        {
+            "record": spans.sequence[chunk],
+            "chunk": spans.chunk[chunk].astype(np.int32),
+            "frame": (np.arange(len(chunk)) - first[chunk]).astype(np.int8),
+            "start": spans.start[chunk] + 1,
+            "end": spans.end[chunk],
+            "aa_length": ((spans.end - spans.start)[chunk] // 3).astype(np.int32),
+        }
+    )
     level = np.repeat(rng.random(n) < 0.3, np.bincount(spans.sequence, minlength=n))[chunk]
     virus = 1 / (1 + np.exp(-rng.normal(np.where(level, 3, -3), 3))).astype(np.float32)
     return path, records, frames, np.column_stack([1 - virus, virus]).astype(np.float32)
@@ -75,8 +92,12 @@ def main(n: int) -> None:
         with timed("everything"):
             with timed("calls"):
                 failed = np.zeros(len(frames), bool)
-                answers = assemble(inputs, records, frames, scores, failed, CallRules(500), "mini", calibration)
-            print(f"{len(answers.chunks):,} chunks, {len(answers.regions):,} regions, {int((answers.sequences.call == 0).sum()):,} virus")
+                answers = assemble(
+                    inputs, records, frames, scores, failed, CallRules(500), "mini", calibration
+                )
+            print(
+                f"{len(answers.chunks):,} chunks, {len(answers.regions):,} regions, {int((answers.sequences.call == 0).sum()):,} virus"
+            )
             write_results(outputs, answers, (), {}, timed)
         for name, _ in outputs.tree(existing_only=True):
             print(f"{name:<60} {(outputs.directory / name).stat().st_size / 1e6:9.2f} MB")

@@ -1,7 +1,9 @@
-"""The launch files of accelerate_configs/: accelerate reads them, and they start the processes their comments promise.
+"""The launch files of accelerate_configs/: accelerate reads them, and they start the processes
+their comments promise.
 
 GPUs are replaced by CPU processes (ACCELERATE_USE_CPU, gloo); everything else is the real launcher.
 """
+
 from __future__ import annotations
 
 import json
@@ -39,10 +41,24 @@ def probe(tmp_path: Path) -> Path:
 
 
 def start(arguments: list[str], cwd: Path, home: Path) -> subprocess.Popen:
-    env = {key: value for key, value in os.environ.items() if not key.startswith(("ACCELERATE_", "HF_", "XDG_"))}
+    env = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith(("ACCELERATE_", "HF_", "XDG_"))
+    }
     env |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HOME": str(home)}
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", *arguments, "-m", "launch_probe"]
-    return subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        *arguments,
+        "-m",
+        "launch_probe",
+    ]
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def seen_by(*processes: subprocess.Popen) -> list[dict]:
@@ -78,7 +94,11 @@ def free_port() -> int:
 def test_accelerate_reads_each_file_as_meant(name, kind, use_cpu, machines, processes):
     config = load_config_from_file(str(CONFIGS / f"{name}.yaml"))
     assert config.distributed_type.value == kind
-    assert (config.use_cpu, config.num_machines, config.num_processes) == (use_cpu, machines, processes)
+    assert (config.use_cpu, config.num_machines, config.num_processes) == (
+        use_cpu,
+        machines,
+        processes,
+    )
     # Unset precision is VirNucPro's to choose, and nothing wraps or shards the encoders.
     assert config.mixed_precision == "no"
     assert not (config.deepspeed_config or config.fsdp_config or config.dynamo_config)
@@ -90,19 +110,37 @@ def test_cpu_file_starts_one_process_in_spite_of_a_global_config(probe: Path):
     global_config.parent.mkdir(parents=True)
     global_config.write_text("distributed_type: 'NO'\nmixed_precision: bf16\nnum_processes: 3\n")
     reports = seen_by(start(["--config_file", str(CONFIGS / "cpu.yaml")], probe, home))
-    assert reports == [{"rank": 0, "processes": 1, "sum": 1, "device": "cpu", "mixed_precision": "no"}]
+    assert reports == [
+        {"rank": 0, "processes": 1, "sum": 1, "device": "cpu", "mixed_precision": "no"}
+    ]
 
 
 def test_multi_gpu_file_runs_predict(tmp_path: Path):
-    launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(CONFIGS / "multi_gpu.yaml")]
-    run = virnucpro(tmp_path, "predict", GOLDEN / "input.fa", "-o", "out", *GOLDEN_MODEL, launcher=launcher,
-                    extra={"ACCELERATE_USE_CPU": "true"})
+    launcher = [
+        "-m",
+        "accelerate.commands.accelerate_cli",
+        "launch",
+        "--config_file",
+        str(CONFIGS / "multi_gpu.yaml"),
+    ]
+    run = virnucpro(
+        tmp_path,
+        "predict",
+        GOLDEN / "input.fa",
+        "-o",
+        "out",
+        *GOLDEN_MODEL,
+        launcher=launcher,
+        extra={"ACCELERATE_USE_CPU": "true"},
+    )
     assert run.returncode == 0, run.stderr.decode()
     found = torch.load(tmp_path / "out" / "merged_features.pt", weights_only=True)
     expected = torch.load(GOLDEN / "expected" / "output_1_merged.pt", weights_only=True)
     rows = dict(zip(found["ids"], found["data"], strict=True))
     assert rows.keys() == set(expected["ids"])
-    assert torch.allclose(torch.stack([rows[name] for name in expected["ids"]]), expected["data"], rtol=0, atol=2e-5)
+    assert torch.allclose(
+        torch.stack([rows[name] for name in expected["ids"]]), expected["data"], rtol=0, atol=2e-5
+    )
     assert json.loads((tmp_path / "out" / "run.json").read_text())["processes"] == 2
 
 
@@ -110,9 +148,20 @@ def test_multi_node_file_joins_two_machines(probe: Path):
     port = str(free_port())
     machines = [
         start(
-            ["--config_file", str(CONFIGS / "multi_node.yaml"), "--num_processes", "2", "--machine_rank", str(rank),
-             "--main_process_ip", "127.0.0.1", "--main_process_port", port],
-            probe, probe,
+            [
+                "--config_file",
+                str(CONFIGS / "multi_node.yaml"),
+                "--num_processes",
+                "2",
+                "--machine_rank",
+                str(rank),
+                "--main_process_ip",
+                "127.0.0.1",
+                "--main_process_port",
+                port,
+            ],
+            probe,
+            probe,
         )
         for rank in range(2)
     ]
@@ -120,7 +169,9 @@ def test_multi_node_file_joins_two_machines(probe: Path):
 
 
 def test_slurm_script_gives_each_node_its_launch(tmp_path: Path):
-    """The script under stand-ins for SLURM's commands: two nodes, and what each would have executed."""
+    """The script under stand-ins for SLURM's commands: two nodes, and what each would have
+    executed.
+    """
     bin_dir = tmp_path / "bin"
     bin_dir.mkdir()
     commands = {
@@ -129,15 +180,25 @@ def test_slurm_script_gives_each_node_its_launch(tmp_path: Path):
     }
     accelerate = tmp_path / ".venv/bin/accelerate"
     accelerate.parent.mkdir(parents=True)
-    for path, body in {**{bin_dir / name: body for name, body in commands.items()}, accelerate: 'echo "$*"'}.items():
+    for path, body in {
+        **{bin_dir / name: body for name, body in commands.items()},
+        accelerate: 'echo "$*"',
+    }.items():
         path.write_text(f"#!/bin/sh\n{body}\n")
         path.chmod(0o755)
     env = {
-        "PATH": f"{bin_dir}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_JOB_ID": "12345",
-        "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4",
+        "PATH": f"{bin_dir}:{os.environ['PATH']}",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+        "SLURM_JOB_ID": "12345",
+        "SLURM_JOB_NODELIST": "node-[a-b]",
+        "SLURM_JOB_NUM_NODES": "2",
+        "SLURM_GPUS_ON_NODE": "4",
     }
     done = subprocess.run(
-        ["bash", str(CONFIGS / "slurm_multi_node.sh"), "my input.fna", "/out"], env=env, capture_output=True, text=True
+        ["bash", str(CONFIGS / "slurm_multi_node.sh"), "my input.fna", "/out"],
+        env=env,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     for rank, line in enumerate(done.stdout.splitlines()):

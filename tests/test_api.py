@@ -1,4 +1,5 @@
 """The Python interface, and that `summarize` says what a fresh run would have said."""
+
 from __future__ import annotations
 
 import csv
@@ -15,8 +16,13 @@ from virnucpro import pipeline, preparation
 from virnucpro.api import Options
 from virnucpro.errors import StoreError, UsageError
 
-PARTS = {"esm_model": str(GOLDEN / "esm2"), "dna_model": str(GOLDEN / "dnabert_s"), "classifier": str(GOLDEN / "500_model.pth")}
-FEW = "".join((GOLDEN / "input.fa").read_text().partition(">long3777")[:1])  # the first four records
+PARTS = {
+    "esm_model": str(GOLDEN / "esm2"),
+    "dna_model": str(GOLDEN / "dnabert_s"),
+    "classifier": str(GOLDEN / "500_model.pth"),
+}
+# the first four records
+FEW = "".join((GOLDEN / "input.fa").read_text().partition(">long3777")[:1])
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +32,13 @@ def home(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def options(home) -> dict:
-    return {**PARTS, "precision": "fp32", "gpus": "none", "cache_dir": home / "cache", "batch_size": 512}
+    return {
+        **PARTS,
+        "precision": "fp32",
+        "gpus": "none",
+        "cache_dir": home / "cache",
+        "batch_size": 512,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +54,11 @@ def result(home, options, fasta):
 
 
 def tables(directory: Path) -> dict[str, bytes]:
-    paths = [path for kind in ("tsv", "bed", "fna", "txt", "csv") for path in directory.rglob(f"*.{kind}")]
+    paths = [
+        path
+        for kind in ("tsv", "bed", "fna", "txt", "csv")
+        for path in directory.rglob(f"*.{kind}")
+    ]
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
 
 
@@ -66,7 +82,9 @@ def test_a_finished_run_gives_its_tables_and_failures_again(home, options, fasta
 def test_run_json_says_how_fast_each_stage_was(result):
     facts = json.loads(result.outputs.run_json.read_text())
     speed, seconds = facts["throughput"], facts["seconds"]
-    assert speed["esm2"]["embeddings_per_second"] == pytest.approx(facts["embedding"]["esm2"]["rows"] / seconds["esm2"], abs=0.1)
+    assert speed["esm2"]["embeddings_per_second"] == pytest.approx(
+        facts["embedding"]["esm2"]["rows"] / seconds["esm2"], abs=0.1
+    )
     assert speed["tables"]["sequences_per_second"] == pytest.approx(4 / seconds["tables"], abs=0.1)
     assert speed.keys() >= {"read", "dnabert_s", "esm2", "classify", "tables", "report"}
 
@@ -82,16 +100,26 @@ def strict(home, options, fasta) -> Path:
     return package.predict(fasta, output_dir=home / "strict", min_score=0.7, **options).directory
 
 
-def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(home, options, fasta, result, strict, monkeypatch):
+def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(
+    home, options, fasta, result, strict, monkeypatch
+):
     asked: list[int] = []
-    monkeypatch.setattr(preparation, "check_room", lambda directory, needed, option: asked.append(needed))
+    monkeypatch.setattr(
+        preparation, "check_room", lambda directory, needed, option: asked.append(needed)
+    )
     monkeypatch.setattr(pipeline, "write_matrix", None)
     scores_only = package.predict(fasta, output_dir=home / "scores", features="none", **options)
     assert tables(scores_only.directory) == tables(result.directory)
     assert not list(scores_only.directory.rglob("*.pt"))
     ids, matrix = result.features()
-    unique = {name: entry["unique"] for name, entry in json.loads(result.outputs.run_json.read_text())["embedding"].items()}
-    assert asked == [4 * (unique["dnabert_s"] * 48 + unique["esm2"] * 32)] and matrix.shape == (len(ids), 80)
+    unique = {
+        name: entry["unique"]
+        for name, entry in json.loads(result.outputs.run_json.read_text())["embedding"].items()
+    }
+    assert asked == [4 * (unique["dnabert_s"] * 48 + unique["esm2"] * 32)] and matrix.shape == (
+        len(ids),
+        80,
+    )
     package.summarize(scores_only.directory, min_score=0.7, cache_dir=home / "cache")
     assert tables(scores_only.directory) == tables(strict)
     with pytest.raises(StoreError, match="--features none, which keeps too little"):
@@ -104,11 +132,16 @@ def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
     for name in ("chunks.tsv", "frames.tsv", *(name for name in theirs if "_merged/" in name)):
         assert mine[name] == theirs[name], name
     assert dense.contigs.drop_columns("note") == result.contigs.drop_columns("note")
-    assert dense.answers.windows is not None and len(dense.answers.windows) == 8 + 1  # of the 1,250 bases
+    # of the 1,250 bases
+    assert dense.answers.windows is not None and len(dense.answers.windows) == 8 + 1
     ids, matrix = dense.features()
     of_chunks = np.array(["_chunk_" in name for name in ids])
     plain_ids, plain = result.features()
-    assert [name for name in ids if "_chunk_" in name] == plain_ids and (matrix[of_chunks] == plain).all() and not of_chunks.all()
+    assert (
+        [name for name in ids if "_chunk_" in name] == plain_ids
+        and (matrix[of_chunks] == plain).all()
+        and not of_chunks.all()
+    )
     package.summarize(dense.directory, cache_dir=home / "cache")
     assert tables(dense.directory) == mine
     with pytest.raises(StoreError, match="--stride was 100, now 0"):
@@ -118,7 +151,9 @@ def test_a_stride_changes_nothing_but_regions(home, options, fasta, result):
 
 
 @pytest.mark.parametrize("scores", ["whole", "gone", "cut"])
-def test_summarize_equals_a_fresh_run_with_the_same_thresholds(home, options, fasta, strict, scores):
+def test_summarize_equals_a_fresh_run_with_the_same_thresholds(
+    home, options, fasta, strict, scores
+):
     again = package.predict(fasta, output_dir=home / "loose", force=True, **options)
     table = again.outputs.prediction_results("few")
     if scores == "gone":  # then from the features
@@ -136,7 +171,11 @@ def test_summarize_with_another_classifier_equals_a_fresh_run_with_it(home, opti
     tensors = {name: tensor.detach().clone() for name, tensor in other.tensors.items()}
     tensors["output_layer.bias"] += torch.tensor([0.0, 1.5])
     Classifier(tensors).save(home / "other.safetensors")
-    fresh = package.predict(fasta, output_dir=home / "fresh_other", **{**options, "classifier": str(home / "other.safetensors")})
+    fresh = package.predict(
+        fasta,
+        output_dir=home / "fresh_other",
+        **{**options, "classifier": str(home / "other.safetensors")},
+    )
     again = package.predict(fasta, output_dir=home / "to_other", **options)
     package.summarize(again.directory, home / "other.safetensors", cache_dir=home / "cache")
     mine, theirs = tables(again.directory), tables(fresh.directory)
@@ -172,18 +211,52 @@ def test_options_say_themselves_as_a_command_line():
 
 
 def test_drop_in_for_the_original_in_a_pipeline(home, options, fasta, tmp_path):
-    """What a workflow does today: fresh directory, old flags, the two old tables, and the word Traceback fails the step."""
+    """What a workflow does today: fresh directory, old flags, the two old tables, and the word
+    Traceback fails the step.
+    """
     run = virnucpro(
-        home, "predict", fasta, "--model-type", "custom", "--model-path", PARTS["classifier"], "--expected-length", "500",
-        "--esm-model", PARTS["esm_model"], "--dna-model", PARTS["dna_model"], "--output-dir", tmp_path / "step", "--force",
-        "--no-progress", "--batch-size", "256", "--esm-batch-size", "2048", "--dnabert-batch-size", "512", "--threads", "4", "--parallel",
-        "--device", "cpu", "--persistent-models", "--v1-fallback", "--v1-attention",
-    )  # fmt: skip
+        home,
+        "predict",
+        fasta,
+        "--model-type",
+        "custom",
+        "--model-path",
+        PARTS["classifier"],
+        "--expected-length",
+        "500",
+        "--esm-model",
+        PARTS["esm_model"],
+        "--dna-model",
+        PARTS["dna_model"],
+        "--output-dir",
+        tmp_path / "step",
+        "--force",
+        "--no-progress",
+        "--batch-size",
+        "256",
+        "--esm-batch-size",
+        "2048",
+        "--dnabert-batch-size",
+        "512",
+        "--threads",
+        "4",
+        "--parallel",
+        "--device",
+        "cpu",
+        "--persistent-models",
+        "--v1-fallback",
+        "--v1-attention",
+    )
     assert run.returncode == 0 and b"Traceback" not in run.stdout + run.stderr, run.stderr.decode()
     assert run.stderr.decode().count("--esm-batch-size is no longer needed") == 1
-    with open(tmp_path / "step" / "few_merged" / "prediction_results_highestscore.csv", newline="") as file:
+    with open(
+        tmp_path / "step" / "few_merged" / "prediction_results_highestscore.csv", newline=""
+    ) as file:
         chunks = list(csv.DictReader(file, delimiter="\t"))
     assert [row["Modified_ID"] for row in chunks] == sorted(row["Modified_ID"] for row in chunks)
-    assert all(0 <= float(row["max_score_0"]) <= 1 and 0 <= float(row["max_score_1"]) <= 1 for row in chunks)
+    assert all(
+        0 <= float(row["max_score_0"]) <= 1 and 0 <= float(row["max_score_1"]) <= 1
+        for row in chunks
+    )
     frames = (tmp_path / "step" / "few_merged" / "prediction_results.txt").read_text().splitlines()
     assert frames[0] == "Sequence_ID\tPrediction\tscore1\tscore2" and len(frames) > 1

@@ -1,18 +1,29 @@
-"""The benchmark on a tiny model: every stage is measured, and what it computes with is what it says."""
+"""The benchmark on a tiny model: every stage is measured, and what it computes with is what it
+says.
+"""
+
 from __future__ import annotations
 
 import json
 
 import pytest
 
-from virnucpro.benchmark import BenchmarkSettings, forward_flops, protein_batch, run_benchmark, table
+from virnucpro.benchmark import (
+    BenchmarkSettings,
+    forward_flops,
+    protein_batch,
+    run_benchmark,
+    table,
+)
 from virnucpro.errors import UsageError
 from virnucpro.models.random_bundle import SHAPES
 
 
 def test_measures_every_stage_of_a_real_run():
     said: list[str] = []
-    result = run_benchmark(BenchmarkSettings("tiny", "reads", frames=25, batch_tokens=1024, cpu=True), said.append)
+    result = run_benchmark(
+        BenchmarkSettings("tiny", "reads", frames=25, batch_tokens=1024, cpu=True), said.append
+    )
     assert json.loads(json.dumps(result)) == result
     assert result["run"]["sequences"] == 25
     assert result["run"]["frames"] >= 25  # the first frame of each is open
@@ -37,7 +48,9 @@ def test_batches_are_full():
     assert min(batch.lengths) >= 52 and max(batch.lengths) <= 168
 
 
-@pytest.mark.parametrize("wrong", [{"model_shape": "15B"}, {"lengths": "1kb"}, {"against": "blast"}])
+@pytest.mark.parametrize(
+    "wrong", [{"model_shape": "15B"}, {"lengths": "1kb"}, {"against": "blast"}]
+)
 def test_unknown_words_are_a_usage_error(wrong):
     with pytest.raises(UsageError, match="choose one of"):
         BenchmarkSettings(**wrong)

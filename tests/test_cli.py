@@ -1,4 +1,5 @@
 """The command line: quick, one line an error, exit codes, and no torch before it is wanted."""
+
 from __future__ import annotations
 
 import io
@@ -24,27 +25,55 @@ def test_help_is_quick_and_loads_no_torch(tmp_path):
         "assert not heavy, heavy\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
-    result = subprocess.run([sys.executable, "-c", code], env=environment(tmp_path), capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert result.returncode == 0, result.stderr
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0  # 0.2 s on an idle machine
+    # 0.2 s on an idle machine
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 1.0
 
 
 def test_version_is_bare(tmp_path):
     from virnucpro import __version__
 
     result = virnucpro(tmp_path, "--version")
-    assert (result.returncode, result.stdout.decode().strip(), result.stderr) == (0, __version__, b"")
+    assert (result.returncode, result.stdout.decode().strip(), result.stderr) == (
+        0,
+        __version__,
+        b"",
+    )
 
 
-@pytest.mark.parametrize("command", [[name] for name in (
-    "predict", "summarize", "prepare", "train", "evaluate", "calibrate", "models", "doctor", "citation", "benchmark")]
-    + [["models", "download"], ["models", "import"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "command",
+    [
+        [name]
+        for name in (
+            "predict",
+            "summarize",
+            "prepare",
+            "train",
+            "evaluate",
+            "calibrate",
+            "models",
+            "doctor",
+            "citation",
+            "benchmark",
+        )
+    ]
+    + [["models", "download"], ["models", "import"]],
+)
 def test_help_of_a_command_fits_80_columns(command, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     assert cli.run([*command, "--help"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) > 5 and max(map(len, lines)) <= 80
-    cut = [line for line in lines if "…" in line or re.search(r"<[^\s>]*\|[^\s>]*\s", line)]  # of <one|two> some, or of a default
+    # of <one|two> some, or of a default
+    cut = [line for line in lines if "…" in line or re.search(r"<[^\s>]*\|[^\s>]*\s", line)]
     assert not cut
 
 
@@ -82,10 +111,17 @@ def test_usage_errors_are_one_line_and_exit_64(tmp_path, arguments, said):
     assert result.stdout == b""
 
 
-@pytest.mark.parametrize(("option", "value"), [
-    ("--minutes", "nan"), ("--minutes", "inf"), ("--minutes", "0"), ("--learning-rate", "inf"), ("--learning-rate", "0"),
-    ("--pretrain", "nan"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--minutes", "nan"),
+        ("--minutes", "inf"),
+        ("--minutes", "0"),
+        ("--learning-rate", "inf"),
+        ("--learning-rate", "0"),
+        ("--pretrain", "nan"),
+    ],
+)
 def test_a_number_that_trains_nothing_is_refused_by_its_option(tmp_path, capsys, option, value):
     assert cli.run(["train", str(tmp_path), option, value]) == 64
     assert f"'{option}'" in capsys.readouterr().err
@@ -113,7 +149,8 @@ def test_a_run_leaves_the_standard_input_of_another_alone(tmp_path, capfd, monke
 
 def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path, capfd, monkeypatch):
     def refuse(path: Path) -> bool:
-        raise PermissionError(13, "Permission denied", str(path))  # the superuser of a test machine is refused nothing
+        # the superuser of a test machine is refused nothing
+        raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "is_dir", refuse)
     assert cli.run(["predict", str(tmp_path / "x.fa")]) == 1

@@ -1,4 +1,7 @@
-"""The documentation's commands: ```bash blocks run here, in order; ```sh blocks, which need GPUs, a network or hours, must parse."""
+"""The documentation's commands: ```bash blocks run here, in order; ```sh blocks, which need GPUs, a
+network or hours, must parse.
+"""
+
 from __future__ import annotations
 
 import gzip
@@ -56,9 +59,13 @@ def place(tmp_path, monkeypatch) -> Path:
         monkeypatch.setenv(name, value)
     scripts = tmp_path / "bin"
     scripts.mkdir()
-    for name, module in (("virnucpro", "virnucpro"), ("torchrun", "torch.distributed.run"), ("python", None),
-                         ("accelerate", "accelerate.commands.accelerate_cli")):
-        line = f"exec {shlex.quote(sys.executable)} {f'-m {module} ' if module else ''}\"$@\"\n"
+    for name, module in (
+        ("virnucpro", "virnucpro"),
+        ("torchrun", "torch.distributed.run"),
+        ("python", None),
+        ("accelerate", "accelerate.commands.accelerate_cli"),
+    ):
+        line = f'exec {shlex.quote(sys.executable)} {f"-m {module} " if module else ""}"$@"\n'
         (scripts / name).write_text("#!/bin/sh\n" + line)
         (scripts / name).chmod(0o755)
     (tmp_path / "accelerate_configs").symlink_to(ROOT / "accelerate_configs")
@@ -68,15 +75,23 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page, "bash")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page, "bash")], ids=lambda page: page.name
+)
 def test_commands_run(page, place, capfd):
     for line in commands(page, "bash"):
         words = own_words(line)
-        code = cli.run(words) if words is not None else subprocess.run(["bash", "-c", line], check=False, timeout=300).returncode
+        code = (
+            cli.run(words)
+            if words is not None
+            else subprocess.run(["bash", "-c", line], check=False, timeout=300).returncode
+        )
         assert code == 0, f"{line}\n{capfd.readouterr().err}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page, "sh")], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if commands(page, "sh")], ids=lambda page: page.name
+)
 def test_other_commands_parse(page):
     group = typer.main.get_command(cli.app)
     for line in commands(page, "sh"):
@@ -84,7 +99,9 @@ def test_other_commands_parse(page):
         if "virnucpro" not in words:
             continue
         words = words[words.index("virnucpro") + 1 :]
-        words = words[: next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))]
+        words = words[
+            : next((i for i, word in enumerate(words) if word in ("|", ">", "&&", "&")), len(words))
+        ]
         command, name = group, "virnucpro"
         with command.make_context(name, words, resilient_parsing=False) as context:
             while hasattr(command, "resolve_command"):
@@ -100,7 +117,12 @@ def test_the_python_of_usage_runs(place):
     exec(compile(re.search(r"```python\n(.*?)```", usage, re.S)[1], "USAGE.md", "exec"), found)
     assert len(found["ids"]) == len(found["features"]) and len(found["table"]) == 4
     os.chdir("results")
-    exec(compile(re.search(r"```python\n(import torch.*?)```", outputs, re.S)[1], "OUTPUTS.md", "exec"), found)
+    exec(
+        compile(
+            re.search(r"```python\n(import torch.*?)```", outputs, re.S)[1], "OUTPUTS.md", "exec"
+        ),
+        found,
+    )
     assert found["features"]["ids"] == found["ids"]
 
 
@@ -110,7 +132,9 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "examples" / "README.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "examples" / "README.md"], ids=lambda page: page.name
+)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
         file, _, anchor = link.partition("#")

@@ -1,4 +1,5 @@
 """Which processes and devices a command line gets, with and without a launcher."""
+
 from __future__ import annotations
 
 import os
@@ -25,8 +26,22 @@ def test_accelerate_launch_of_one_process_counts_as_launched():
 
 
 def test_torchrun_says_who_we_are():
-    world = read_world({"RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RESTART_COUNT": "1"})
-    assert (world.rank, world.local_rank, world.size, world.local_size, world.restarts) == (3, 1, 4, 2, 1)
+    world = read_world(
+        {
+            "RANK": "3",
+            "LOCAL_RANK": "1",
+            "WORLD_SIZE": "4",
+            "LOCAL_WORLD_SIZE": "2",
+            "TORCHELASTIC_RESTART_COUNT": "1",
+        }
+    )
+    assert (world.rank, world.local_rank, world.size, world.local_size, world.restarts) == (
+        3,
+        1,
+        4,
+        2,
+        1,
+    )
     assert not world.is_main
 
 
@@ -48,7 +63,8 @@ def test_a_configuration_for_training_is_refused(variable):
         (None, 3, [], 3, True, None),
         (None, 3, ["0", "1"], 3, True, None),
         ("1", None, ["0", "1"], 1, False, "1"),
-        ("2,3", None, ["4", "5", "6", "7"], 2, False, "6,7"),  # numbers count within what is visible
+        # numbers count within what is visible
+        ("2,3", None, ["4", "5", "6", "7"], 2, False, "6,7"),
         ("0,1", None, ["GPU-aa", "GPU-bb"], 2, False, "GPU-aa,GPU-bb"),
     ],
 )
@@ -79,16 +95,24 @@ def test_a_count_that_contradicts_the_launcher_is_refused(gpus, processes):
         choose_processes(gpus, processes, TWO, ["0", "1", "2", "3"])
 
 
-@pytest.mark.parametrize(("gpus", "processes"), [("0,1", None), (None, None), ("all", None), ("none", 2)])
+@pytest.mark.parametrize(
+    ("gpus", "processes"), [("0,1", None), (None, None), ("all", None), ("none", 2)]
+)
 def test_a_launcher_keeps_its_processes(gpus, processes):
     chosen = choose_processes(gpus, processes, TWO, ["0", "1"])
     assert chosen.count == 1 and chosen.visible is None and not chosen.spawn
     assert chosen.choice.reason == "as launched"
 
 
-@pytest.mark.parametrize(("gpus", "processes", "reason"), [
-    (None, 2, "--num-processes 2"), ("none", 2, "--num-processes 2"), ("0,1", None, "--gpus 0,1"), (None, None, "all that is visible"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("gpus", "processes", "reason"),
+    [
+        (None, 2, "--num-processes 2"),
+        ("none", 2, "--num-processes 2"),
+        ("0,1", None, "--gpus 0,1"),
+        (None, None, "all that is visible"),
+    ],
+)
 def test_in_processes_of_our_own_the_reason_is_what_was_asked_for(gpus, processes, reason):
     ours = replace(TWO, self_launched=True)
     assert choose_processes(gpus, processes, ours, ["0", "1"]).choice.reason == reason
@@ -115,9 +139,30 @@ def test_a_process_that_dies_on_leaving_is_no_success(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(DIES_ON_LEAVING)
     fasta = tmp_path / "one.fa"
     fasta.write_text(">a\n" + "ATGGCTAAACGT" * 30 + "\n")
-    command = [sys.executable, "-m", "virnucpro", "predict", str(fasta), "-m", "mini", "-o", str(tmp_path / "out"), "--cache-dir",
-               str(tmp_path / "cache"), "--gpus", "none", "--num-processes", "2"]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "virnucpro",
+        "predict",
+        str(fasta),
+        "-m",
+        "mini",
+        "-o",
+        str(tmp_path / "out"),
+        "--cache-dir",
+        str(tmp_path / "cache"),
+        "--gpus",
+        "none",
+        "--num-processes",
+        "2",
+    ]
     path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    run = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 1 and "process 1 of 2 died: killed by SIGABRT" in run.stderr and "Traceback" not in run.stderr
+    run = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
+    )
+    assert (
+        run.returncode == 1
+        and "process 1 of 2 died: killed by SIGABRT" in run.stderr
+        and "Traceback" not in run.stderr
+    )
     assert not (tmp_path / "out" / "run.json").exists()

@@ -1,8 +1,10 @@
-"""`predict` in real processes: the same bits however it is launched, and a plain answer to every bad input.
+"""`predict` in real processes: the same bits however it is launched, and a plain answer to every
+bad input.
 
-Every start of a process costs seconds: one reference run serves all comparisons, and what needs no process of its own
-runs in this one, through the command line's entry point.
+Every start of a process costs seconds: one reference run serves all comparisons, and what needs no
+process of its own runs in this one, through the command line's entry point.
 """
+
 from __future__ import annotations
 
 import csv
@@ -47,7 +49,9 @@ def alone(home, files) -> Path:
 
 def run_here(*arguments: object, cache: Path) -> int:
     """The command line in this process; its exit code."""
-    return cli.run([*map(str, arguments), "--gpus", "none", "--cache-dir", str(cache / "frames"), "-q"])
+    return cli.run(
+        [*map(str, arguments), "--gpus", "none", "--cache-dir", str(cache / "frames"), "-q"]
+    )
 
 
 def features(directory: Path) -> dict:
@@ -56,8 +60,14 @@ def features(directory: Path) -> dict:
 
 def assert_same(directory: Path, alone: Path) -> None:
     """Bit for bit the same features, and the same tables."""
-    assert (directory / "merged_features.pt").read_bytes() == (alone / "merged_features.pt").read_bytes()
-    tables = [path.relative_to(alone) for kind in ("tsv", "txt", "csv", "fna", "bed") for path in alone.rglob(f"*.{kind}")]
+    assert (directory / "merged_features.pt").read_bytes() == (
+        alone / "merged_features.pt"
+    ).read_bytes()
+    tables = [
+        path.relative_to(alone)
+        for kind in ("tsv", "txt", "csv", "fna", "bed")
+        for path in alone.rglob(f"*.{kind}")
+    ]
     assert len(tables) >= 8
     for table in tables:
         assert (directory / table).read_bytes() == (alone / table).read_bytes(), table
@@ -73,18 +83,31 @@ def free_port() -> int:
         return listener.getsockname()[1]
 
 
-# --- however it is launched ----------------------------------------------------------------------------------------
+# --- however it is launched
+# ----------------------------------------------------------------------------------------
 
 
 def test_processes_of_our_own(home, files, alone):
-    run = virnucpro(home, "predict", *files, "-o", "own", *GOLDEN_MODEL, *BATCH, "--num-processes", "2")
+    run = virnucpro(
+        home, "predict", *files, "-o", "own", *GOLDEN_MODEL, *BATCH, "--num-processes", "2"
+    )
     assert run.returncode == 0, run.stderr.decode()
     assert facts(home / "own")["processes"] == 2
     assert_same(home / "own", alone)
 
 
 def test_torchrun_with_more_processes_than_batches(home, files, alone):
-    run = virnucpro(home, "predict", *files, "-o", "three", *GOLDEN_MODEL, *BATCH, launcher=torchrun(3), extra=CPU)
+    run = virnucpro(
+        home,
+        "predict",
+        *files,
+        "-o",
+        "three",
+        *GOLDEN_MODEL,
+        *BATCH,
+        launcher=torchrun(3),
+        extra=CPU,
+    )
     assert run.returncode == 0, run.stderr.decode()
     assert facts(home / "three")["processes"] == 3
     assert all(encoder["unique"] > 0 for encoder in facts(home / "three")["embedding"].values())
@@ -95,7 +118,9 @@ def test_torchrun_with_more_processes_than_batches(home, files, alone):
 def test_accelerate_launch_and_the_files_in_another_order(home, files, alone):
     config = ROOT / "accelerate_configs" / "cpu.yaml"
     launcher = ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
-    run = virnucpro(home, "predict", *reversed(files), "-o", "turned", *GOLDEN_MODEL, *BATCH, launcher=launcher)
+    run = virnucpro(
+        home, "predict", *reversed(files), "-o", "turned", *GOLDEN_MODEL, *BATCH, launcher=launcher
+    )
     assert run.returncode == 0, run.stderr.decode()
     expected, found = features(alone), features(home / "turned")
     assert found["ids"] != expected["ids"] and sorted(found["ids"]) == sorted(expected["ids"])
@@ -104,16 +129,37 @@ def test_accelerate_launch_and_the_files_in_another_order(home, files, alone):
 
 
 def test_two_nodes(home, files, alone):
-    """Two launchers on the loopback device, as on two machines with a common file system and a cache each."""
+    """Two launchers on the loopback device, as on two machines with a common file system and a
+    cache each.
+    """
     port = free_port()
     nodes = []
     for rank in range(2):
-        launcher = ["-m", "torch.distributed.run", "--nnodes", "2", "--node-rank", str(rank), "--nproc-per-node", "1",
-                    "--master-addr", "127.0.0.1", "--master-port", str(port)]
+        launcher = [
+            "-m",
+            "torch.distributed.run",
+            "--nnodes",
+            "2",
+            "--node-rank",
+            str(rank),
+            "--nproc-per-node",
+            "1",
+            "--master-addr",
+            "127.0.0.1",
+            "--master-port",
+            str(port),
+        ]
         child = environment(home, CPU | {"HF_DATASETS_CACHE": str(home / f"cache of node {rank}")})
         arguments = ["predict", *map(str, files), "-o", "nodes", *GOLDEN_MODEL, *BATCH]
-        nodes.append(subprocess.Popen([sys.executable, *launcher, "-m", "virnucpro", *arguments], cwd=home, env=child,
-                                      stdout=subprocess.DEVNULL, stderr=subprocess.PIPE))
+        nodes.append(
+            subprocess.Popen(
+                [sys.executable, *launcher, "-m", "virnucpro", *arguments],
+                cwd=home,
+                env=child,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+            )
+        )
     try:
         ends = [(node.communicate(timeout=180)[1].decode(), node.returncode) for node in nodes]
     finally:
@@ -126,13 +172,16 @@ def test_two_nodes(home, files, alone):
 
 def test_a_finished_run_says_so(home, files, alone):
     before = {path: path.stat().st_mtime_ns for path in alone.iterdir() if path.name != "run.log"}
-    run = virnucpro(home, "predict", *files, "-o", alone, *GOLDEN_MODEL, *BATCH, "--num-processes", "2")
+    run = virnucpro(
+        home, "predict", *files, "-o", alone, *GOLDEN_MODEL, *BATCH, "--num-processes", "2"
+    )
     assert run.returncode == 0
     assert "has finished already; --force starts it again" in run.stderr.decode()
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-# --- what users get wrong ------------------------------------------------------------------------------------------
+# --- what users get wrong
+# ------------------------------------------------------------------------------------------
 
 
 def test_bad_files_fail_alone_and_everything_else_is_answered(home, tmp_path):
@@ -154,29 +203,56 @@ def test_bad_files_fail_alone_and_everything_else_is_answered(home, tmp_path):
         (tmp_path / name).write_bytes(content)
     inputs = [*(tmp_path / name for name in contents), tmp_path / "missing.fa"]
     assert run_here("predict", *inputs, "-o", tmp_path / "out", *GOLDEN_MODEL, cache=tmp_path) == 2
-    failed = [line.split("|") for line in (tmp_path / "out" / "failed_files.txt").read_text().splitlines()]
+    failed = [
+        line.split("|") for line in (tmp_path / "out" / "failed_files.txt").read_text().splitlines()
+    ]
     assert [(Path(path).name, stage) for path, stage, _ in failed] == [
-        ("protein.fa", "read"), ("binary.fa", "read"), ("cut.fa.gz", "read"), ("mixed.fa", "read"), ("missing.fa", "read")]
+        ("protein.fa", "read"),
+        ("binary.fa", "read"),
+        ("cut.fa.gz", "read"),
+        ("mixed.fa", "read"),
+        ("missing.fa", "read"),
+    ]
     reasons = {Path(path).name: reason for path, _, reason in failed}
     assert "record p1" in reasons["protein.fa"] and "record bad_letters" in reasons["mixed.fa"]
     assert "binary" in reasons["binary.fa"] and "cut short" in reasons["cut.fa.gz"]
     with open(tmp_path / "out" / "contigs.tsv", newline="") as file:
-        rows = {(row["source"], row["seq_name"]): row for row in csv.DictReader(file, delimiter="\t")}
+        rows = {
+            (row["source"], row["seq_name"]): row for row in csv.DictReader(file, delimiter="\t")
+        }
     assert rows["good.fa", "exact500"]["virus_score"] != "NA"
     assert rows["mixed.fa", "len499"]["virus_score"] != "NA"
-    assert rows["repeated.fa", "twice"]["virus_score"] == rows["repeated.fa", "twice__2"]["virus_score"]
+    assert (
+        rows["repeated.fa", "twice"]["virus_score"]
+        == rows["repeated.fa", "twice__2"]["virus_score"]
+    )
     assert "renamed_from=twice" in rows["repeated.fa", "twice__2"]["note"]
     assert sum(source == "cut.fa.gz" for source, _ in rows) >= 1  # the records before the cut
-    for source, name in (("header.fa", "only_a_header"), ("one.fa", "one_base"), ("n.fa", "all_n"), ("closed.fa", "closed"),
-                         ("protein.fa", "p1"), ("mixed.fa", "bad_letters")):
-        assert (rows[source, name]["call"], rows[source, name]["virus_score"]) == ("not_scored", "NA"), name
+    for source, name in (
+        ("header.fa", "only_a_header"),
+        ("one.fa", "one_base"),
+        ("n.fa", "all_n"),
+        ("closed.fa", "closed"),
+        ("protein.fa", "p1"),
+        ("mixed.fa", "bad_letters"),
+    ):
+        assert (rows[source, name]["call"], rows[source, name]["virus_score"]) == (
+            "not_scored",
+            "NA",
+        ), name
     assert facts(tmp_path / "out")["exit_code"] == 2
 
 
-@pytest.mark.parametrize("content", [b"", b">header\n", b">one\nA\n", b">n\n" + b"N" * 600 + b"\n", b">c\n" + b"TAATTAATTAA" * 30])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b">header\n", b">one\nA\n", b">n\n" + b"N" * 600 + b"\n", b">c\n" + b"TAATTAATTAA" * 30],
+)
 def test_an_input_without_an_open_frame_is_answered(home, tmp_path, content):
     (tmp_path / "x.fa").write_bytes(content)
-    assert run_here("predict", tmp_path / "x.fa", "-o", tmp_path / "out", *GOLDEN_MODEL, cache=home) == 0
+    assert (
+        run_here("predict", tmp_path / "x.fa", "-o", tmp_path / "out", *GOLDEN_MODEL, cache=home)
+        == 0
+    )
     assert tuple(features(tmp_path / "out")["data"].shape) == (0, 80)
     lines = (tmp_path / "out" / "contigs.tsv").read_text().splitlines()
     assert len(lines) == 1 + content.count(b">")
@@ -207,39 +283,93 @@ def bad_inputs(place: Path) -> dict[str, tuple[list, int, str]]:
     model = dict(zip(GOLDEN_MODEL[::2], GOLDEN_MODEL[1::2], strict=True))
 
     def with_model(**changed: object) -> list:
-        return [good, *sum(({**model, **{f"--{k.replace('_', '-')}": v for k, v in changed.items()}}).items(), ())]
+        return [
+            good,
+            *sum(
+                ({**model, **{f"--{k.replace('_', '-')}": v for k, v in changed.items()}}).items(),
+                (),
+            ),
+        ]
 
     return {
-        "no file": ([place / "missing.fa", *GOLDEN_MODEL], 1, "missing.fa: cannot be opened: No such file"),
+        "no file": (
+            [place / "missing.fa", *GOLDEN_MODEL],
+            1,
+            "missing.fa: cannot be opened: No such file",
+        ),
         "empty directory": ([place / "nothing", *GOLDEN_MODEL], 64, "nothing: no sequence file"),
-        "protein": ([place / "protein.fa", *GOLDEN_MODEL], 1, "looks like protein; give nucleotides"),
+        "protein": (
+            [place / "protein.fa", *GOLDEN_MODEL],
+            1,
+            "looks like protein; give nucleotides",
+        ),
         "binary": ([place / "binary.fa", *GOLDEN_MODEL], 1, "binary.fa: is a binary file"),
-        "cut before the first record": ([place / "cut.fa.gz", *GOLDEN_MODEL], 1, "cut.fa.gz: the compressed data are cut short"),
-        "output below a file": ([good, *GOLDEN_MODEL, "-o", place / "file" / "out"], 1, "cannot be written"),
-        "output in no place": ([good, *GOLDEN_MODEL, "-o", "/proc/out"], 1, "/proc/out: cannot be written"),
+        "cut before the first record": (
+            [place / "cut.fa.gz", *GOLDEN_MODEL],
+            1,
+            "cut.fa.gz: the compressed data are cut short",
+        ),
+        "output below a file": (
+            [good, *GOLDEN_MODEL, "-o", place / "file" / "out"],
+            1,
+            "cannot be written",
+        ),
+        "output in no place": (
+            [good, *GOLDEN_MODEL, "-o", "/proc/out"],
+            1,
+            "/proc/out: cannot be written",
+        ),
         "checkpoints below a file": (
-            [good, *GOLDEN_MODEL, "--checkpoint-dir", place / "file" / "kept"], 1, "choose another --checkpoint-dir"),
-        "batch too small": ([good, *GOLDEN_MODEL, "--batch-size", "16"], 64, "--batch-size 16: the longest frame has"),
+            [good, *GOLDEN_MODEL, "--checkpoint-dir", place / "file" / "kept"],
+            1,
+            "choose another --checkpoint-dir",
+        ),
+        "batch too small": (
+            [good, *GOLDEN_MODEL, "--batch-size", "16"],
+            64,
+            "--batch-size 16: the longest frame has",
+        ),
         "no such model": ([good, "--model", "nonesuch"], 1, "--model nonesuch"),
         "no such directory": (with_model(esm_model=place / "nowhere"), 1, "nowhere"),
         "no weights": (with_model(esm_model=place / "no_weights"), 1, "no weights"),
-        "malicious classifier": (with_model(classifier=place / "evil.pth"), 1, "evil.pth: refused, it would run"),
+        "malicious classifier": (
+            with_model(classifier=place / "evil.pth"),
+            1,
+            "evil.pth: refused, it would run",
+        ),
         "no such device": ([good, *GOLDEN_MODEL, "--gpus", "7"], 64, "--gpus 7"),
         "unknown option": ([good, "--unheard-of"], 64, "--unheard-of"),
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize("case", [
-    "no file", "empty directory", "protein", "binary", "cut before the first record", "output below a file", "output in no place",
-    "checkpoints below a file", "batch too small", "no such model", "no such directory", "no weights", "malicious classifier",
-    "no such device", "unknown option",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "case",
+    [
+        "no file",
+        "empty directory",
+        "protein",
+        "binary",
+        "cut before the first record",
+        "output below a file",
+        "output in no place",
+        "checkpoints below a file",
+        "batch too small",
+        "no such model",
+        "no such directory",
+        "no weights",
+        "malicious classifier",
+        "no such device",
+        "unknown option",
+    ],
+)
 def test_what_cannot_be_done_is_said_in_one_line(tmp_path, monkeypatch, capfd, case):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("VIRNUCPRO_HOME", str(tmp_path / "models"))
     arguments, code, said = bad_inputs(tmp_path)[case]
     place = [] if "--gpus" in arguments else ["--gpus", "none"]
-    found = cli.run(["predict", *map(str, arguments), *place, "--cache-dir", str(tmp_path / "frames")])
+    found = cli.run(
+        ["predict", *map(str, arguments), *place, "--cache-dir", str(tmp_path / "frames")]
+    )
     out, err = capfd.readouterr()
     lines = [line for line in err.splitlines() if line.startswith("virnucpro: error:")]
     assert (found, len(lines), out) == (code, 1, ""), err
@@ -248,19 +378,45 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, monkeypatch, capfd, c
 
 
 @pytest.mark.parametrize(
-    ("options", "said"), [(["-"], "under a launcher"), (["x.fa", "--num-processes", "3"], "the launcher started 1 here")]
-)  # fmt: skip
+    ("options", "said"),
+    [
+        (["-"], "under a launcher"),
+        (["x.fa", "--num-processes", "3"], "the launcher started 1 here"),
+    ],
+)
 def test_under_a_launcher_some_wishes_are_refused(home, options, said):
-    run = virnucpro(home, "predict", *options, *GOLDEN_MODEL, extra=CPU | {"ACCELERATE_MIXED_PRECISION": "no"}, stdin=b">x\nACGT\n")
+    run = virnucpro(
+        home,
+        "predict",
+        *options,
+        *GOLDEN_MODEL,
+        extra=CPU | {"ACCELERATE_MIXED_PRECISION": "no"},
+        stdin=b">x\nACGT\n",
+    )
     assert run.returncode == 64 and said in error_line(run)
 
 
 def test_standard_input_in_processes_of_our_own(home, files, alone):
-    run = virnucpro(home, "predict", "-", "-o", "piped", *GOLDEN_MODEL, *BATCH, "--num-processes", "2", stdin=files[0].read_bytes())
+    run = virnucpro(
+        home,
+        "predict",
+        "-",
+        "-o",
+        "piped",
+        *GOLDEN_MODEL,
+        *BATCH,
+        "--num-processes",
+        "2",
+        stdin=files[0].read_bytes(),
+    )
     assert run.returncode == 0, run.stderr.decode()
     assert facts(home / "piped")["processes"] == 2
     found, expected = features(home / "piped"), features(alone)
     rows = len(found["ids"])
-    assert rows and found["ids"] == expected["ids"][:rows] and torch.equal(found["data"], expected["data"][:rows])
+    assert (
+        rows
+        and found["ids"] == expected["ids"][:rows]
+        and torch.equal(found["data"], expected["data"][:rows])
+    )
     assert (home / "piped" / "stdin_merged" / "prediction_results.txt").exists()
     assert not (home / "piped" / ".virnucpro-stdin").exists()

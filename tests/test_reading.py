@@ -1,4 +1,7 @@
-"""The process beside that reads large inputs: it builds what the run builds, counts as the run, and is gone with it."""
+"""The process beside that reads large inputs: it builds what the run builds, counts as the run, and
+is gone with it.
+"""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +23,11 @@ from virnucpro.reading import BUILDER_VARIABLE, LARGE, read_table, reading_ahead
 from virnucpro.sequences.reader import find_inputs
 from virnucpro.settings import ModelSettings, PredictSettings
 
-MODEL = ModelSettings(esm_model=str(GOLDEN / "esm2"), dna_model=str(GOLDEN / "dnabert_s"), classifier=str(GOLDEN / "500_model.pth"))
+MODEL = ModelSettings(
+    esm_model=str(GOLDEN / "esm2"),
+    dna_model=str(GOLDEN / "dnabert_s"),
+    classifier=str(GOLDEN / "500_model.pth"),
+)
 ALONE = World(launched=False)
 SECONDS = 30.0
 
@@ -37,11 +44,17 @@ def large(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def settings(large, tmp_path) -> PredictSettings:
-    return PredictSettings(find_inputs([large]), tmp_path / "out", MODEL, cache_dir=tmp_path / "cache")
+    return PredictSettings(
+        find_inputs([large]), tmp_path / "out", MODEL, cache_dir=tmp_path / "cache"
+    )
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE and "read_beside" in " ".join(p.cmdline())]
+    return [
+        p
+        for p in psutil.Process().children()
+        if p.status() != psutil.STATUS_ZOMBIE and "read_beside" in " ".join(p.cmdline())
+    ]
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -57,7 +70,18 @@ def manifest_below(cache: Path) -> dict:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_says_built_where_its_process_beside_built(large, tmp_path, processes):
-    run = virnucpro(tmp_path, "predict", large, "-o", "out", *GOLDEN_MODEL, "--cache-dir", "cache", "--num-processes", processes)
+    run = virnucpro(
+        tmp_path,
+        "predict",
+        large,
+        "-o",
+        "out",
+        *GOLDEN_MODEL,
+        "--cache-dir",
+        "cache",
+        "--num-processes",
+        processes,
+    )
     assert run.returncode == 0, run.stderr.decode()
     lines = [line for line in run.stderr.decode().splitlines() if line.startswith("frames:")]
     assert len(lines) == 1 and "built" in lines[0]
@@ -69,11 +93,12 @@ def test_a_second_run_says_reused_and_one_whose_process_was_killed_reads_itself(
     lines = []
     for kill in (True, False):
         with reading_ahead(settings, ALONE):
-            process, = children()
+            (process,) = children()
             if kill:
                 process.kill()
             read_table(settings, bundle, lines.append)
-            wait_for(lambda pid=process.pid: not psutil.pid_exists(pid))  # nor is it defunct while the run goes on
+            # nor is it defunct while the run goes on
+            wait_for(lambda pid=process.pid: not psutil.pid_exists(pid))
         assert BUILDER_VARIABLE not in os.environ and not children()
     assert ["built" in lines[0], "reused" in lines[1], len(lines)] == [True, True, 2]
     assert manifest_below(settings.cache_dir)["builder"] is None
@@ -88,8 +113,23 @@ def test_what_is_half_built_goes_with_the_run(settings):
 
 
 def test_a_killed_run_leaves_no_process(large, tmp_path):
-    command = [sys.executable, "-m", "virnucpro", "predict", large, "-o", "out", *GOLDEN_MODEL, "--cache-dir", "cache", "--gpus", "none"]
-    main = subprocess.Popen(command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "virnucpro",
+        "predict",
+        large,
+        "-o",
+        "out",
+        *GOLDEN_MODEL,
+        "--cache-dir",
+        "cache",
+        "--gpus",
+        "none",
+    ]
+    main = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(tmp_path), stderr=subprocess.DEVNULL
+    )
     running = psutil.Process(main.pid)
     wait_for(running.children)
     beside = running.children()
@@ -100,13 +140,29 @@ def test_a_killed_run_leaves_no_process(large, tmp_path):
 
 
 def test_a_slip_of_the_pen_is_said_alone(large, tmp_path, capfd):
-    assert cli.run(["predict", str(large), "-o", str(tmp_path / "out"), "--cache-dir", str(tmp_path / "cache"), "--gpus", "77"]) == 64
+    assert (
+        cli.run(
+            [
+                "predict",
+                str(large),
+                "-o",
+                str(tmp_path / "out"),
+                "--cache-dir",
+                str(tmp_path / "cache"),
+                "--gpus",
+                "77",
+            ]
+        )
+        == 64
+    )
     out, err = capfd.readouterr()
     assert (out, err.count("\n")) == ("", 1) and err.startswith("virnucpro: error: --gpus 77")
     assert not children() and not list(tmp_path.rglob("*.building"))
 
 
-@pytest.mark.parametrize("why", ["small", "a pipe", "not the main process", "begun by the launching process"])
+@pytest.mark.parametrize(
+    "why", ["small", "a pipe", "not the main process", "begun by the launching process"]
+)
 def test_what_is_not_read_beside(settings, large, tmp_path, monkeypatch, why):
     world, inputs = ALONE, [large]
     if why == "small":
@@ -119,6 +175,9 @@ def test_what_is_not_read_beside(settings, large, tmp_path, monkeypatch, why):
     else:
         world = World(launched=True, size=2, self_launched=True)
         monkeypatch.setenv(BUILDER_VARIABLE, "ours")
-    with reading_ahead(PredictSettings(find_inputs(inputs), tmp_path / "out", MODEL, cache_dir=tmp_path / "cache"), world):
+    with reading_ahead(
+        PredictSettings(find_inputs(inputs), tmp_path / "out", MODEL, cache_dir=tmp_path / "cache"),
+        world,
+    ):
         assert not children()
         assert os.environ.get(BUILDER_VARIABLE) == ("ours" if why.startswith("begun") else None)

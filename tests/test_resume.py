@@ -2,6 +2,7 @@
 
 Real processes are killed with the tools of benchmarks/faults.py, which runs the long campaign.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -23,7 +24,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 from faults import Faults, Tally, blow, differences, end, wait_for_shards
 
 BATCH = ["--batch-size", "256"]  # some twenty steps an encoder
-BLOWS = [("kill worker", 2), ("terminate", 1), ("kill launcher", 2), ("kill all", 1), ("interrupt", 2)]
+BLOWS = [
+    ("kill worker", 2),
+    ("terminate", 1),
+    ("kill launcher", 2),
+    ("kill all", 1),
+    ("interrupt", 2),
+]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +47,9 @@ def reference(faults) -> Path:
 
 @dataclass(frozen=True)
 class Killed:
-    """A run that was killed after some shards, and how a second one fared that wanted its directory at the same time."""
+    """A run that was killed after some shards, and how a second one fared that wanted its directory
+    at the same time.
+    """
 
     directory: Path
     process: int
@@ -70,8 +79,18 @@ def unfinished(killed, tmp_path) -> Path:
 
 def run_here(faults: Faults, out: Path | str, *more: object, source: Path | None = None) -> int:
     """`predict` in this process; its exit code."""
-    arguments = [source or faults.input, "-o", faults.directory / out, *GOLDEN_MODEL, *BATCH, "--gpus", "none",
-                 "--cache-dir", faults.directory / "cache", *more]  # fmt: skip
+    arguments = [
+        source or faults.input,
+        "-o",
+        faults.directory / out,
+        *GOLDEN_MODEL,
+        *BATCH,
+        "--gpus",
+        "none",
+        "--cache-dir",
+        faults.directory / "cache",
+        *more,
+    ]
     return cli.run(["predict", *map(str, arguments)])
 
 
@@ -84,7 +103,11 @@ def complaint(capfd) -> str:
 
 
 def content(directory: Path) -> dict[Path, bytes]:
-    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file() and path.name not in ("run.log", "lock")}
+    return {
+        path: path.read_bytes()
+        for path in directory.rglob("*")
+        if path.is_file() and path.name not in ("run.log", "lock")
+    }
 
 
 @contextlib.contextmanager
@@ -98,7 +121,8 @@ def files_no_larger_than(size: int):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-# --- killed ---------------------------------------------------------------------------------------------------------
+# --- killed
+# ---------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_was_killed_ends_like_an_undisturbed_one(faults, reference):
@@ -118,11 +142,27 @@ def test_a_run_that_was_killed_ends_like_an_undisturbed_one(faults, reference):
 def test_a_launchers_restart_goes_on_and_does_not_start_over(faults, reference):
     """torchrun --max-restarts 1, with --force: it counts at the first start only."""
     out = faults.directory / "restarted"
-    arguments = ["-m", "virnucpro", "predict", str(faults.input), "-o", str(out), *GOLDEN_MODEL, *BATCH, "--force"]
+    arguments = [
+        "-m",
+        "virnucpro",
+        "predict",
+        str(faults.input),
+        "-o",
+        str(out),
+        *GOLDEN_MODEL,
+        *BATCH,
+        "--force",
+    ]
     child = faults.environment | {"ACCELERATE_USE_CPU": "true"}
     with open(faults.directory / "restarted.log", "wb") as log:
-        popen = subprocess.Popen([sys.executable, *torchrun(2), "--max-restarts", "1", *arguments], env=child, cwd=faults.directory,
-                                 stdout=log, stderr=log, start_new_session=True)  # fmt: skip
+        popen = subprocess.Popen(
+            [sys.executable, *torchrun(2), "--max-restarts", "1", *arguments],
+            env=child,
+            cwd=faults.directory,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
     running = faults.watch(popen, faults.directory / "restarted.log", 2)
     assert wait_for_shards(running, out, 3), running.text()
     running.rank(1).kill()
@@ -133,11 +173,14 @@ def test_a_launchers_restart_goes_on_and_does_not_start_over(faults, reference):
 
 def test_two_runs_in_one_directory_at_once(killed):
     assert killed.second_code == 1 and "Traceback" not in killed.second_said
-    (line,) = (line for line in killed.second_said.splitlines() if line.startswith("virnucpro: error:"))
+    (line,) = (
+        line for line in killed.second_said.splitlines() if line.startswith("virnucpro: error:")
+    )
     assert f"another run is writing here (process {killed.process} on" in line
 
 
-# --- taken up again -------------------------------------------------------------------------------------------------
+# --- taken up again
+# -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped"])
@@ -171,8 +214,12 @@ def test_force_starts_over(faults, reference, unfinished, capfd):
     assert not differences(unfinished, reference)
 
 
-def test_a_retry_elsewhere_finds_what_the_checkpoint_directory_keeps(faults, reference, unfinished, tmp_path, capfd):
-    """Shards are named by their content, so the killed run's are what it would have left in a checkpoint directory."""
+def test_a_retry_elsewhere_finds_what_the_checkpoint_directory_keeps(
+    faults, reference, unfinished, tmp_path, capfd
+):
+    """Shards are named by their content, so the killed run's are what it would have left in a
+    checkpoint directory.
+    """
     kept = tmp_path / "kept"
     for shards in unfinished.glob(".virnucpro/*-*/"):
         shutil.copytree(shards, kept / shards.name)
@@ -182,7 +229,8 @@ def test_a_retry_elsewhere_finds_what_the_checkpoint_directory_keeps(faults, ref
     assert not list(kept.glob("*/*"))
 
 
-# --- refused --------------------------------------------------------------------------------------------------------
+# --- refused
+# --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -234,5 +282,9 @@ def test_nothing_is_left_running(faults):
     """After all that: no process of these runs."""
     import psutil
 
-    ours = [p for p in psutil.process_iter(["cmdline"]) if str(faults.directory) in " ".join(p.info["cmdline"] or [])]
+    ours = [
+        p
+        for p in psutil.process_iter(["cmdline"])
+        if str(faults.directory) in " ".join(p.info["cmdline"] or [])
+    ]
     assert not ours

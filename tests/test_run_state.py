@@ -1,4 +1,5 @@
 """What a new start may do in a directory, and one run at a time there."""
+
 from __future__ import annotations
 
 import pytest
@@ -28,9 +29,13 @@ def test_the_same_run_goes_on_or_has_finished(tmp_path, unfinished, finished, co
     assert is_finished(tmp_path, RUN, CALL, unfinished, finished, complete) is expected
 
 
-@pytest.mark.parametrize(("unfinished", "finished"), [(OTHER, None), (None, {**OTHER, **CALL}), (OTHER, DONE)])
+@pytest.mark.parametrize(
+    ("unfinished", "finished"), [(OTHER, None), (None, {**OTHER, **CALL}), (OTHER, DONE)]
+)
 def test_another_run_is_refused_by_what_differs(tmp_path, unfinished, finished):
-    with pytest.raises(StoreError, match=r"holds another run \(input a.fa has other content\); --force starts over"):
+    with pytest.raises(
+        StoreError, match=r"holds another run \(input a.fa has other content\); --force starts over"
+    ):
         is_finished(tmp_path, RUN, CALL, unfinished, finished, False)
 
 
@@ -41,15 +46,23 @@ def test_other_thresholds_are_for_summarize(tmp_path):
 
 def test_differences_in_words():
     assert difference(RUN, {**RUN, "--precision": "bf16"}) == "--precision was fp32, now bf16"
-    assert difference(RUN, {**RUN, "input b.fa": "5" * 64, "frames": "6" * 64}) == "input b.fa was not there before"
-    assert difference({**RUN, "frames": "7" * 64}, RUN) == "frames has other content"  # the order of the inputs, say
+    assert (
+        difference(RUN, {**RUN, "input b.fa": "5" * 64, "frames": "6" * 64})
+        == "input b.fa was not there before"
+    )
+    # the order of the inputs, say
+    assert difference({**RUN, "frames": "7" * 64}, RUN) == "frames has other content"
     many = {f"input {n}.fa": str(n) * 64 for n in range(9)}
     assert difference({}, many).endswith("and 6 more")
 
 
 def test_a_directory_is_one_runs_at_a_time(tmp_path):
     place = WorkPlace(tmp_path / "out")
-    with place.lock, pytest.raises(StoreError, match=r"out: another run is writing here \(process \d+ on .+\)"), place.lock:
+    with (
+        place.lock,
+        pytest.raises(StoreError, match=r"out: another run is writing here \(process \d+ on .+\)"),
+        place.lock,
+    ):
         pass
     with place.lock:  # and free again
         pass
@@ -58,13 +71,20 @@ def test_a_directory_is_one_runs_at_a_time(tmp_path):
 def test_two_runs_may_not_share_shards(tmp_path):
     shards = tmp_path / "kept" / "esm2-abc"
     first, second = (WorkPlace(tmp_path / name, tmp_path / "kept") for name in "ab")
-    with first.shards_lock(shards), pytest.raises(StoreError, match=r"kept: another run .* --checkpoint-dir"), second.shards_lock(shards):
+    with (
+        first.shards_lock(shards),
+        pytest.raises(StoreError, match=r"kept: another run .* --checkpoint-dir"),
+        second.shards_lock(shards),
+    ):
         pass
 
 
 def test_a_lock_that_cannot_be_made_says_where(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot be written"), RunLock(tmp_path / "file" / "lock", tmp_path / "file"):
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        RunLock(tmp_path / "file" / "lock", tmp_path / "file"),
+    ):
         pass
 
 

@@ -1,4 +1,5 @@
 """Signals at moments that the resume tests do not reach."""
+
 from __future__ import annotations
 
 import signal
@@ -12,18 +13,42 @@ from command import GOLDEN
 
 
 def as_at_a_terminal() -> None:
-    """In the new process: SIGINT acts, also where a shell has started these tests in the background."""
+    """In the new process: SIGINT acts, also where a shell has started these tests in the
+    background.
+    """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-PREDICT = ["predict", str(GOLDEN / "input.fa"), "-m", "mini", "-o", "out", "--cache-dir", "cache", "--gpus", "none"]
+PREDICT = [
+    "predict",
+    str(GOLDEN / "input.fa"),
+    "-m",
+    "mini",
+    "-o",
+    "out",
+    "--cache-dir",
+    "cache",
+    "--gpus",
+    "none",
+]
 
 
-@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's /proc to see what a process is importing")
-@pytest.mark.parametrize("words, goes_on", [(PREDICT, True), (["benchmark", "--cpu", "--model-shape", "tiny"], False)])
+@pytest.mark.skipif(
+    not Path("/proc/self/maps").exists(),
+    reason="needs Linux's /proc to see what a process is importing",
+)
+@pytest.mark.parametrize(
+    "words, goes_on", [(PREDICT, True), (["benchmark", "--cpu", "--model-shape", "tiny"], False)]
+)
 def test_an_interrupt_while_torch_is_imported_ends_the_run(words, goes_on, tmp_path):
-    run = subprocess.Popen([sys.executable, "-m", "virnucpro", *words], cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                           text=True, preexec_fn=as_at_a_terminal)  # fmt: skip
+    run = subprocess.Popen(
+        [sys.executable, "-m", "virnucpro", *words],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=as_at_a_terminal,
+    )
     while run.poll() is None and "libtorch_cpu" not in Path(f"/proc/{run.pid}/maps").read_text():
         time.sleep(0.002)
     run.send_signal(signal.SIGINT)

@@ -1,9 +1,10 @@
 """VirNucPro: which of these nucleotide sequences are viral?
 
-    import virnucpro
-    result = virnucpro.predict("contigs.fna", output_dir="out")
-    result.contigs.to_pandas()
+import virnucpro
+result = virnucpro.predict("contigs.fna", output_dir="out")
+result.contigs.to_pandas()
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from virnucpro.models.bundle import Bundle
 
 _HOMES = {
-    "predict": "virnucpro.api", "embed": "virnucpro.api", "summarize": "virnucpro.api", "Result": "virnucpro.api",
-    "Bundle": "virnucpro.models.bundle", "VirNucProError": "virnucpro.errors",
-}  # fmt: skip
+    "predict": "virnucpro.api",
+    "embed": "virnucpro.api",
+    "summarize": "virnucpro.api",
+    "Result": "virnucpro.api",
+    "Bundle": "virnucpro.models.bundle",
+    "VirNucProError": "virnucpro.errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,10 @@
-"""The Python interface: `predict`, `summarize`, `embed`, and what they give back. The command line is a binding of it.
+"""The Python interface: `predict`, `summarize`, `embed`, and what they give back. The command line
+is a binding of it.
 
-Knows how options become settings and one process or several; everything heavy is imported when a call needs it.
+Knows how options become settings and one process or several; everything heavy is imported when a
+call needs it.
 """
+
 from __future__ import annotations
 
 import os
@@ -14,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import Failure, InputError, StoreError, UsageError
-from virnucpro.launch import Processes, World, choose_processes, launch_processes, read_world, visible_devices
+from virnucpro.launch import (
+    Processes,
+    World,
+    choose_processes,
+    launch_processes,
+    read_world,
+    visible_devices,
+)
 from virnucpro.reading import reading_ahead
 from virnucpro.run_state import RunLock
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
@@ -75,10 +85,16 @@ class Options:
     verbose: bool = False
 
     def __post_init__(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("compile", COMPILE), ("features", FEATURE_KINDS),
-                              ("table_format", TABLE_FORMATS)):
+        for name, allowed in (
+            ("precision", PRECISIONS),
+            ("compile", COMPILE),
+            ("features", FEATURE_KINDS),
+            ("table_format", TABLE_FORMATS),
+        ):
             if getattr(self, name) not in allowed:
-                raise UsageError(f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}")
+                raise UsageError(
+                    f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}"
+                )
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
         if self.min_length < 0:
@@ -102,23 +118,38 @@ class Options:
 
     def settings(self, inputs: tuple[InputFile, ...], output_dir: Path) -> PredictSettings:
         return PredictSettings(
-            inputs=inputs, output_dir=output_dir,
-            model=ModelSettings(self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length),
-            precision=self.precision, batch_tokens=self.batch_size, compile=self.compile, features=self.features,
-            min_length=self.min_length, stride=self.stride or 0, call=self.call_settings(), resume=self.resume, force=self.force,
-            checkpoint_dir=_path(self.checkpoint_dir), cache_dir=_path(self.cache_dir), partial_ok=self.partial_ok,
-        )  # fmt: skip
+            inputs=inputs,
+            output_dir=output_dir,
+            model=ModelSettings(
+                self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length
+            ),
+            precision=self.precision,
+            batch_tokens=self.batch_size,
+            compile=self.compile,
+            features=self.features,
+            min_length=self.min_length,
+            stride=self.stride or 0,
+            call=self.call_settings(),
+            resume=self.resume,
+            force=self.force,
+            checkpoint_dir=_path(self.checkpoint_dir),
+            cache_dir=_path(self.cache_dir),
+            partial_ok=self.partial_ok,
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run: its directory, its tables as Arrow (`.to_pandas()` makes a data frame), its features."""
+    """A finished run: its directory, its tables as Arrow (`.to_pandas()` makes a data frame), its
+    features.
+    """
 
     directory: Path
     failures: tuple[Failure, ...]
     exit_code: int
     outputs: Outputs
-    answers: Answers | None = field(default=None, repr=False)  # in memory where this process made them
+    # in memory where this process made them
+    answers: Answers | None = field(default=None, repr=False)
 
     @property
     def contigs(self) -> pa.Table:
@@ -142,81 +173,132 @@ class Result:
         return read_matrix(self.outputs.features)
 
 
-def predict(paths: Path | str | Iterable[Path | str], output_dir: Path | str | None = None, model: str | None = None,
-            **options: Any) -> Result | None:
+def predict(
+    paths: Path | str | Iterable[Path | str],
+    output_dir: Path | str | None = None,
+    model: str | None = None,
+    **options: Any,
+) -> Result | None:
     """Say for every sequence of `paths` whether it is viral, and write all results to `output_dir`.
 
-    paths: FASTA or FASTQ files, or directories of them. options: the other fields of `Options`, which are the options of
-    the command line. Raises VirNucProError, whose message is one line. With several GPUs a process each is started, and
-    inside a launcher's processes this one takes its share: there, only the main process gets a Result.
+    paths: FASTA or FASTQ files, or directories of them. options: the other fields of `Options`,
+    which are the options of the command line. Raises VirNucProError, whose message is one line.
+    With several GPUs a process each is started, and inside a launcher's processes this one takes
+    its share: there, only the main process gets a Result.
     """
-    return run(_listed(paths), _options(output_dir=output_dir, model=model, **{"quiet": True, **options}), own_process=False)
+    return run(
+        _listed(paths),
+        _options(output_dir=output_dir, model=model, **{"quiet": True, **options}),
+        own_process=False,
+    )
 
 
-def embed(paths: Path | str | Iterable[Path | str], model: str | None = None, **options: Any) -> tuple[list[str], np.ndarray]:
-    """Frame ids and features float32 [frames, width] of `paths`; writes nothing but the cache of tokenized frames."""
+def embed(
+    paths: Path | str | Iterable[Path | str], model: str | None = None, **options: Any
+) -> tuple[list[str], np.ndarray]:
+    """Frame ids and features float32 [frames, width] of `paths`; writes nothing but the cache of
+    tokenized frames.
+    """
     import numpy as np
 
     if read_world().launched:
-        raise UsageError("embed starts its own processes: call it without a launcher, with gpus= or num_processes=")
+        raise UsageError(
+            "embed starts its own processes: call it without a launcher, with gpus= or num_processes="
+        )
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
         result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
         ids, matrix = result.features()
         return ids, np.array(matrix)
 
 
-def summarize(directory: Path | str, classifier: Path | str | None = None, **options: Any) -> Result:
-    """New tables, FASTA and report in `directory` from its stored features; nothing is embedded again.
+def summarize(
+    directory: Path | str, classifier: Path | str | None = None, **options: Any
+) -> Result:
+    """New tables, FASTA and report in `directory` from its stored features; nothing is embedded
+    again.
 
-    classifier: another one, `.safetensors` or the original's `.pth`. options: min_score, conservative, relaxed,
-    allow_short, prevalence, table_format, cache_dir as for `predict`.
+    classifier: another one, `.safetensors` or the original's `.pth`. options: min_score,
+    conservative, relaxed, allow_short, prevalence, table_format, cache_dir as for `predict`.
     """
     from virnucpro.summary import summarize as again
 
     given = _options(**options)
-    outputs, answers, failures, code = again(Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir))
+    outputs, answers, failures, code = again(
+        Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir)
+    )
     return Result(outputs.directory, failures, code, outputs, answers)
 
 
 def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     """Check what can be checked without a model, then run here or in processes of our own.
 
-    own_process: signals may flush finished work and end this process; in somebody else's they go their usual way.
+    own_process: signals may flush finished work and end this process; in somebody else's they go
+    their usual way.
     """
     world = read_world()
-    output_dir = Path(options.output_dir) if options.output_dir is not None else default_output(given)
+    output_dir = (
+        Path(options.output_dir) if options.output_dir is not None else default_output(given)
+    )
     with ExitStack() as stack:
         inputs = _inputs(given, output_dir, world, stack)
         settings = options.settings(inputs, output_dir)
         if own_process:
             stack.enter_context(reading_ahead(settings, world))
-        processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())  # torch is imported here
-        if not any(file.path.exists() for file in inputs):  # a slip of the pen, as a rule: nothing is begun
+        # torch is imported here
+        processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
+        # a slip of the pen, as a rule: nothing is begun
+        if not any(file.path.exists() for file in inputs):
             more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
-            raise InputError(f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or "
-                             "FASTQ file")
+            raise InputError(
+                f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or "
+                "FASTQ file"
+            )
         if not processes.spawn:
             return _run_here(settings, options, world, processes, own_process)
-        code = launch_processes(processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()])
+        code = launch_processes(
+            processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()]
+        )
         return _launched_result(settings, code)
 
 
 def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
-    """The points of `--min-score`, `--conservative`, `--relaxed`, of which at most one may stand there."""
+    """The points of `--min-score`, `--conservative`, `--relaxed`, of which at most one may stand
+    there.
+    """
     if sum((min_score is not None, conservative, relaxed)) > 1:
-        raise UsageError("--min-score, --conservative and --relaxed exclude each other; give one of them")
-    virus = min_score if min_score is not None else CONSERVATIVE if conservative else RELAXED if relaxed else None
+        raise UsageError(
+            "--min-score, --conservative and --relaxed exclude each other; give one of them"
+        )
+    virus = (
+        min_score
+        if min_score is not None
+        else CONSERVATIVE
+        if conservative
+        else RELAXED
+        if relaxed
+        else None
+    )
     return CallPoints() if virus is None else CallPoints(virus=virus, relaxed=min(virus, RELAXED))
 
 
 def default_output(given: list[str]) -> Path:
     """`{stem of the first input}_virnucpro`."""
     if not given:
-        raise UsageError("no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input")
-    return Path(f"{'stdin' if given[0] == '-' else stem_of(Path(given[0]).resolve().name)}_virnucpro")
+        raise UsageError(
+            "no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input"
+        )
+    return Path(
+        f"{'stdin' if given[0] == '-' else stem_of(Path(given[0]).resolve().name)}_virnucpro"
+    )
 
 
-def _run_here(settings: PredictSettings, options: Options, world: World, processes: Processes, own_process: bool) -> Result | None:
+def _run_here(
+    settings: PredictSettings,
+    options: Options,
+    world: World,
+    processes: Processes,
+    own_process: bool,
+) -> Result | None:
     if processes.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
     with signals_held():
@@ -224,11 +306,17 @@ def _run_here(settings: PredictSettings, options: Options, world: World, process
         from virnucpro.embedding.gpu_memory import GpuMemory
         from virnucpro.reporting.progress import make_display
 
-    with make_display(options.quiet or not world.is_main, options.verbose, memory=GpuMemory()) as display:
-        outcome = pipeline.predict(settings, world, processes.cpu, [processes.choice], display, own_process)
+    with make_display(
+        options.quiet or not world.is_main, options.verbose, memory=GpuMemory()
+    ) as display:
+        outcome = pipeline.predict(
+            settings, world, processes.cpu, [processes.choice], display, own_process
+        )
     if outcome is None:
         return None
-    return Result(settings.output_dir, outcome.failures, outcome.exit_code, outcome.outputs, outcome.answers)
+    return Result(
+        settings.output_dir, outcome.failures, outcome.exit_code, outcome.outputs, outcome.answers
+    )
 
 
 def _launched_result(settings: PredictSettings, code: int) -> Result:
@@ -240,31 +328,47 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     facts = read_run_json(outputs.run_json) if code in (0, 2) else None
     if facts is None:
         raise SystemExit(code)
-    return Result(settings.output_dir, tuple(Failure(**failure) for failure in facts["failures"]), code, outputs)
+    return Result(
+        settings.output_dir,
+        tuple(Failure(**failure) for failure in facts["failures"]),
+        code,
+        outputs,
+    )
 
 
-def _inputs(given: list[str], output_dir: Path, world: World, stack: ExitStack) -> tuple[InputFile, ...]:
+def _inputs(
+    given: list[str], output_dir: Path, world: World, stack: ExitStack
+) -> tuple[InputFile, ...]:
     if "-" not in given:
         return find_inputs(given)
     if given != ["-"]:
-        raise UsageError("input -: standard input cannot be mixed with files; name files, or - alone")
+        raise UsageError(
+            "input -: standard input cannot be mixed with files; name files, or - alone"
+        )
     if os.environ.get(STDIN_VARIABLE):
         return (InputFile(Path(os.environ[STDIN_VARIABLE]), "stdin", "stdin"),)
     if world.launched:
-        raise UsageError("input -: under a launcher one process would get it all; write it to a file, or use --gpus")
+        raise UsageError(
+            "input -: under a launcher one process would get it all; write it to a file, or use --gpus"
+        )
     return (stack.enter_context(_standard_input(output_dir)),)
 
 
 @contextmanager
 def _standard_input(output_dir: Path) -> Iterator[InputFile]:
-    """Standard input as a file below `output_dir` while entered; of an output directory with nothing else in it nothing stays."""
+    """Standard input as a file below `output_dir` while entered; of an output directory with
+    nothing else in it nothing stays.
+    """
     spool, is_new = output_dir / ".virnucpro-stdin", not os.path.exists(output_dir)
-    with RunLock(spool / "lock", output_dir):  # else a second run would overwrite it, long before it asks for the run's own lock
+    # else a second run would overwrite it, long before it asks for the run's own lock
+    with RunLock(spool / "lock", output_dir):
         try:
             try:
                 file = spool_stdin(spool)
             except OSError as error:
-                raise StoreError(f"{spool}: standard input cannot be kept here ({error.strerror}); choose another --output-dir") from error
+                raise StoreError(
+                    f"{spool}: standard input cannot be kept here ({error.strerror}); choose another --output-dir"
+                ) from error
             os.environ[STDIN_VARIABLE] = str(file.path)
             yield file
         finally:
@@ -302,4 +406,8 @@ def _read_table(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
         return pyarrow.parquet.read_table(path)
     options = pyarrow.csv.ConvertOptions(null_values=["NA"], strings_can_be_null=False)
-    return pyarrow.csv.read_csv(path, parse_options=pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False), convert_options=options)
+    return pyarrow.csv.read_csv(
+        path,
+        parse_options=pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
+        convert_options=options,
+    )

@@ -1,4 +1,5 @@
 """What `virnucpro citation` says: the works behind a result, as text and as BibTeX."""
+
 from __future__ import annotations
 
 from virnucpro.reporting.citation import CITATIONS
@@ -60,7 +61,13 @@ BIBTEX = r"""@article{virnucpro,
 
 def text() -> str:
     """A paragraph a work: what for, reference, address."""
-    return "\n\n".join(f"{purpose}:\n  {reference}\n  {address}" for purpose, reference, address in (*CITATIONS, ACCELERATE)) + "\n"
+    return (
+        "\n\n".join(
+            f"{purpose}:\n  {reference}\n  {address}"
+            for purpose, reference, address in (*CITATIONS, ACCELERATE)
+        )
+        + "\n"
+    )
 
 
 def bibtex() -> str:

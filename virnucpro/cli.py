@@ -1,7 +1,9 @@
-"""The command line: its commands, errors to one line, and the exit code. Only this module exits; only it and `commands` print.
+"""The command line: its commands, errors to one line, and the exit code. Only this module exits;
+only it and `commands` print.
 
 Nothing heavy is imported before a command needs it: `virnucpro --help` must answer at once.
 """
+
 from __future__ import annotations
 
 import gc
@@ -26,15 +28,18 @@ from virnucpro.training import commands as training
 
 UNEXPECTED = 1
 INTERRUPTED, TERMINATED = 130, 143
-GOING_ON = {"predict", "train", "download"}  # commands that take up what an interrupted one has done
+# commands that take up what an interrupted one has done
+GOING_ON = {"predict", "train", "download"}
 SECONDS_FOR_THE_MAIN_PROCESS = 3.0
 LIBRARY_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
 
 app = typer.Typer(
-    name="virnucpro", rich_markup_mode="rich", pretty_exceptions_enable=False,
+    name="virnucpro",
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
     help="Which of these nucleotide sequences are viral? Answers for every one, from a laptop to many GPUs.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
-)  # fmt: skip
+)
 
 
 def _version(wanted: bool) -> None:
@@ -45,11 +50,23 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def _top(
-    version: Annotated[bool, typer.Option("-V", "--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "-V", "--version", callback=_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
 ) -> None: ...
 
 
-for command in (predict, summarize, training.prepare, training.train, training.evaluate, training.calibrate):
+for command in (
+    predict,
+    summarize,
+    training.prepare,
+    training.train,
+    training.evaluate,
+    training.calibrate,
+):
     app.command()(command)
 app.add_typer(models, name="models")
 for command in (doctor, citation, benchmark):
@@ -59,13 +76,18 @@ for command in (doctor, citation, benchmark):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
     signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
-    # Beside another program on the same cores, threads that wait for each other by spinning burn half of the time (docs/PERFORMANCE.md).
+    # Beside another program on the same cores, threads that wait for each other by spinning burn
+    # half of the time (docs/PERFORMANCE.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
-    gc.set_threshold(10_000)  # importing torch makes half a million objects and no garbage, which is searched for all the time
+    # importing torch makes half a million objects and no garbage, which is searched for all the
+    # time
+    gc.set_threshold(10_000)
     code = run(list(sys.argv[1:] if arguments is None else arguments))
-    gc.freeze()  # else it is searched for once more, in all that was ever imported: a second at the end of a run
-    # An interrupt may have fallen into code that was made at run time, and Python would end by the signal itself. And a process that
-    # aborts while libraries are taken down makes a launcher end the main one, which may be writing results.
+    # else it is searched for once more, in all that was ever imported: a second at the end of a run
+    gc.freeze()
+    # An interrupt may have fallen into code that was made at run time, and Python would end by the
+    # signal itself. And a process that aborts while libraries are taken down makes a launcher end
+    # the main one, which may be writing results.
     if code == INTERRUPTED or os.environ.get("RANK", "0") != "0":
         sys.stdout.flush()
         sys.stderr.flush()
@@ -87,7 +109,8 @@ def run(arguments: list[str]) -> int:
         world = read_world()
         _refuse_nothing(arguments)
         command = typer.main.get_command(app)
-        command.rich_markup_mode = None  # the list of commands needs no panels, and answers in half the time without rich
+        # the list of commands needs no panels, and answers in half the time without rich
+        command.rich_markup_mode = None
         code = command(arguments or ["--help"], standalone_mode=False)
         code = int(code) if isinstance(code, int) else 0
     except VirNucProError as error:
@@ -105,33 +128,63 @@ def run(arguments: list[str]) -> int:
         code = stop.code if isinstance(stop.code, int) else 1
     except PermissionError as error:  # may come from wherever a path is looked at
         code = UNEXPECTED
-        _complain(VirNucProError(f"{error.filename}: permission denied; make it accessible, or name another"), verbose, world)
+        _complain(
+            VirNucProError(
+                f"{error.filename}: permission denied; make it accessible, or name another"
+            ),
+            verbose,
+            world,
+        )
     except Exception as error:
         code = UNEXPECTED
         what = f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"
         _complain(VirNucProError(what), verbose, world)
     if world is not None:
-        if code in (INTERRUPTED, TERMINATED) and world.is_main and not world.self_launched and not said:
+        if (
+            code in (INTERRUPTED, TERMINATED)
+            and world.is_main
+            and not world.self_launched
+            and not said
+        ):
             goes_on = bool(GOING_ON.intersection(arguments[:2]))  # not an input of that name
-            print(f"virnucpro: error: {stopped(code - 128, '--force' in arguments, goes_on)}", file=sys.stderr, flush=True)
+            print(
+                f"virnucpro: error: {stopped(code - 128, '--force' in arguments, goes_on)}",
+                file=sys.stderr,
+                flush=True,
+            )
         leave_status(code, world)
     return code
 
 
 def _refuse_nothing(arguments: Sequence[str]) -> None:
-    """An option's empty value is a shell variable that was not set, and as a path would be the current directory."""
+    """An option's empty value is a shell variable that was not set, and as a path would be the
+    current directory.
+    """
     for option, value in itertools.pairwise([*arguments, "-"]):
-        if (option.startswith("-") and not value) or (option.startswith("--") and option.endswith("=")):
-            raise UsageError(f"{option.rstrip('=')}: its value is empty, perhaps a variable that is not set; give one, or leave it out")
+        if (option.startswith("-") and not value) or (
+            option.startswith("--") and option.endswith("=")
+        ):
+            raise UsageError(
+                f"{option.rstrip('=')}: its value is empty, perhaps a variable that is not set; give one, or leave it out"
+            )
 
 
 def _explained(error: Any) -> VirNucProError:
-    context = f"virnucpro {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else "virnucpro"
-    return UsageError(f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {context} --help")
+    context = (
+        f"virnucpro {error.ctx.info_name}"
+        if error.ctx is not None and error.ctx.parent is not None
+        else "virnucpro"
+    )
+    return UsageError(
+        f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {context} --help"
+    )
 
 
 def _complain(error: VirNucProError, verbose: bool, world: Any) -> None:
-    """One line, from the process that failed. The others wait: where all fail alike, the main process has said it by then."""
+    """One line, from the process that failed.
+
+    The others wait: where all fail alike, the main process has said it by then.
+    """
     if verbose:
         traceback.print_exc()
     who = ""

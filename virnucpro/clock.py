@@ -1,4 +1,5 @@
 """Seconds and counts a stage, for `run.json`."""
+
 from __future__ import annotations
 
 import time
@@ -24,4 +25,6 @@ class Clock:
 
     def seconds(self) -> dict[str, float]:
         """Rounded to milliseconds; `total` is since this clock was made."""
-        return {name: round(s, 3) for name, s in self._seconds.items()} | {"total": round(time.monotonic() - self._began, 3)}
+        return {name: round(s, 3) for name, s in self._seconds.items()} | {
+            "total": round(time.monotonic() - self._began, 3)
+        }

@@ -2,6 +2,7 @@
 
 Knows the exit codes of the program; does not print and does not exit.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -44,7 +45,9 @@ class Interrupted(VirNucProError):
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One line of `failed_files.txt`: `path|stage|reason`; the reason names the record where it is one."""
+    """One line of `failed_files.txt`: `path|stage|reason`; the reason names the record where it is
+    one.
+    """
 
     path: str
     stage: str
@@ -55,5 +58,7 @@ class Failure:
 
 
 def one_line(text: str) -> str:
-    """`text` with every run of white space as one blank, so that it stays one line of a log or table."""
+    """`text` with every run of white space as one blank, so that it stays one line of a log or
+    table.
+    """
     return " ".join(str(text).split())

@@ -2,6 +2,7 @@
 
 Knows torchrun's and Accelerate's environment variables; does not know what the processes compute.
 """
+
 from __future__ import annotations
 
 import json
@@ -19,14 +20,26 @@ from virnucpro.errors import Interrupted, UsageError, VirNucProError
 from virnucpro.settings import Choice
 from virnucpro.stopping import signals_held
 
-LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RUN_ID", "ACCELERATE_MIXED_PRECISION")
+LAUNCHER_VARIABLES = (
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "TORCHELASTIC_RUN_ID",
+    "ACCELERATE_MIXED_PRECISION",
+)
 UNSUITED = {
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM"
-}  # fmt: skip
-STATUS_VARIABLE = "VIRNUCPRO_STATUS_DIR"  # set by our own launch only: where a worker leaves its exit code
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+# set by our own launch only: where a worker leaves its exit code
+STATUS_VARIABLE = "VIRNUCPRO_STATUS_DIR"
 PARENT_VARIABLE = "VIRNUCPRO_LAUNCHER"  # set by our own launch only: its process id
 SECONDS_TO_END = 20
-HINTS = {signal.SIGKILL: " (out of host memory?)", signal.SIGBUS: " (a file of the run was cut short, or its disk failed?)"}
+HINTS = {
+    signal.SIGKILL: " (out of host memory?)",
+    signal.SIGBUS: " (a file of the run was cut short, or its disk failed?)",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,8 @@ class World:
     local_size: int = 1
     restarts: int = 0
     self_launched: bool = False
-    parent: int | None = None  # the launcher's process id: when it is gone, this process is to end too
+    # the launcher's process id: when it is gone, this process is to end too
+    parent: int | None = None
 
     @property
     def is_main(self) -> bool:
@@ -49,7 +63,9 @@ class World:
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """How a run is to be carried out: `count` processes on this machine, on CPU or on the devices `visible`."""
+    """How a run is to be carried out: `count` processes on this machine, on CPU or on the devices
+    `visible`.
+    """
 
     count: int
     cpu: bool
@@ -70,9 +86,17 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
                 f"the Accelerate configuration asks for {name}, which splits a model for training; "
                 "launch with --config_file accelerate_configs/multi_gpu.yaml instead"
             )
-    number = {name: int(environment.get(name) or default) for name, default in
-              (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_WORLD_SIZE", 0), ("TORCHELASTIC_RESTART_COUNT", 0),
-               (PARENT_VARIABLE, os.getppid()))}
+    number = {
+        name: int(environment.get(name) or default)
+        for name, default in (
+            ("RANK", 0),
+            ("LOCAL_RANK", 0),
+            ("WORLD_SIZE", 1),
+            ("LOCAL_WORLD_SIZE", 0),
+            ("TORCHELASTIC_RESTART_COUNT", 0),
+            (PARENT_VARIABLE, os.getppid()),
+        )
+    }
     return World(
         launched=launched,
         rank=number["RANK"],
@@ -85,11 +109,13 @@ def read_world(environment: Mapping[str, str] = os.environ) -> World:
     )
 
 
-def choose_processes(gpus: str | None, num_processes: int | None, world: World, visible: Sequence[str]) -> Processes:
+def choose_processes(
+    gpus: str | None, num_processes: int | None, world: World, visible: Sequence[str]
+) -> Processes:
     """Processes and devices for `--gpus` and `--num-processes`.
 
-    `visible`: the device names of CUDA_VISIBLE_DEVICES, or "0".."n-1" without one. Raises UsageError for devices that
-    are not there, and where the options contradict a launcher.
+    `visible`: the device names of CUDA_VISIBLE_DEVICES, or "0".."n-1" without one. Raises
+    UsageError for devices that are not there, and where the options contradict a launcher.
     """
     wanted = gpus if gpus is not None else ("none" if num_processes is not None else "all")
     if num_processes is not None and num_processes < 1:
@@ -101,19 +127,42 @@ def choose_processes(gpus: str | None, num_processes: int | None, world: World, 
     else:
         names = [visible[i] for i in _indices(wanted, len(visible))]
     if num_processes is not None and names:
-        raise UsageError("--num-processes counts processes without GPUs; with GPUs give --gpus alone (a process each)")
+        raise UsageError(
+            "--num-processes counts processes without GPUs; with GPUs give --gpus alone (a process each)"
+        )
     if num_processes is not None:
         reason = f"--num-processes {num_processes}"
     else:
-        reason = f"--gpus {gpus}" if wanted != "all" else "all that is visible" if names else "no GPU is visible"
+        reason = (
+            f"--gpus {gpus}"
+            if wanted != "all"
+            else "all that is visible"
+            if names
+            else "no GPU is visible"
+        )
     if world.launched:
         _check_against_launcher(gpus, num_processes, names, world)
         cpu = wanted == "none" or not visible or _true("ACCELERATE_USE_CPU")
-        return Processes(1, cpu, None, Choice("processes", str(world.size), reason if world.self_launched else "as launched"))
+        return Processes(
+            1,
+            cpu,
+            None,
+            Choice("processes", str(world.size), reason if world.self_launched else "as launched"),
+        )
     if not names:
         count = num_processes or 1
-        return Processes(count, True, None, Choice("devices", f"CPU, {count} process{'es' * (count > 1)}", reason))
-    return Processes(len(names), False, ",".join(names), Choice("devices", f"{len(names)} GPU{'s' * (len(names) > 1)}", reason))
+        return Processes(
+            count,
+            True,
+            None,
+            Choice("devices", f"CPU, {count} process{'es' * (count > 1)}", reason),
+        )
+    return Processes(
+        len(names),
+        False,
+        ",".join(names),
+        Choice("devices", f"{len(names)} GPU{'s' * (len(names) > 1)}", reason),
+    )
 
 
 def visible_devices() -> list[str]:
@@ -132,9 +181,11 @@ FINISHED = (0, 2)  # exit codes of a run that has answered: 2 with failures
 
 
 def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
-    """Run `python -m virnucpro ARGUMENTS` in `processes.count` processes through torchrun's API; the exit code of the run.
+    """Run `python -m virnucpro ARGUMENTS` in `processes.count` processes through torchrun's API;
+    the exit code of the run.
 
-    A process that dies ends the others; the line that says which one and why is raised as VirNucProError.
+    A process that dies ends the others; the line that says which one and why is raised as
+    VirNucProError.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
@@ -142,11 +193,16 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     forced = "--force" in arguments
-    for name in ("elastic", "elastic.agent.server.api", "launcher.api"):  # the latter two have levels of their own
+    # the latter two have levels of their own
+    for name in ("elastic", "elastic.agent.server.api", "launcher.api"):
         logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)
     threads = max(1, cores() // processes.count)
-    environment = {PARENT_VARIABLE: str(os.getpid()), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-                   "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_END), "PYTHONUNBUFFERED": "1"}
+    environment = {
+        PARENT_VARIABLE: str(os.getpid()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
+        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_END),
+        "PYTHONUNBUFFERED": "1",
+    }
     if processes.visible is not None:
         environment["CUDA_VISIBLE_DEVICES"] = processes.visible
     if processes.cpu:
@@ -156,8 +212,14 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
         before = {name: os.environ.get(name) for name in environment}
         os.environ.update(environment)
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=processes.count, run_id=f"virnucpro-{os.getpid()}",
-            rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0", local_addr="127.0.0.1", max_restarts=0,
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes.count,
+            run_id=f"virnucpro-{os.getpid()}",
+            rdzv_backend="c10d",
+            rdzv_endpoint="127.0.0.1:0",
+            local_addr="127.0.0.1",
+            max_restarts=0,
             logs_specs=DefaultLogsSpecs(log_dir=status),
         )
         try:
@@ -167,15 +229,23 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
             left = [_left_status(Path(status), rank) for rank in range(processes.count)]
             if left[0] in FINISHED:  # the main process had done everything
                 return left[0]
-            left = [code or None for code in left]  # one that was well when it left, and failed all the same, has not said why
+            # one that was well when it left, and failed all the same, has not said why
+            left = [code or None for code in left]
             rank, failure = _cause(error.failures, left)
             code = left[rank]
             if code is not None and code > 128:
-                raise Interrupted(f"process {rank} of {processes.count} was {stopped(code - 128, forced)}", code - 128) from None
+                raise Interrupted(
+                    f"process {rank} of {processes.count} was {stopped(code - 128, forced)}",
+                    code - 128,
+                ) from None
             if code is not None:  # it ended by itself and has said why
                 return code
             killed = failure.exitcode < 0
-            how = f"killed by {_signal_name(-failure.exitcode)}" if killed else f"exit code {failure.exitcode}"
+            how = (
+                f"killed by {_signal_name(-failure.exitcode)}"
+                if killed
+                else f"exit code {failure.exitcode}"
+            )
             hint = HINTS.get(-failure.exitcode, "")
             raise VirNucProError(
                 f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped; {how_to_go_on(forced)}"
@@ -188,7 +258,9 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
 
 
 def stopped(number: int, forced: bool, goes_on: bool = True) -> str:
-    """What is said at the end of a run that a signal ended; `goes_on`: by a command that goes on where it was."""
+    """What is said at the end of a run that a signal ended; `goes_on`: by a command that goes on
+    where it was.
+    """
     return f"stopped by {_signal_name(number)}" + (f"; {how_to_go_on(forced)}" if goes_on else "")
 
 
@@ -209,7 +281,9 @@ def _signal_name(number: int) -> str:
 
 
 def _cause(failures: Mapping[int, Any], left: Sequence[int | None]) -> tuple[int, Any]:
-    """(rank, failure) that the others followed: one that has said why, else one that died without a word, else one that was stopped."""
+    """(rank, failure) that the others followed: one that has said why, else one that died without a
+    word, else one that was stopped.
+    """
 
     def order(item: tuple[int, Any]) -> tuple[int, float]:
         code = left[item[0]]
@@ -234,7 +308,9 @@ def _indices(wanted: str, count: int) -> list[int]:
     try:
         indices = [int(part) for part in wanted.split(",")]
     except ValueError:
-        raise UsageError(f"--gpus {wanted}: give all, none, or device numbers such as 0,2") from None
+        raise UsageError(
+            f"--gpus {wanted}: give all, none, or device numbers such as 0,2"
+        ) from None
     for index in indices:
         if not 0 <= index < count:
             there = f"there are {count}, numbered from 0" if count else "no GPU is visible"
@@ -244,10 +320,20 @@ def _indices(wanted: str, count: int) -> list[int]:
     return indices
 
 
-def _check_against_launcher(gpus: str | None, num_processes: int | None, names: Sequence[str], world: World) -> None:
-    asked = num_processes if num_processes is not None else len(names) if gpus not in (None, "all", "none") else None
+def _check_against_launcher(
+    gpus: str | None, num_processes: int | None, names: Sequence[str], world: World
+) -> None:
+    asked = (
+        num_processes
+        if num_processes is not None
+        else len(names)
+        if gpus not in (None, "all", "none")
+        else None
+    )
     if asked is not None and asked != world.local_size:
-        option = f"--num-processes {num_processes}" if num_processes is not None else f"--gpus {gpus}"
+        option = (
+            f"--num-processes {num_processes}" if num_processes is not None else f"--gpus {gpus}"
+        )
         raise UsageError(
             f"{option} asks for {asked} processes, the launcher started {world.local_size} here; "
             "leave the option out, or give the launcher the same number"

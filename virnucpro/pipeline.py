@@ -1,7 +1,9 @@
 """The whole run of `predict`, in the order in which a sequence lives through it.
 
-read -> chunks -> frames (the table) -> embeddings (all processes) -> one matrix -> scores -> calls -> files
+read -> chunks -> frames (the table) -> embeddings (all processes) -> one matrix -> scores -> calls
+-> files
 """
+
 from __future__ import annotations
 
 import logging
@@ -53,7 +55,10 @@ SECONDS_FOR_THE_LAUNCHER = 5.0  # to find out which process died, and end the ot
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What `predict` tells its caller. `answers` is None where an earlier run had finished already."""
+    """What `predict` tells its caller.
+
+    `answers` is None where an earlier run had finished already.
+    """
 
     outputs: Outputs
     answers: Answers | None
@@ -61,24 +66,50 @@ class Outcome:
     exit_code: int
 
 
-def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterable[Choice], display: Display,
-            own_process: bool = True) -> Outcome | None:
-    """Carry out a run in this process, one of `world.size`; the outcome on the main process, None on the others.
+def predict(
+    settings: PredictSettings,
+    world: World,
+    cpu: bool,
+    choices: Iterable[Choice],
+    display: Display,
+    own_process: bool = True,
+) -> Outcome | None:
+    """Carry out a run in this process, one of `world.size`; the outcome on the main process, None
+    on the others.
 
-    own_process: signals may end this process, once finished work is on disk; False inside somebody else's program.
+    own_process: signals may end this process, once finished work is on disk; False inside somebody
+    else's program.
     """
     stores: list[FeatureStore] = []
     clock = Clock()
     with ExitStack() as stack:
         if own_process:
-            stack.enter_context(Stopping(lambda number: _stopped(number, stores, settings, world, display), world.parent))
+            stack.enter_context(
+                Stopping(
+                    lambda number: _stopped(number, stores, settings, world, display), world.parent
+                )
+            )
         with clock.stage("start"):
             bundle, chosen = resolve_bundle(settings.model)
             check_stride(settings, bundle)  # before anything is written
             accelerator = make_accelerator(world, cpu)
-            precision = resolve_precision(settings.precision, accelerator.device, accelerator.mixed_precision if world.launched else None)
-        run = Run(replace(settings, precision=precision.value), world, bundle, accelerator.device,
-                  WorkPlace(settings.output_dir, settings.checkpoint_dir), Board(), display, clock, [chosen, *choices, precision], stores)
+            precision = resolve_precision(
+                settings.precision,
+                accelerator.device,
+                accelerator.mixed_precision if world.launched else None,
+            )
+        run = Run(
+            replace(settings, precision=precision.value),
+            world,
+            bundle,
+            accelerator.device,
+            WorkPlace(settings.output_dir, settings.checkpoint_dir),
+            Board(),
+            display,
+            clock,
+            [chosen, *choices, precision],
+            stores,
+        )
         with _finished_work_kept(run), load_ahead(run) as ahead:
             job = prepare(run, stack) if world.is_main else join(run)
             if job is None:
@@ -92,7 +123,9 @@ def predict(settings: PredictSettings, world: World, cpu: bool, choices: Iterabl
 def _finished_before(outputs: Outputs) -> Outcome:
     """An earlier run's results, with what failed then."""
     facts = read_run_json(outputs.run_json) or {}
-    return Outcome(outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0)
+    return Outcome(
+        outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0
+    )
 
 
 def _embed_all(job: Job, run: Run, accelerator, ahead: LoadAhead) -> dict[str, Extraction]:
@@ -124,14 +157,25 @@ def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extr
 
 
 def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
-    """The main process alone: matrix, scores, calls, files. The matrix is the disk's work, and is written beside the others."""
+    """The main process alone: matrix, scores, calls, files. The matrix is the disk's work, and is
+    written beside the others.
+    """
     covered = coverage(job.table, job.work, done)
     with run.clock.stage("store"):
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
-        features = JoinedRows([Part(job.work[name].store, job.work[name].sharing.representative[rows]) for name in ENCODERS])
+        features = JoinedRows(
+            [
+                Part(job.work[name].store, job.work[name].sharing.representative[rows])
+                for name in ENCODERS
+            ]
+        )
     with ThreadPoolExecutor(1, thread_name_prefix="features") as beside:
-        saved = beside.submit(_write_features, job, rows, features, run.bundle) if run.settings.features != "none" else None
+        saved = (
+            beside.submit(_write_features, job, rows, features, run.bundle)
+            if run.settings.features != "none"
+            else None
+        )
         try:
             return _answer(job, done, covered, rows, features, saved.result if saved else None, run)
         except VirNucProError:
@@ -140,9 +184,19 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
             raise
 
 
-def _answer(job: Job, done: dict[str, Extraction], covered: Coverage, rows: np.ndarray, features: JoinedRows,
-            saved: Callable[[], object] | None, run: Run) -> Outcome:
-    """Scores, calls and files of the frames `rows`, those with features. `saved` waits for the matrix."""
+def _answer(
+    job: Job,
+    done: dict[str, Extraction],
+    covered: Coverage,
+    rows: np.ndarray,
+    features: JoinedRows,
+    saved: Callable[[], object] | None,
+    run: Run,
+) -> Outcome:
+    """Scores, calls and files of the frames `rows`, those with features.
+
+    `saved` waits for the matrix.
+    """
     settings, bundle, table = run.settings, run.bundle, job.table
     failures = [*table.failures, *covered.failures]
     with run.clock.stage("classify"):
@@ -153,21 +207,46 @@ def _answer(job: Job, done: dict[str, Extraction], covered: Coverage, rows: np.n
     code = _exit_code(table, covered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())
     facts = {
-        "identity": job.identity, "exit_code": code, "retry": retry, "choices": [asdict(choice) for choice in run.choices],
-        "device": device_name(run.device), "processes": run.world.size, "precision": settings.precision, "features": settings.features,
+        "identity": job.identity,
+        "exit_code": code,
+        "retry": retry,
+        "choices": [asdict(choice) for choice in run.choices],
+        "device": device_name(run.device),
+        "processes": run.world.size,
+        "precision": settings.precision,
+        "features": settings.features,
         "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
         "embedding": {
-            name: {"unique": len(job.work[name].sharing.unique), "rows": e.rows, "split": e.split, "recomputed": e.recomputed,
-                   "in_16_bits": e.in_16_bits, "failed": len(e.failed), "taken_up": job.work[name].taken_up,
-                   "processes": [seconds.rounded() for seconds in e.processes]} for name, e in done.items()
+            name: {
+                "unique": len(job.work[name].sharing.unique),
+                "rows": e.rows,
+                "split": e.split,
+                "recomputed": e.recomputed,
+                "in_16_bits": e.in_16_bits,
+                "failed": len(e.failed),
+                "taken_up": job.work[name].taken_up,
+                "processes": [seconds.rounded() for seconds in e.processes],
+            }
+            for name, e in done.items()
         },
-    }  # fmt: skip
+    }
     stores = [work.store for work in job.work.values()]
     job.work.clear()  # with the plans, 60 bytes a frame that calling may need
     job.plans.clear()
     calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
-    answers = write_results(_with_files(table, settings), job.outputs, scores, ~covered.kept, failures, model_facts(bundle), calibration,
-                            settings.call, facts, run.clock, saved)  # fmt: skip
+    answers = write_results(
+        _with_files(table, settings),
+        job.outputs,
+        scores,
+        ~covered.kept,
+        failures,
+        model_facts(bundle),
+        calibration,
+        settings.call,
+        facts,
+        run.clock,
+        saved,
+    )
     if not retry:  # else a later start tries the failed rows again
         for store in stores:
             store.remove()
@@ -177,16 +256,30 @@ def _answer(job: Job, done: dict[str, Extraction], covered: Coverage, rows: np.n
 
 def _write_features(job: Job, rows: np.ndarray, features: JoinedRows, bundle: Bundle) -> None:
     """`merged_features.pt` of the frames `rows`."""
-    write_matrix(job.outputs.features, FrameIds(job.table, rows), features, {"name": bundle.name, **bundle.identity()})
+    write_matrix(
+        job.outputs.features,
+        FrameIds(job.table, rows),
+        features,
+        {"name": bundle.name, **bundle.identity()},
+    )
 
 
 def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:
-    """With the paths at which the inputs can be read once more: standard input has been kept in a file."""
+    """With the paths at which the inputs can be read once more: standard input has been kept in a
+    file.
+    """
     paths = [str(file.path) for file in settings.inputs]
-    return replace(table, inputs=tuple({**entry, "path": path} for entry, path in zip(table.inputs, paths, strict=True)))
+    return replace(
+        table,
+        inputs=tuple(
+            {**entry, "path": path} for entry, path in zip(table.inputs, paths, strict=True)
+        ),
+    )
 
 
-def _exit_code(table: FrameTable, covered: Coverage, failures: list[Failure], settings: PredictSettings) -> int:
+def _exit_code(
+    table: FrameTable, covered: Coverage, failures: list[Failure], settings: PredictSettings
+) -> int:
     """0 all answered, 2 some failed, 1 none was answered."""
     if not failures:
         return 0
@@ -196,7 +289,9 @@ def _exit_code(table: FrameTable, covered: Coverage, failures: list[Failure], se
 
 
 def _for_the_launcher(code: int, world: World) -> int:
-    """Launchers other than ours would turn 2 into a failure with a traceback of theirs; `run.json` has the code."""
+    """Launchers other than ours would turn 2 into a failure with a traceback of theirs; `run.json`
+    has the code.
+    """
     return 0 if code == 2 and world.launched and not world.self_launched else code
 
 
@@ -204,17 +299,25 @@ def model_facts(bundle: Bundle) -> dict[str, Any]:
     """What is said of the model in `run.json` and the report."""
     identity = bundle.identity()
     return {
-        "name": bundle.name, "chunk_length": bundle.chunk_length, "frame_policy": bundle.frame_policy, "sources": bundle.sources,
-        "sha256": identity, "licence": bundle.licence, "accuracy": bundle.accuracy, "calibration": bundle.calibration,
+        "name": bundle.name,
+        "chunk_length": bundle.chunk_length,
+        "frame_policy": bundle.frame_policy,
+        "sources": bundle.sources,
+        "sha256": identity,
+        "licence": bundle.licence,
+        "accuracy": bundle.accuracy,
+        "calibration": bundle.calibration,
         "verified": read_verification(identity),
         "classifier": str(bundle.classifier.resolve()),
         "directories": {name: str(getattr(bundle, name).resolve()) for name in ENCODERS},
-    }  # fmt: skip
+    }
 
 
 @contextmanager
 def _finished_work_kept(run: Run) -> Iterator[None]:
-    """Whatever goes wrong inside: embeddings that are there are written before the error goes on its way."""
+    """Whatever goes wrong inside: embeddings that are there are written before the error goes on
+    its way.
+    """
     try:
         yield
     except BaseException as error:
@@ -229,7 +332,13 @@ def _finished_work_kept(run: Run) -> Iterator[None]:
         drop_out()
 
 
-def _stopped(number: int, stores: list[FeatureStore], settings: PredictSettings, world: World, display: Display) -> None:
+def _stopped(
+    number: int,
+    stores: list[FeatureStore],
+    settings: PredictSettings,
+    world: World,
+    display: Display,
+) -> None:
     """A signal came: keep what is finished, say how to go on."""
     leave_status(128 + number, world)
     try:

@@ -1,9 +1,12 @@
-"""A run's inputs -> its table of frames; large ones are read by a process beside while the main process still imports torch.
+"""A run's inputs -> its table of frames; large ones are read by a process beside while the main
+process still imports torch.
 
-Knows which rules and tokenizers a run reads with. The process beside builds the same cached table under the same lock, and
-whoever wants it then waits for that. It has nothing to report: where it fails or is ended, the main process reads, and says why
-it cannot. A program started anew and not a fork, as numpy's threads run by the time there is something to read.
+Knows which rules and tokenizers a run reads with. The process beside builds the same cached table
+under the same lock, and whoever wants it then waits for that. It has nothing to report: where it
+fails or is ended, the main process reads, and says why it cannot. A program started anew and not a
+fork, as numpy's threads run by the time there is something to read.
 """
+
 from __future__ import annotations
 
 import logging
@@ -32,20 +35,34 @@ from virnucpro.stopping import SIGNALS
 log = logging.getLogger(__name__)
 
 WINDOWS_OVER_A_BASE = 20  # closer ones say nothing more of a region and multiply the work
-LARGE = 8 << 20  # bytes of input; of fewer, reading takes no longer than starting the process that reads them
-BUILDER_VARIABLE = "VIRNUCPRO_BUILDER"  # the process beside, by the name it leaves in the table; our own launch hands it on
+# bytes of input; of fewer, reading takes no longer than starting the process that reads them
+LARGE = 8 << 20
+# the process beside, by the name it leaves in the table; our own launch hands it on
+BUILDER_VARIABLE = "VIRNUCPRO_BUILDER"
 SECONDS_TO_END = 5.0
-PROGRAM = "import sys; sys.path[:] = {path!r}; from virnucpro.reading import read_beside; read_beside()"
+PROGRAM = (
+    "import sys; sys.path[:] = {path!r}; from virnucpro.reading import read_beside; read_beside()"
+)
 
 
-def read_table(settings: PredictSettings, bundle: Bundle, say: Callable[[str], object]) -> FrameTable:
-    """The table, built now or taken from the cache. Errors: UsageError for a wrong stride, those of `build_or_open`."""
-    return build_or_open(*_wanted(settings, bundle), settings.cache_dir, say, os.environ.get(BUILDER_VARIABLE))
+def read_table(
+    settings: PredictSettings, bundle: Bundle, say: Callable[[str], object]
+) -> FrameTable:
+    """The table, built now or taken from the cache.
+
+    Errors: UsageError for a wrong stride, those of `build_or_open`.
+    """
+    return build_or_open(
+        *_wanted(settings, bundle), settings.cache_dir, say, os.environ.get(BUILDER_VARIABLE)
+    )
 
 
 @contextmanager
 def reading_ahead(settings: PredictSettings, world: World) -> Iterator[None]:
-    """While entered, a process beside reads large inputs. It ends when it is done, with this context, or with this process."""
+    """While entered, a process beside reads large inputs.
+
+    It ends when it is done, with this context, or with this process.
+    """
     begun_already = world.self_launched and BUILDER_VARIABLE in os.environ
     if not world.is_main or begun_already or cores() < 2 or not _are_large(settings.inputs):
         yield
@@ -63,7 +80,9 @@ def reading_ahead(settings: PredictSettings, world: World) -> Iterator[None]:
 
 
 def read_beside() -> None:
-    """The program of the process beside: what to read comes through standard input, whose end is the end of its parent."""
+    """The program of the process beside: what to read comes through standard input, whose end is
+    the end of its parent.
+    """
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _leave)
@@ -78,18 +97,27 @@ def check_stride(settings: PredictSettings, bundle: Bundle) -> None:
     """Raise UsageError where the windows of `--stride` would not overlap, or be too many."""
     least = bundle.chunk_length // WINDOWS_OVER_A_BASE
     if settings.stride and not least <= settings.stride < bundle.chunk_length:
-        raise UsageError(f"--stride {settings.stride}: windows of {bundle.chunk_length} bases are to overlap, up to "
-                         f"{WINDOWS_OVER_A_BASE} of them; give {least} to {bundle.chunk_length - 1}")
+        raise UsageError(
+            f"--stride {settings.stride}: windows of {bundle.chunk_length} bases are to overlap, up to "
+            f"{WINDOWS_OVER_A_BASE} of them; give {least} to {bundle.chunk_length - 1}"
+        )
 
 
-def _wanted(settings: PredictSettings, bundle: Bundle) -> tuple[Sequence[InputFile], FrameRules, Tokenizers]:
+def _wanted(
+    settings: PredictSettings, bundle: Bundle
+) -> tuple[Sequence[InputFile], FrameRules, Tokenizers]:
     check_stride(settings, bundle)
-    rules = FrameRules(bundle.chunk_length, bundle.frame_policy, settings.min_length, settings.stride)
+    rules = FrameRules(
+        bundle.chunk_length, bundle.frame_policy, settings.min_length, settings.stride
+    )
     return settings.inputs, rules, Tokenizers(bundle.esm2, bundle.dnabert_s)
 
 
 def _are_large(inputs: Sequence[InputFile]) -> bool:
-    """Whether reading them takes long. What is not a file, a pipe say, can be read only once and is left alone."""
+    """Whether reading them takes long.
+
+    What is not a file, a pipe say, can be read only once and is left alone.
+    """
     size = 0
     for file in inputs:
         with suppress(OSError):
@@ -102,10 +130,16 @@ def _are_large(inputs: Sequence[InputFile]) -> bool:
 
 def _start(settings: PredictSettings) -> subprocess.Popen:
     """It sees the modules that this process sees, fetches no model, and is silent."""
-    process = subprocess.Popen([sys.executable, "-c", PROGRAM.format(path=sys.path)], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL, env=os.environ | {"HF_HUB_OFFLINE": "1"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(path=sys.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+    )
     log.debug("reading ahead in process %d", process.pid)
-    threading.Thread(target=process.wait, daemon=True).start()  # else `ps` shows it as defunct until the run ends
+    # else `ps` shows it as defunct until the run ends
+    threading.Thread(target=process.wait, daemon=True).start()
     with suppress(OSError):  # it has ended
         pickle.dump(settings, process.stdin)
         process.stdin.flush()

@@ -1,7 +1,9 @@
 """Scores to files: what `predict` does last, and what `summarize` does again alone.
 
-Knows which files a result consists of and what `run.json` says; the rules are in `calling`, the formats in `reporting`.
+Knows which files a result consists of and what `run.json` says; the rules are in `calling`, the
+formats in `reporting`.
 """
+
 from __future__ import annotations
 
 import logging
@@ -31,13 +33,21 @@ from virnucpro.settings import CallSettings
 
 log = logging.getLogger(__name__)
 
-UNITS = {"read": "frames", "classify": "frames", "call": "sequences", "tables": "sequences", "sequences": "sequences",
-         "report": "sequences"}  # of the stages that `run.json` times
+UNITS = {
+    "read": "frames",
+    "classify": "frames",
+    "call": "sequences",
+    "tables": "sequences",
+    "sequences": "sequences",
+    "report": "sequences",
+}  # of the stages that `run.json` times
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """An earlier run that ended: its identity with the call settings, and whether nothing is left to try again."""
+    """An earlier run that ended: its identity with the call settings, and whether nothing is left
+    to try again.
+    """
 
     identity: Identity
     complete: bool
@@ -56,9 +66,12 @@ def read_finished(outputs: Outputs) -> Finished | None:
 def call_identity(call: CallSettings) -> dict[str, str]:
     """The call settings as words, as `run.json` keeps them and a refusal quotes them."""
     return {
-        "--min-score": str(call.points.virus), "--relaxed": str(call.points.relaxed), "--allow-short": str(call.allow_short),
-        "--prevalence": str(call.prevalence), "--table-format": call.table_format,
-    }  # fmt: skip
+        "--min-score": str(call.points.virus),
+        "--relaxed": str(call.points.relaxed),
+        "--allow-short": str(call.allow_short),
+        "--prevalence": str(call.prevalence),
+        "--table-format": call.table_format,
+    }
 
 
 def write_results(
@@ -74,17 +87,33 @@ def write_results(
     clock: Clock,
     rest: Callable[[], object] | None = None,
 ) -> Answers:
-    """Every table, FASTA, report and record of a run. scores: float32 [frames, 2]; lost: bool [frames], no embedding.
+    """Every table, FASTA, report and record of a run. scores: float32 [frames, 2]; lost: bool
+    [frames], no embedding.
 
-    `model` is what is said of the model, `facts` what else `run.json` is to keep; `rest` waits for what else belongs to a
-    whole result, which `run.json` stands for.
+    `model` is what is said of the model, `facts` what else `run.json` is to keep; `rest` waits for
+    what else belongs to a whole result, which `run.json` stands for.
     """
     with clock.stage("call"):
-        rules = CallRules(table.rules.chunk_length, call.points, call.allow_short, table.rules.stride,
-                          table.rules.frame_policy)  # fmt: skip
+        rules = CallRules(
+            table.rules.chunk_length,
+            call.points,
+            call.allow_short,
+            table.rules.stride,
+            table.rules.frame_policy,
+        )
         table.check()
         arrow = table.frames.data.table
-        answers = assemble(table.inputs, table.records, arrow, scores, lost, rules, model["name"], calibration, call.prevalence)
+        answers = assemble(
+            table.inputs,
+            table.records,
+            arrow,
+            scores,
+            lost,
+            rules,
+            model["name"],
+            calibration,
+            call.prevalence,
+        )
     record = {
         "version": __version__,
         "command": sys.argv,
@@ -99,19 +128,36 @@ def write_results(
         "calibrated": calibration is not None,
         **facts,
     }
-    write.write_results(outputs, answers, failures, {**record, "seconds": clock.seconds()}, clock.stage)
+    write.write_results(
+        outputs, answers, failures, {**record, "seconds": clock.seconds()}, clock.stage
+    )
     record["scores"] = scores_digest(outputs)
     if rest is not None:
         with clock.stage("store"):
             rest()
     seconds = clock.seconds()
-    write_run_json(outputs, {**record, "seconds": seconds, "throughput": throughput(seconds, len(scores), len(answers.records), facts)})
+    write_run_json(
+        outputs,
+        {
+            **record,
+            "seconds": seconds,
+            "throughput": throughput(seconds, len(scores), len(answers.records), facts),
+        },
+    )
     return answers
 
 
-def throughput(seconds: Mapping[str, float], frames: int, sequences: int, facts: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+def throughput(
+    seconds: Mapping[str, float], frames: int, sequences: int, facts: Mapping[str, Any]
+) -> dict[str, dict[str, float]]:
     """What each stage did in a second: frames or sequences, or embeddings where it made them."""
     done = {"frames": frames, "sequences": sequences}
     work = {stage: (unit, done[unit]) for stage, unit in UNITS.items()}
-    work |= {name: ("embeddings", entry["rows"]) for name, entry in facts.get("embedding", {}).items()}
-    return {stage: {f"{unit}_per_second": round(n / seconds[stage], 1)} for stage, (unit, n) in work.items() if seconds.get(stage)}
+    work |= {
+        name: ("embeddings", entry["rows"]) for name, entry in facts.get("embedding", {}).items()
+    }
+    return {
+        stage: {f"{unit}_per_second": round(n / seconds[stage], 1)}
+        for stage, (unit, n) in work.items()
+        if seconds.get(stage)
+    }

@@ -1,8 +1,9 @@
 """Which run an output directory belongs to: identity, lock, and what a new start may do there.
 
-Identity is everything that decides the features; the number of processes, the batch size and the device are provenance.
-Knows JSON and file locks; does not know how a run is carried out.
+Identity is everything that decides the features; the number of processes, the batch size and the
+device are provenance. Knows JSON and file locks; does not know how a run is carried out.
 """
+
 from __future__ import annotations
 
 import errno
@@ -29,7 +30,9 @@ Identity = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class WorkPlace:
-    """Where a run keeps unfinished work: in its output directory, or keyed by content in `--checkpoint-dir`."""
+    """Where a run keeps unfinished work: in its output directory, or keyed by content in
+    `--checkpoint-dir`.
+    """
 
     output_dir: Path
     checkpoint_dir: Path | None = None
@@ -47,7 +50,9 @@ class WorkPlace:
         return RunLock(self.hidden / "lock", self.output_dir)
 
     def shards_lock(self, shards: Path) -> AbstractContextManager:
-        """Two runs with the same content, in two output directories, may meet in one `--checkpoint-dir`."""
+        """Two runs with the same content, in two output directories, may meet in one
+        `--checkpoint-dir`.
+        """
         if self.checkpoint_dir is None:
             return nullcontext()
         return RunLock(shards.with_suffix(".lock"), self.checkpoint_dir, "--checkpoint-dir")
@@ -71,7 +76,10 @@ class WorkPlace:
         _write_json(self.state_file, dict(identity))
 
     def clear(self) -> None:
-        """Drop unfinished work, but not the lock that is being held. The identity goes last: what is left without it is nobody's."""
+        """Drop unfinished work, but not the lock that is being held.
+
+        The identity goes last: what is left without it is nobody's.
+        """
         for path in sorted(self.hidden.iterdir(), key=lambda path: path == self.state_file):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
@@ -82,7 +90,8 @@ class WorkPlace:
 class RunLock:
     """One run at a time, also across users; the kernel drops the lock when the process dies.
 
-    path: the lock's file; what: the directory it stands for, as the user knows it; option: which one names another.
+    path: the lock's file; what: the directory it stands for, as the user knows it; option: which
+    one names another.
     """
 
     def __init__(self, path: Path, what: Path, option: str = "--output-dir"):
@@ -95,16 +104,26 @@ class RunLock:
             self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            raise StoreError(f"{self._what}: cannot be written ({reason}); choose another {self._option}") from error
+            raise StoreError(
+                f"{self._what}: cannot be written ({reason}); choose another {self._option}"
+            ) from error
         try:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):  # a file system without locks
-                log.warning("%s: cannot be locked (%s); see to it that no other run uses it", self._what, error.strerror)
+                log.warning(
+                    "%s: cannot be locked (%s); see to it that no other run uses it",
+                    self._what,
+                    error.strerror,
+                )
                 return self
-            owner = os.pread(self._handle, 100, 0).decode(errors="replace").strip() or "another process"
+            owner = (
+                os.pread(self._handle, 100, 0).decode(errors="replace").strip() or "another process"
+            )
             self.__exit__()
-            raise StoreError(f"{self._what}: another run is writing here ({owner}); wait for it or choose another {self._option}") from None
+            raise StoreError(
+                f"{self._what}: another run is writing here ({owner}); wait for it or choose another {self._option}"
+            ) from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
         return self
@@ -115,13 +134,20 @@ class RunLock:
             self._handle = None
 
 
-def is_finished(directory: Path, now: Identity, call: Identity, unfinished: Identity | None, finished: Identity | None,
-                complete: bool) -> bool:
+def is_finished(
+    directory: Path,
+    now: Identity,
+    call: Identity,
+    unfinished: Identity | None,
+    finished: Identity | None,
+    complete: bool,
+) -> bool:
     """Whether `directory` holds this very run, finished; else it may start there or go on.
 
-    now, call: this run's identity and its call settings; unfinished: what the state in the directory says; finished: what
-    the results there say, call settings included; complete: nothing failed that a new start could mend. Raises StoreError
-    where the directory holds another run, whose results are not to be mixed with these or lost.
+    now, call: this run's identity and its call settings; unfinished: what the state in the
+    directory says; finished: what the results there say, call settings included; complete: nothing
+    failed that a new start could mend. Raises StoreError where the directory holds another run,
+    whose results are not to be mixed with these or lost.
     """
     if finished is not None and complete and dict(finished) == {**now, **call}:
         return True
@@ -130,8 +156,14 @@ def is_finished(directory: Path, now: Identity, call: Identity, unfinished: Iden
         return False
     changed = difference({key: value for key, value in held.items() if key not in call}, now)
     if changed:
-        raise StoreError(f"{directory}: holds another run ({changed}); --force starts over, or choose another --output-dir")
-    changed = difference({key: value for key, value in held.items() if key in call}, call) if unfinished is None else ""
+        raise StoreError(
+            f"{directory}: holds another run ({changed}); --force starts over, or choose another --output-dir"
+        )
+    changed = (
+        difference({key: value for key, value in held.items() if key in call}, call)
+        if unfinished is None
+        else ""
+    )
     if changed:
         raise StoreError(
             f"{directory}: holds this run with other settings ({changed}); "
@@ -149,7 +181,8 @@ def difference(before: Identity, now: Identity) -> str:
     changed = []
     keys = [*now, *(key for key in before if key not in now)]
     differing = [key for key in keys if before.get(key) != now.get(key)]
-    for key in [key for key in differing if key != "frames"] or differing:  # those follow from the others
+    # those follow from the others
+    for key in [key for key in differing if key != "frames"] or differing:
         old, new = before.get(key), now.get(key)
         if old is None or new is None:
             changed.append(f"{key} was {'not there' if old is None else 'there'} before")
@@ -180,4 +213,6 @@ def _write_json(path: Path, content: Mapping) -> None:
             os.fsync(file.fileno())
         os.replace(beside, path)
     except OSError as error:
-        raise StoreError(f"{path.parent}: cannot be written ({(error.strerror or str(error)).lower()}); make room and try again") from error
+        raise StoreError(
+            f"{path.parent}: cannot be written ({(error.strerror or str(error)).lower()}); make room and try again"
+        ) from error

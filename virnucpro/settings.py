@@ -1,7 +1,9 @@
 """What a run is asked to do: the settings of `predict` as plain data, checked once.
 
-Knows the options and their limits (SPEC: command line); does not know how they are parsed or carried out.
+Knows the options and their limits (SPEC: command line); does not know how they are parsed or
+carried out.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -38,14 +40,18 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class CallPoints:
-    """Thresholds on a sequence's score: at or over `virus` it is called virus, at or over `relaxed` ambiguous."""
+    """Thresholds on a sequence's score: at or over `virus` it is called virus, at or over `relaxed`
+    ambiguous.
+    """
 
     virus: float = DEFAULT
     relaxed: float = RELAXED
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.virus <= 1.0:
-            raise UsageError(f"--min-score {self.virus}: a score lies between 0 and 1; give a value in that range")
+            raise UsageError(
+                f"--min-score {self.virus}: a score lies between 0 and 1; give a value in that range"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +67,9 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True)
 class CallSettings:
-    """How scores become calls, and in which format the tables are; nothing here touches an embedding."""
+    """How scores become calls, and in which format the tables are; nothing here touches an
+    embedding.
+    """
 
     points: CallPoints = CallPoints()
     allow_short: bool = False
@@ -70,7 +78,9 @@ class CallSettings:
 
     def __post_init__(self) -> None:
         if self.prevalence is not None and not 0.0 < self.prevalence < 1.0:
-            raise UsageError(f"--prevalence {self.prevalence}: the expected share of viral sequences lies between 0 and 1")
+            raise UsageError(
+                f"--prevalence {self.prevalence}: the expected share of viral sequences lies between 0 and 1"
+            )
 
 
 @dataclass(frozen=True, slots=True)

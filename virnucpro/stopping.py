@@ -1,8 +1,11 @@
-"""Ending in good order: SIGTERM, SIGINT, a closed terminal and a vanished launcher flush finished work and end the process within seconds.
+"""Ending in good order: SIGTERM, SIGINT, a closed terminal and a vanished launcher flush finished
+work and end the process within seconds.
 
-A Python signal handler runs only between two byte codes of the main thread, which may sit in a collective or a GPU
-synchronization for minutes. So the signal wakes a thread of ours through a file descriptor.
+A Python signal handler runs only between two byte codes of the main thread, which may sit in a
+collective or a GPU synchronization for minutes. So the signal wakes a thread of ours through a file
+descriptor.
 """
+
 from __future__ import annotations
 
 import os
@@ -20,8 +23,9 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """SIGNALS that come meanwhile act when this is left: while a large library is imported, an exception out of a handler may be lost in
-    it, or meet code that ends the process."""
+    """SIGNALS that come meanwhile act when this is left: while a large library is imported, an
+    exception out of a handler may be lost in it, or meet code that ends the process.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
@@ -30,10 +34,11 @@ def signals_held() -> Iterator[None]:
 
 
 class Stopping:
-    """While entered, the first of SIGNALS calls `finish(signal number)` in a thread of its own and ends the process.
+    """While entered, the first of SIGNALS calls `finish(signal number)` in a thread of its own and
+    ends the process.
 
-    The exit code is 128 + the signal's number. The end of the process `parent`, the launcher, counts as SIGTERM. To be
-    entered by the main thread, as Python wants it for signals.
+    The exit code is 128 + the signal's number. The end of the process `parent`, the launcher,
+    counts as SIGTERM. To be entered by the main thread, as Python wants it for signals.
     """
 
     def __init__(self, finish: Callable[[int], None], parent: int | None = None):
@@ -45,13 +50,16 @@ class Stopping:
         self._thread = threading.Thread(target=self._wait, name="stopping", daemon=True)
 
     def __enter__(self) -> Stopping:
-        taken = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]  # nohup keeps its word
+        # nohup keeps its word
+        taken = [n for n in SIGNALS if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
         self._before = {number: signal.signal(number, _noted) for number in taken}
         self._wakeup_before = signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._done.set()
         signal.set_wakeup_fd(self._wakeup_before)
         for number, handler in self._before.items():

@@ -1,4 +1,7 @@
-"""Calibration against scikit-learn's fit, prevalence against mixtures of known share, fdr against its definition."""
+"""Calibration against scikit-learn's fit, prevalence against mixtures of known share, fdr against
+its definition.
+"""
+
 from __future__ import annotations
 
 import json
@@ -21,11 +24,20 @@ from virnucpro.calling.calibration import (
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
 
-FEATURES = ("intercept", "logit_score", "log_length", "scored_fraction", "log_open_frames", "logit_score*log_open_frames")
+FEATURES = (
+    "intercept",
+    "logit_score",
+    "log_length",
+    "scored_fraction",
+    "log_open_frames",
+    "logit_score*log_open_frames",
+)
 
 
 def labelled(n=4000, share=0.3, seed=0):
-    """Sequences whose scores are drawn so that the truth is a logistic model of the score and the length."""
+    """Sequences whose scores are drawn so that the truth is a logistic model of the score and the
+    length.
+    """
     rng = np.random.default_rng(seed)
     is_virus = rng.random(n) < share
     length = rng.integers(300, 20_000, n)
@@ -34,13 +46,21 @@ def labelled(n=4000, share=0.3, seed=0):
 
 
 def test_fit_equals_scikit_learn():
-    linear = pytest.importorskip("sklearn.linear_model", reason="scikit-learn comes with the train extra")
+    linear = pytest.importorskip(
+        "sklearn.linear_model", reason="scikit-learn comes with the train extra"
+    )
     score, length, fraction, frames, is_virus = labelled()
     ours = fit(FEATURES, score, length, fraction, frames, is_virus, ridge=1e-12)
     matrix = design(FEATURES, score, length, fraction, frames)
-    theirs = linear.LogisticRegression(C=1e10, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(matrix, is_virus)
+    theirs = linear.LogisticRegression(C=1e10, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(
+        matrix, is_virus
+    )
     np.testing.assert_allclose(ours.coefficients, theirs.coef_[0], rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(ours.probability(score, length, fraction, frames), theirs.predict_proba(matrix)[:, 1], atol=1e-4)
+    np.testing.assert_allclose(
+        ours.probability(score, length, fraction, frames),
+        theirs.predict_proba(matrix)[:, 1],
+        atol=1e-4,
+    )
 
 
 def test_probabilities_mean_what_they_say_on_new_sequences():
@@ -53,7 +73,9 @@ def test_probabilities_mean_what_they_say_on_new_sequences():
 
 
 def test_separable_classes_stay_finite():
-    calibration = fit(("intercept", "logit_score"), [0.1, 0.2, 0.8, 0.9] * 5, *[[1000] * 20] * 3, [0, 0, 1, 1] * 5)
+    calibration = fit(
+        ("intercept", "logit_score"), [0.1, 0.2, 0.8, 0.9] * 5, *[[1000] * 20] * 3, [0, 0, 1, 1] * 5
+    )
     assert np.isfinite(calibration.coefficients).all()
     assert calibration.probability(0.9, 1000, 1, 1)[0] > 0.95
 
@@ -71,12 +93,25 @@ def test_json_round_trip():
 
 @pytest.mark.parametrize(
     "change",
-    [{"method": "spline"}, {"features": ["intercept", "magic"]}, {"coefficients": [1.0]}, {"coefficients": [1, float("nan")]},
-     {"training_prevalence": 1}, {"features": None}, {"coefficients": ["x", 1]},
-     {"regions": {"opens": 0.4, "stays": 0.5}}, {"regions": {"open": 0.5}}],
-)  # fmt: skip
+    [
+        {"method": "spline"},
+        {"features": ["intercept", "magic"]},
+        {"coefficients": [1.0]},
+        {"coefficients": [1, float("nan")]},
+        {"training_prevalence": 1},
+        {"features": None},
+        {"coefficients": ["x", 1]},
+        {"regions": {"opens": 0.4, "stays": 0.5}},
+        {"regions": {"open": 0.5}},
+    ],
+)
 def test_unusable_calibrations_are_refused(change):
-    good = {"method": "logistic", "features": ["intercept", "logit_score"], "coefficients": [0, 1], "training_prevalence": 0.5}
+    good = {
+        "method": "logistic",
+        "features": ["intercept", "logit_score"],
+        "coefficients": [0, 1],
+        "training_prevalence": 0.5,
+    }
     Calibration.from_json(good)
     with pytest.raises(ModelError):
         Calibration.from_json(good | change)
@@ -92,13 +127,18 @@ def test_a_probability_does_not_depend_on_its_company():
     score, length, fraction, frames, _ = labelled(1000)
     calibration = fit(FEATURES, *labelled(1000))
     together = calibration.probability(score, length, fraction, frames)
-    alone = [calibration.probability(*row)[0] for row in zip(score, length, fraction, frames, strict=True)]
+    alone = [
+        calibration.probability(*row)[0]
+        for row in zip(score, length, fraction, frames, strict=True)
+    ]
     np.testing.assert_array_equal(together, alone)
 
 
 def test_scores_of_0_and_1_have_a_probability():
     calibration = Calibration(("intercept", "logit_score"), (0.0, 1.0))
-    np.testing.assert_allclose(calibration.probability([0.0, 1.0], [1, 1], [1, 1], [1, 1]), [1e-6, 1 - 1e-6], rtol=1e-6)
+    np.testing.assert_allclose(
+        calibration.probability([0.0, 1.0], [1, 1], [1, 1], [1, 1]), [1e-6, 1 - 1e-6], rtol=1e-6
+    )
 
 
 def test_prevalence_shift_is_bayes_rule():

@@ -1,4 +1,7 @@
-"""Consensus against the rules of the original written out plainly, a record at a time, and the call rules one by one."""
+"""Consensus against the rules of the original written out plainly, a record at a time, and the call
+rules one by one.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,7 +9,13 @@ import pytest
 
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, FrameColumns, Note, RecordColumns
-from virnucpro.calling.consensus import CallRules, best_first, call_chunks, call_sequences, call_windows
+from virnucpro.calling.consensus import (
+    CallRules,
+    best_first,
+    call_chunks,
+    call_sequences,
+    call_windows,
+)
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
 from virnucpro.settings import CallPoints
 
@@ -18,19 +27,32 @@ def records_of(lengths, problem=(), skipped=()):
     n = len(lengths)
     flags = [np.isin(np.arange(n), list(rows)) for rows in (problem, skipped)]
     counts = np.where(flags[1], 0, n_chunks(lengths, C)).astype(np.int32)
-    return RecordColumns(np.zeros(n, np.int32), lengths, np.full(n, 0.5), counts, np.zeros(n, np.int64), *flags)
+    return RecordColumns(
+        np.zeros(n, np.int32), lengths, np.full(n, 0.5), counts, np.zeros(n, np.int64), *flags
+    )
 
 
 def frames_of(rows):
-    """rows: (record, chunk, frame, others, virus); others None = failed; a sixth value is aa_length."""
+    """rows: (record, chunk, frame, others, virus); others None = failed; a sixth value is
+    aa_length.
+    """
     columns = list(zip(*[(*row, 100)[:6] for row in rows], strict=True)) if rows else [()] * 6
     failed = np.array([o is None for o in columns[3]], bool)
-    others, virus = (np.array([np.nan if v is None else v for v in columns[i]], np.float32) for i in (3, 4))
+    others, virus = (
+        np.array([np.nan if v is None else v for v in columns[i]], np.float32) for i in (3, 4)
+    )
     ones = np.ones(len(rows), np.int64)
     return FrameColumns(
-        np.array(columns[0], np.int64), np.array(columns[1], np.int32), np.array(columns[2], np.int8), ones, ones,
-        np.array(columns[5], np.int32), others, virus, failed,
-    )  # fmt: skip
+        np.array(columns[0], np.int64),
+        np.array(columns[1], np.int32),
+        np.array(columns[2], np.int8),
+        ones,
+        ones,
+        np.array(columns[5], np.int32),
+        others,
+        virus,
+        failed,
+    )
 
 
 def call(lengths, rows, calibration=None, prevalence=None, problem=(), skipped=(), **rules):
@@ -58,7 +80,11 @@ def test_random_runs_equal_the_rules_written_out_plainly():
             for f in range(6):
                 if rng.random() < 0.25:
                     v = np.float32(rng.random())
-                    rows.append((r, k, f, None, None) if rng.random() < 0.1 else (r, k, f, float(np.float32(1) - v), float(v)))
+                    rows.append(
+                        (r, k, f, None, None)
+                        if rng.random() < 0.1
+                        else (r, k, f, float(np.float32(1) - v), float(v))
+                    )
     frames = frames_of(rows)
     chunks = call_chunks(frames, records, CallRules(C))
     sequences = call_sequences(chunks, records, CallRules(C))
@@ -68,17 +94,28 @@ def test_random_runs_equal_the_rules_written_out_plainly():
         for k, (start, end) in enumerate(chunk_spans(length, C), start=1):
             mine = [row for row in rows if row[0] == r and row[1] == k]
             good = [row for row in mine if row[3] is not None]
-            assert (chunks.record[i], chunks.chunk[i], chunks.start[i] - 1, chunks.end[i]) == (r, k, start, end)
+            assert (chunks.record[i], chunks.chunk[i], chunks.start[i] - 1, chunks.end[i]) == (
+                r,
+                k,
+                start,
+                end,
+            )
             assert chunks.n_open_frames[i] == len(mine)
             if good:
                 others, virus = max(row[3] for row in good), max(row[4] for row in good)
                 assert chunks.virus_score[i] == pytest.approx(virus / (virus + others), abs=1e-12)
                 assert chunks.is_virus[i] == (virus >= others) == (chunks.virus_score[i] >= 0.5)
                 assert chunks.status[i] == ChunkStatus.scored
-                total, weight, scored = total + chunks.virus_score[i] * (end - start), weight + end - start, scored + 1
+                total, weight, scored = (
+                    total + chunks.virus_score[i] * (end - start),
+                    weight + end - start,
+                    scored + 1,
+                )
             else:
                 assert np.isnan(chunks.virus_score[i]) and not chunks.is_virus[i]
-                assert chunks.status[i] == (ChunkStatus.failed if mine else ChunkStatus.no_open_frame)
+                assert chunks.status[i] == (
+                    ChunkStatus.failed if mine else ChunkStatus.no_open_frame
+                )
             i += 1
         assert sequences.n_scored[r] == scored
         if scored:
@@ -102,11 +139,17 @@ def test_a_tie_is_virus_for_a_chunk():
 @pytest.mark.parametrize(
     ("score", "points", "word"),
     [
-        (0.5, CallPoints(), "virus"), (0.49, CallPoints(), "ambiguous"), (0.31, CallPoints(), "ambiguous"),
-        (0.29, CallPoints(), "non-virus"), (0.79, CallPoints(0.8), "ambiguous"), (0.81, CallPoints(0.8), "virus"),
-        (0.31, CallPoints(0.3), "virus"), (0.2, CallPoints(0.1), "virus"), (0.05, CallPoints(0.1), "non-virus"),
+        (0.5, CallPoints(), "virus"),
+        (0.49, CallPoints(), "ambiguous"),
+        (0.31, CallPoints(), "ambiguous"),
+        (0.29, CallPoints(), "non-virus"),
+        (0.79, CallPoints(0.8), "ambiguous"),
+        (0.81, CallPoints(0.8), "virus"),
+        (0.31, CallPoints(0.3), "virus"),
+        (0.2, CallPoints(0.1), "virus"),
+        (0.05, CallPoints(0.1), "non-virus"),
     ],
-)  # fmt: skip
+)
 def test_points(score, points, word):
     _, sequences = call([500], [(0, 1, 0, 1 - score, score)], points=points)
     assert words(sequences) == [word]
@@ -126,8 +169,13 @@ def test_shorter_than_half_a_chunk_is_scored_but_not_called(length, short):
 def test_little_evidence_never_calls_virus():
     one = [(0, 1, 0, 0.1, 0.9)]
     two = [*one, (0, 2, 0, 0.1, 0.9)]
-    cases = [([2999], one, "virus", False), ([3000], one, "ambiguous", True), ([3000], two, "virus", False),
-             ([5000], two, "virus", False), ([5001], two, "ambiguous", True)]  # fmt: skip
+    cases = [
+        ([2999], one, "virus", False),
+        ([3000], one, "ambiguous", True),
+        ([3000], two, "virus", False),
+        ([5000], two, "virus", False),
+        ([5001], two, "ambiguous", True),
+    ]
     for lengths, rows, word, little in cases:
         _, sequences = call(lengths, rows)
         assert words(sequences) == [word] and ("low_evidence" in notes(sequences)) == little
@@ -138,9 +186,20 @@ def test_little_evidence_never_calls_virus():
 def test_what_has_no_score_says_why():
     rows = [(2, 1, 0, None, None, 1023), (3, 1, 0, None, None)]
     chunks, sequences = call([500, 500, 500, 500, 500, 0], rows, problem=[1], skipped=[4])
-    assert [ChunkStatus(s).name for s in chunks.status] == ["no_open_frame", "invalid_characters", "frame_too_long", "failed"]
+    assert [ChunkStatus(s).name for s in chunks.status] == [
+        "no_open_frame",
+        "invalid_characters",
+        "frame_too_long",
+        "failed",
+    ]
     assert words(sequences) == ["not_scored"] * 6
-    expected = [{"no_open_frame"}, {"invalid_characters"}, {"frame_too_long"}, {"failed"}, {"below_min_length"}]
+    expected = [
+        {"no_open_frame"},
+        {"invalid_characters"},
+        {"frame_too_long"},
+        {"failed"},
+        {"below_min_length"},
+    ]
     assert [notes(sequences, row) for row in range(5)] == expected
     assert {"too_short", "no_open_frame"} <= notes(sequences, 5)
 
@@ -167,19 +226,32 @@ def test_best_first():
 
 
 def test_stretches_count_by_the_squares_of_their_residues():
-    rows = [(0, 1, 0, 0.2, 0.8, 160), (0, 1, 4, 0.9, 0.1, 80), (0, 2, 1, 0.0, 1.0, 30), (0, 2, 2, None, None, 9), (1, 1, 3, None, None, 50)]
+    rows = [
+        (0, 1, 0, 0.2, 0.8, 160),
+        (0, 1, 4, 0.9, 0.1, 80),
+        (0, 2, 1, 0.0, 1.0, 30),
+        (0, 2, 2, None, None, 9),
+        (1, 1, 3, None, None, 50),
+    ]
     chunks, sequences = call([1000, 500], rows, frame_policy="stretches")
     odds = (4 * np.log(0.8 / 0.2) + np.log(0.1 / 0.9)) / 5
     assert chunks.virus_score[0] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
     assert chunks.max_virus[0] + chunks.max_others[0] == pytest.approx(1, abs=1e-6)
-    assert chunks.virus_score[1] == pytest.approx(1, abs=1e-6) and chunks.is_virus.tolist() == [True, True, False]
+    assert chunks.virus_score[1] == pytest.approx(1, abs=1e-6) and chunks.is_virus.tolist() == [
+        True,
+        True,
+        False,
+    ]
     assert [ChunkStatus(s).name for s in chunks.status] == ["scored", "scored", "failed"]
     assert np.isnan(chunks.virus_score[2]) and sequences.n_open_frames.tolist() == [4, 1]
 
 
 def test_a_single_stretch_has_the_score_of_its_frame():
     rows = [(0, 1, 0, 0.3, 0.7, 90), (1, 1, 5, 0.99, 0.01, 20)]
-    plain, weighted = (call([500, 500], rows, frame_policy=policy)[0].virus_score for policy in ("longest", "stretches"))
+    plain, weighted = (
+        call([500, 500], rows, frame_policy=policy)[0].virus_score
+        for policy in ("longest", "stretches")
+    )
     assert weighted == pytest.approx(plain, abs=1e-6)
 
 
@@ -189,19 +261,40 @@ def test_nothing_at_all():
 
 
 def test_windows_of_stretches_are_scored_as_chunks_are():
-    rows = [(0, 5, 0, 0.2, 0.8, 90), (0, 5, 4, 0.6, 0.4, 60), (0, 6, 2, None, None, 90)]  # chunks 1-4, then windows
-    windows = call_windows(frames_of(rows), records_of([1600]), CallRules(C, stride=400, frame_policy="stretches"))
+    # chunks 1-4, then windows
+    rows = [(0, 5, 0, 0.2, 0.8, 90), (0, 5, 4, 0.6, 0.4, 60), (0, 6, 2, None, None, 90)]
+    windows = call_windows(
+        frames_of(rows), records_of([1600]), CallRules(C, stride=400, frame_policy="stretches")
+    )
     odds = (90**2 * np.log(4) + 60**2 * np.log(0.4 / 0.6)) / (90**2 + 60**2)
     assert windows.virus_score[0] == pytest.approx(1 / (1 + np.exp(-odds)), abs=1e-6)
-    assert [ChunkStatus(s).name for s in windows.status[:3]] == ["scored", "failed", "no_open_frame"]
+    assert [ChunkStatus(s).name for s in windows.status[:3]] == [
+        "scored",
+        "failed",
+        "no_open_frame",
+    ]
 
 
 def test_windows_are_scored_by_the_same_rule_as_chunks():
     records = records_of([900, 1600, 1100, 2000], problem=[2], skipped=[3])
-    rows = [(1, 5, 0, 0.2, 0.8), (1, 5, 4, 0.6, 0.4), (1, 8, 1, 0.9, 0.1), (1, 6, 2, None, None)]  # chunks 1-4, then windows
+    # chunks 1-4, then windows
+    rows = [(1, 5, 0, 0.2, 0.8), (1, 5, 4, 0.6, 0.4), (1, 8, 1, 0.9, 0.1), (1, 6, 2, None, None)]
     windows = call_windows(frames_of(rows), records, CallRules(C, stride=400))
-    assert windows.record.tolist() == [1, 1, 1, 1, 2, 2, 2] and windows.chunk.tolist() == [1, 2, 3, 4, 1, 2, 3]
-    assert windows.start.tolist()[:4] == [1, 401, 801, 1101] and windows.end.tolist()[:4] == [500, 900, 1300, 1600]
+    assert windows.record.tolist() == [1, 1, 1, 1, 2, 2, 2] and windows.chunk.tolist() == [
+        1,
+        2,
+        3,
+        4,
+        1,
+        2,
+        3,
+    ]
+    assert windows.start.tolist()[:4] == [1, 401, 801, 1101] and windows.end.tolist()[:4] == [
+        500,
+        900,
+        1300,
+        1600,
+    ]
     status = ["scored", "failed", "no_open_frame", "scored", *["invalid_characters"] * 3]
     assert [ChunkStatus(s).name for s in windows.status] == status
     assert windows.virus_score[[0, 3]] == pytest.approx([0.8 / 1.4, 0.1])

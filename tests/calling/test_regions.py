@@ -1,30 +1,60 @@
 """Regions against a plain reference that walks chunk by chunk, and the cases a reader will meet."""
+
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
 from virnucpro.calling.columns import Call, ChunkColumns, ChunkStatus, Note, SequenceColumns
-from virnucpro.calling.regions import FEWEST_SCORED, REACH, RegionLimits, find_regions, note_regions, smooth_scores
+from virnucpro.calling.regions import (
+    FEWEST_SCORED,
+    REACH,
+    RegionLimits,
+    find_regions,
+    note_regions,
+    smooth_scores,
+)
 
 NAN = np.nan
 
 
 def columns(*score_lists, calls=None, step=400, width=500):
-    """Chunks of several sequences from their scores (NaN: not scored), and the sequences with the given calls."""
+    """Chunks of several sequences from their scores (NaN: not scored), and the sequences with the
+    given calls.
+    """
     record = np.repeat(np.arange(len(score_lists)), [len(s) for s in score_lists])
     k = np.concatenate([np.arange(len(s)) for s in score_lists]).astype(np.int64)
     score = np.concatenate([np.asarray(s, float) for s in score_lists])
     scored = ~np.isnan(score)
     status = np.where(scored, ChunkStatus.scored, ChunkStatus.no_open_frame).astype(np.uint8)
     halves = (1 - score).astype(np.float32), score.astype(np.float32)
-    chunks = ChunkColumns(record, (k + 1).astype(np.int32), k * step + 1, k * step + width, scored.astype(np.int32), *halves,
-                          score, score >= 0.5, status)  # fmt: skip
+    chunks = ChunkColumns(
+        record,
+        (k + 1).astype(np.int32),
+        k * step + 1,
+        k * step + width,
+        scored.astype(np.int32),
+        *halves,
+        score,
+        score >= 0.5,
+        status,
+    )
     n = len(score_lists)
     blank = np.full(n, NAN)
     calls = np.array(calls or [Call.non_virus] * n, np.uint8)
     n_scored = np.bincount(record[scored], minlength=n).astype(np.int32)
-    sequences = SequenceColumns(n_scored, blank, blank, blank, blank, n_scored, n_scored, calls, blank, np.zeros(n, np.uint16))
+    sequences = SequenceColumns(
+        n_scored,
+        blank,
+        blank,
+        blank,
+        blank,
+        n_scored,
+        n_scored,
+        calls,
+        blank,
+        np.zeros(n, np.uint16),
+    )
     lengths = np.array([(len(s) - 1) * step + width for s in score_lists])
     return chunks, sequences, lengths
 
@@ -52,7 +82,10 @@ def reference(scores, density, limits):
     return found
 
 
-@pytest.mark.parametrize(("density", "limits"), [(1, RegionLimits(0.8, 0.5)), (3, RegionLimits()), (1, RegionLimits(0.65, 0.45))])
+@pytest.mark.parametrize(
+    ("density", "limits"),
+    [(1, RegionLimits(0.8, 0.5)), (3, RegionLimits()), (1, RegionLimits(0.65, 0.45))],
+)
 def test_random_sequences_equal_the_walk(density, limits):
     rng = np.random.default_rng(0)
     lists = []
@@ -63,11 +96,22 @@ def test_random_sequences_equal_the_walk(density, limits):
         lists.append(scores[: rng.integers(0, len(scores) + 1)])
     chunks, sequences, lengths = columns(*lists)
     regions = find_regions(chunks, sequences, lengths, density, limits)
-    expected = [(r, number, *region) for r, s in enumerate(lists)
-                for number, region in enumerate(reference(list(s), density, limits), start=1)]  # fmt: skip
+    expected = [
+        (r, number, *region)
+        for r, s in enumerate(lists)
+        for number, region in enumerate(reference(list(s), density, limits), start=1)
+    ]
     assert len(expected) > 100
-    ours = zip(regions.record, regions.region, (regions.start - 1) // 400, (regions.end - 500) // 400, regions.n_scored,
-               regions.mean_score, regions.max_score, strict=True)  # fmt: skip
+    ours = zip(
+        regions.record,
+        regions.region,
+        (regions.start - 1) // 400,
+        (regions.end - 500) // 400,
+        regions.n_scored,
+        regions.mean_score,
+        regions.max_score,
+        strict=True,
+    )
     for mine, wanted in zip(ours, expected, strict=True):
         assert mine == pytest.approx(wanted)
 
@@ -77,7 +121,12 @@ def test_a_prophage_like_stretch():
     chunks, sequences, lengths = columns(scores, [0.1] * 5)
     regions = find_regions(chunks, sequences, lengths)
     assert (regions.start[0], regions.end[0]) == (4001, 14 * 400 + 500)
-    assert (len(regions), regions.n_chunks[0], regions.n_scored[0], regions.resolution[0]) == (1, 5, 4, 400)
+    assert (len(regions), regions.n_chunks[0], regions.n_scored[0], regions.resolution[0]) == (
+        1,
+        5,
+        4,
+        400,
+    )
     note_regions(sequences, regions)
     assert sequences.notes.tolist() == [Note.contains_virus_like_region, 0]
 
@@ -85,7 +134,11 @@ def test_a_prophage_like_stretch():
 def test_windows_know_a_border_to_half_their_length_at_best():
     chunks, sequences, lengths = columns([0.1] * 20 + [0.9] * 30 + [0.1] * 20, step=100)
     regions = find_regions(chunks, sequences, lengths, density=5)
-    assert (regions.start.tolist(), regions.end.tolist(), regions.resolution.tolist()) == ([2001], [4900 + 500], [250])
+    assert (regions.start.tolist(), regions.end.tolist(), regions.resolution.tolist()) == (
+        [2001],
+        [4900 + 500],
+        [250],
+    )
 
 
 def test_gaps_beside_a_region_widen_its_resolution():
@@ -103,7 +156,9 @@ def test_two_scored_chunks_are_no_region():
 
 def test_most_of_a_virus_is_not_listed_again_but_a_part_is():
     most, part = [0.9] * 6 + [0.05] * 4, [0.9] * 6 + [0.05] * 6
-    chunks, sequences, lengths = columns(most, part, most, calls=[Call.virus, Call.virus, Call.ambiguous])
+    chunks, sequences, lengths = columns(
+        most, part, most, calls=[Call.virus, Call.virus, Call.ambiguous]
+    )
     regions = find_regions(chunks, sequences, lengths)
     assert regions.record.tolist() == [1, 2]
     note_regions(sequences, regions)

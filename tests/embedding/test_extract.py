@@ -1,4 +1,7 @@
-"""The loop over planned batches in one process: what memory, bad numbers and repeats do to rows. Several processes: test_predict."""
+"""The loop over planned batches in one process: what memory, bad numbers and repeats do to rows.
+Several processes: test_predict.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -6,7 +9,13 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from virnucpro.embedding.extract import FAILURE_REASONS, NO_MEMORY, NOT_FINITE, PlannedBatches, extract
+from virnucpro.embedding.extract import (
+    FAILURE_REASONS,
+    NO_MEMORY,
+    NOT_FINITE,
+    PlannedBatches,
+    extract,
+)
 from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.plan import make_plan
 
@@ -15,23 +24,32 @@ SEQUENCES = [np.full(2 + row % 7, row, dtype=np.uint8) for row in range(40)]
 
 
 class Means:
-    """Embeds a sequence as its mean token, its length, and one. `capacity`: tokens that fit the memory."""
+    """Embeds a sequence as its mean token, its length, and one.
+
+    `capacity`: tokens that fit the memory.
+    """
 
     name, width, pad_id, weights, in_16_bits_below = "means", WIDTH, 0, 1, 0
 
-    def __init__(self, capacity: int = 10_000, infinite: tuple[int, ...] = (), hopeless: tuple[int, ...] = ()):
+    def __init__(
+        self, capacity: int = 10_000, infinite: tuple[int, ...] = (), hopeless: tuple[int, ...] = ()
+    ):
         self.capacity, self.infinite, self.hopeless = capacity, infinite, hopeless
 
     def embed(self, batch):
         if len(batch.tokens) > self.capacity:
             raise torch.OutOfMemoryError("tried to allocate")
         rows = self._rows(batch)
-        rows[torch.isin(rows[:, 0], torch.tensor([float(row) for row in self.infinite]))] = float("inf")
+        rows[torch.isin(rows[:, 0], torch.tensor([float(row) for row in self.infinite]))] = float(
+            "inf"
+        )
         return rows
 
     def recompute_fp32(self, batch):
         rows = self._rows(batch)
-        rows[torch.isin(rows[:, 0], torch.tensor([float(row) for row in self.hopeless]))] = float("nan")
+        rows[torch.isin(rows[:, 0], torch.tensor([float(row) for row in self.hopeless]))] = float(
+            "nan"
+        )
         return rows
 
     @staticmethod
@@ -53,7 +71,11 @@ def embed(tmp_path):
         batches = PlannedBatches(plan, lambda rows: [SEQUENCES[row] for row in rows], 0, 16)
         steps = []
         result = extract(Accelerator(cpu=True), encoder, batches, store, steps.append)
-        found = {int(i): row for index, rows in store.shards() for i, row in zip(index, rows, strict=True)}
+        found = {
+            int(i): row
+            for index, rows in store.shards()
+            for i, row in zip(index, rows, strict=True)
+        }
         return result, found, steps
 
     return run
@@ -68,7 +90,13 @@ def assert_right(found: dict, without: tuple[int, ...] = ()):
 def test_every_row_arrives_once_under_its_index(embed):
     result, found, steps = embed(Means())
     assert_right(found)
-    assert (result.rows, result.split, result.recomputed, result.in_16_bits, result.failed) == (40, 0, 0, 0, {})
+    assert (result.rows, result.split, result.recomputed, result.in_16_bits, result.failed) == (
+        40,
+        0,
+        0,
+        0,
+        {},
+    )
     assert sum(step.rows for step in steps) == 40 and steps[-1].number == steps[-1].of
 
 
@@ -78,16 +106,24 @@ def test_sequences_too_short_for_8_bits_are_counted_and_said(embed, caplog):
     with caplog.at_level("INFO"):
         result, found, _ = embed(encoder)
     assert_right(found)
-    assert result.in_16_bits == sum(len(ids) < 4 for ids in SEQUENCES) == 12 and result.recomputed == 0
+    assert (
+        result.in_16_bits == sum(len(ids) < 4 for ids in SEQUENCES) == 12 and result.recomputed == 0
+    )
     assert [line for line in caplog.messages if "16 bits" in line] == [
-        "means: 12 sequences of fewer than 4 tokens are computed in 16 bits: too short for 8"]
+        "means: 12 sequences of fewer than 4 tokens are computed in 16 bits: too short for 8"
+    ]
 
 
 def test_several_batches_between_two_meetings(embed):
     result, found, steps = embed(Means(infinite=(3, 17)), tokens=10)
     assert_right(found)
     assert result.recomputed == 2
-    assert steps[0].batches == 3 and steps[0].number == 1 and len(steps) == steps[0].of and sum(step.rows for step in steps) == 40
+    assert (
+        steps[0].batches == 3
+        and steps[0].number == 1
+        and len(steps) == steps[0].of
+        and sum(step.rows for step in steps) == 40
+    )
 
 
 def test_a_batch_too_large_for_the_memory_is_split(embed):

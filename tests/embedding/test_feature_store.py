@@ -1,4 +1,5 @@
 """Shards: whole or absent, and damage is noticed."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,7 +10,9 @@ from virnucpro.errors import StoreError
 
 
 def rows_of(index: list[int], width: int = 4) -> np.ndarray:
-    return np.array([[row * 10 + column for column in range(width)] for row in index], dtype=np.float32)
+    return np.array(
+        [[row * 10 + column for column in range(width)] for row in index], dtype=np.float32
+    )
 
 
 def filled(directory, *indices: list[int]) -> FeatureStore:
@@ -25,7 +28,9 @@ def test_what_was_stored_is_there_for_the_next_process(tmp_path):
     filled(tmp_path, [5, 2], [7])
     again = FeatureStore(tmp_path, 4)
     assert again.load().done.tolist() == [2, 5, 7]
-    found = {int(i): row for index, rows in again.shards() for i, row in zip(index, rows, strict=True)}
+    found = {
+        int(i): row for index, rows in again.shards() for i, row in zip(index, rows, strict=True)
+    }
     assert all((found[i] == rows_of([i])[0]).all() for i in (2, 5, 7))
 
 
@@ -43,7 +48,9 @@ def test_a_damaged_shard_is_set_aside_and_the_others_count(tmp_path, damage):
     content = bytearray(shard.read_bytes())
     if damage == "flip":
         content[-3] ^= 1
-    shard.write_bytes({"flip": content, "cut": content[:-5], "empty": b"", "garbage": b"x" * 100}[damage])
+    shard.write_bytes(
+        {"flip": content, "cut": content[:-5], "empty": b"", "garbage": b"x" * 100}[damage]
+    )
     state = FeatureStore(tmp_path, 4).load()
     assert state.done.tolist() == [3, 4]
     assert len(state.damaged) == 1 and shard.name in state.damaged[0]
@@ -74,5 +81,5 @@ def test_half_precision_rows_stay_half(tmp_path):
     store = FeatureStore(tmp_path, 4, "float16")
     store.load()
     store.add(np.array([0]), np.full((1, 4), 1 / 3, dtype=np.float32))
-    (_, rows), = store.shards()
+    ((_, rows),) = store.shards()
     assert rows.dtype == np.float16

@@ -1,4 +1,5 @@
 """The driver's answer on GPU memory, as nvidia-smi prints it."""
+
 from __future__ import annotations
 
 from virnucpro.embedding.gpu_memory import parse

@@ -1,4 +1,5 @@
 """How many tokens a batch has."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +11,17 @@ from virnucpro.errors import UsageError
 
 
 def frames(length: int) -> SimpleNamespace:
-    lengths = pa.table({name: np.full(50, length, dtype=np.int32) for name in ("esm2_length", "dnabert_s_length")})
-    return SimpleNamespace(check=lambda: None, frames=SimpleNamespace(data=SimpleNamespace(table=lengths)))
+    lengths = pa.table(
+        {name: np.full(50, length, dtype=np.int32) for name in ("esm2_length", "dnabert_s_length")}
+    )
+    return SimpleNamespace(
+        check=lambda: None, frames=SimpleNamespace(data=SimpleNamespace(table=lengths))
+    )
 
 
-@pytest.mark.parametrize("length, tokens", [(100, 65_536), (64, 65_536), (40, 32_768), (20, 16_384)])
+@pytest.mark.parametrize(
+    "length, tokens", [(100, 65_536), (64, 65_536), (40, 32_768), (20, 16_384)]
+)
 def test_a_batch_is_no_longer_than_its_sequences_can_fill(length, tokens):
     assert batch_tokens(frames(length), "dnabert_s", None, 65_536) == tokens
 

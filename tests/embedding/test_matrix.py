@@ -1,4 +1,5 @@
 """The final matrix: the right row for every frame, in a file that torch and zip readers accept."""
+
 from __future__ import annotations
 
 import os
@@ -31,10 +32,17 @@ def test_every_frame_gets_the_rows_of_its_representatives(tmp_path):
     protein, protein_rows = store_of(tmp_path / "protein", 5, 10, 1)
     first, second = np.array([0, 1, 0, 3, 3]), np.array([9, 9, 9, 2, 0])
     ids = [f"frame{i}" for i in range(5)]
-    write_matrix(tmp_path / "merged_features.pt", ids, JoinedRows([Part(dna, first), Part(protein, second)]), {"name": "tiny"})
+    write_matrix(
+        tmp_path / "merged_features.pt",
+        ids,
+        JoinedRows([Part(dna, first), Part(protein, second)]),
+        {"name": "tiny"},
+    )
     content = torch.load(tmp_path / "merged_features.pt", weights_only=True)
     assert content["ids"] == ids and content["model"] == {"name": "tiny"}
-    assert (content["data"].numpy() == np.concatenate([dna_rows[first], protein_rows[second]], axis=1)).all()
+    assert (
+        content["data"].numpy() == np.concatenate([dna_rows[first], protein_rows[second]], axis=1)
+    ).all()
     assert zipfile.ZipFile(tmp_path / "merged_features.pt").testzip() is None
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["merged_features.pt"]
 
@@ -45,7 +53,11 @@ def test_rows_joined_where_they_lie_are_the_rows_of_the_matrix(tmp_path):
     first, second = np.array([0, 1, 0, 3, 3]), np.array([9, 9, 9, 2, 0])
     joined = JoinedRows([Part(dna, first), Part(protein, second)])
     expected = np.concatenate([dna_rows[first], protein_rows[second]], axis=1)
-    assert joined.shape == expected.shape and (joined[0:5] == expected).all() and (joined[2:4] == expected[2:4]).all()
+    assert (
+        joined.shape == expected.shape
+        and (joined[0:5] == expected).all()
+        and (joined[2:4] == expected[2:4]).all()
+    )
     with pytest.raises(StoreError, match="2 rows are missing"):
         JoinedRows([Part(dna, np.array([0, 77, 11]))])
     assert JoinedRows([Part(dna, np.empty(0, dtype=np.int64))])[0:7].shape == (0, 3)
@@ -65,7 +77,12 @@ def test_a_shard_cut_short_under_the_reader_is_an_error_not_a_dead_process(tmp_p
 
 def test_without_frames_the_matrix_has_its_width(tmp_path):
     store, _ = store_of(tmp_path / "dna", 3, 1, 0)
-    write_matrix(tmp_path / "merged_features.pt", [], JoinedRows([Part(store, np.empty(0, dtype=np.int64))]), {})
+    write_matrix(
+        tmp_path / "merged_features.pt",
+        [],
+        JoinedRows([Part(store, np.empty(0, dtype=np.int64))]),
+        {},
+    )
     ids, data = read_matrix(tmp_path / "merged_features.pt")
     assert ids == [] and data.shape == (0, 3)
 

@@ -1,4 +1,5 @@
 """The loop's time, by part."""
+
 from __future__ import annotations
 
 import time
@@ -17,7 +18,11 @@ def test_each_part_gets_its_own_time():
             time.sleep(pause)
     meter.mark()
     found, steps = meter.seconds(), PENDING
-    assert found.encoder >= 0.003 * steps and found.gather >= 0.001 * steps and found.between >= 0.002 * steps
+    assert (
+        found.encoder >= 0.003 * steps
+        and found.gather >= 0.001 * steps
+        and found.between >= 0.002 * steps
+    )
     assert found.encoder > found.between > found.gather
 
 

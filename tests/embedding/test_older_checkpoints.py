@@ -1,4 +1,7 @@
-"""Rows of the original's files: genuine ones are taken whole, and every kind of damage costs only what it spoils."""
+"""Rows of the original's files: genuine ones are taken whole, and every kind of damage costs only
+what it spoils.
+"""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +28,9 @@ FULL = {"dnabert_s": 768, "esm2": 2560}
 
 def table_of(inputs: list[Path], cache: Path) -> FrameTable:
     tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
-    return build_or_open(find_inputs([str(path) for path in inputs]), FrameRules(500), tokenizers, cache)
+    return build_or_open(
+        find_inputs([str(path) for path in inputs]), FrameRules(500), tokenizers, cache
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +48,9 @@ def features() -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def old(tmp_path: Path) -> Path:
-    """The golden run in the layout in which the original leaves it, frames in two files of 75 and 74."""
+    """The golden run in the layout in which the original leaves it, frames in two files of 75 and
+    74.
+    """
     expected = GOLDEN / "expected"
     directory = tmp_path / "old"
     dna = torch.load(expected / "output_1_DNABERT_S.pt", weights_only=True)
@@ -55,27 +62,51 @@ def old(tmp_path: Path) -> Path:
     for number, part in enumerate((slice(0, 75), slice(75, None)), start=1):
         ids = dna["nucleotide"][part]
         by_length = [name for name in esm["proteins"] if name in set(ids)]
-        torch.save({"nucleotide": ids, "data": dna["data"][part]}, directory / f"input_nucleotide/output_{number}_DNABERT_S.pt")
-        torch.save({"proteins": by_length, "data": [rows_of_esm[name] for name in by_length]},
-                   directory / f"input_protein/output_{number}_ESM.pt")
-        torch.save({"ids": ids, "data": merged["data"][part]}, directory / f"input_merged/output_{number}_merged.pt")
-        for folder, source in (("nucleotide", "frames_nucleotide.fa"), ("protein", "frames_protein.faa")):
+        torch.save(
+            {"nucleotide": ids, "data": dna["data"][part]},
+            directory / f"input_nucleotide/output_{number}_DNABERT_S.pt",
+        )
+        torch.save(
+            {"proteins": by_length, "data": [rows_of_esm[name] for name in by_length]},
+            directory / f"input_protein/output_{number}_ESM.pt",
+        )
+        torch.save(
+            {"ids": ids, "data": merged["data"][part]},
+            directory / f"input_merged/output_{number}_merged.pt",
+        )
+        for folder, source in (
+            ("nucleotide", "frames_nucleotide.fa"),
+            ("protein", "frames_protein.faa"),
+        ):
             with (expected / source).open() as opened:
-                records = [(name, sequence) for name, sequence in SimpleFastaParser(opened) if name in set(ids)]
-            (directory / f"input_{folder}" / f"output_{number}.fa").write_text("".join(f">{n}\n{s}\n" for n, s in records))
+                records = [
+                    (name, sequence)
+                    for name, sequence in SimpleFastaParser(opened)
+                    if name in set(ids)
+                ]
+            (directory / f"input_{folder}" / f"output_{number}.fa").write_text(
+                "".join(f">{n}\n{s}\n" for n, s in records)
+            )
     return directory
 
 
-def taken(directory: Path, table: FrameTable, widths=SMALL) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Counts], list[str]]:
+def taken(
+    directory: Path, table: FrameTable, widths=SMALL
+) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, Counts], list[str]]:
     """By encoder: rows by frame id, and the sum of counts; and what was said of refused files."""
     ids = table.frame_ids()
     rows: dict[str, dict[str, np.ndarray]] = {encoder: {} for encoder in widths}
     counts = dict.fromkeys(widths, Counts())
     problems = []
     for given in read_rows(find_older_work(directory), table, widths):
-        assert (np.diff(given.index) > 0).all() and given.rows.shape == (len(given.index), widths[given.encoder])
+        assert (np.diff(given.index) > 0).all() and given.rows.shape == (
+            len(given.index),
+            widths[given.encoder],
+        )
         assert given.rows.dtype == np.float32 and len(given.index) == given.counts.taken
-        new = {ids[row]: values for row, values in zip(given.index.tolist(), given.rows, strict=True)}
+        new = {
+            ids[row]: values for row, values in zip(given.index.tolist(), given.rows, strict=True)
+        }
         assert not new.keys() & rows[given.encoder].keys()
         rows[given.encoder] |= new
         counts[given.encoder] += given.counts
@@ -101,9 +132,15 @@ def test_genuine_published_files_are_taken_whole(tmp_path: Path):
         table = table_of([run / "input.fa"], tmp_path / "cache")
         rows, counts, problems = taken(run, table, FULL)
         merged = torch.load(run / f"{run.name}_merged" / "output_1_merged.pt", weights_only=True)
-        assert problems == [] and sorted(table.frame_ids()) == sorted(merged["ids"]) and len(table) == 4
+        assert (
+            problems == []
+            and sorted(table.frame_ids()) == sorted(merged["ids"])
+            and len(table) == 4
+        )
         for name, values in zip(merged["ids"], merged["data"].numpy(), strict=True):
-            assert np.array_equal(np.concatenate([rows["dnabert_s"][name], rows["esm2"][name]]), values)
+            assert np.array_equal(
+                np.concatenate([rows["dnabert_s"][name], rows["esm2"][name]]), values
+            )
         # The merged file repeats what the others gave.
         assert all(count == Counts(taken=4, again=4) for count in counts.values())
 
@@ -111,7 +148,9 @@ def test_genuine_published_files_are_taken_whole(tmp_path: Path):
 def test_a_whole_old_run_is_taken(old: Path, table: FrameTable, features):
     rows, counts, problems = taken(old, table)
     assert problems == []
-    assert rows["dnabert_s"].keys() == rows["esm2"].keys() == set(table.frame_ids()) == features.keys()
+    assert (
+        rows["dnabert_s"].keys() == rows["esm2"].keys() == set(table.frame_ids()) == features.keys()
+    )
     assert_right(rows, features)
     assert counts["esm2"].taken == 149 and counts["esm2"].again == 149
 
@@ -124,7 +163,9 @@ def test_merged_files_alone_are_enough(old: Path, table: FrameTable, features):
     assert [count.taken for count in counts.values()] == [149, 149]
 
 
-def test_versions_states_and_done_markers_of_the_rewrite_change_nothing(old: Path, table: FrameTable, features):
+def test_versions_states_and_done_markers_of_the_rewrite_change_nothing(
+    old: Path, table: FrameTable, features
+):
     for file in old.glob("*/output_*.pt"):
         change(file, lambda content: content.update(version="1.0", status="in_progress"))
         if "_1_" in file.name:
@@ -143,7 +184,11 @@ def test_shuffled_rows_are_matched_by_id(old: Path, table: FrameTable, features)
         key = next(key for key in content if key != "data")
         order = np.random.default_rng(0).permutation(len(content[key])).tolist()
         content[key] = [content[key][i] for i in order]
-        content["data"] = content["data"][order] if isinstance(content["data"], torch.Tensor) else [content["data"][i] for i in order]
+        content["data"] = (
+            content["data"][order]
+            if isinstance(content["data"], torch.Tensor)
+            else [content["data"][i] for i in order]
+        )
 
     for file in old.glob("*/output_*.pt"):
         change(file, shuffle)
@@ -152,7 +197,9 @@ def test_shuffled_rows_are_matched_by_id(old: Path, table: FrameTable, features)
     assert_right(rows, features)
 
 
-def test_missing_rows_and_a_missing_file_cost_only_themselves(old: Path, table: FrameTable, features):
+def test_missing_rows_and_a_missing_file_cost_only_themselves(
+    old: Path, table: FrameTable, features
+):
     shutil.rmtree(old / "input_merged")
     (old / "input_protein" / "output_2_ESM.pt").unlink()
 
@@ -166,18 +213,28 @@ def test_missing_rows_and_a_missing_file_cost_only_themselves(old: Path, table: 
 
 
 def test_ids_and_rows_that_differ_in_number_refuse_the_file(old: Path, table: FrameTable, features):
-    """The original's own fault: merged ids kept after a row was lost; every later id would be wrong."""
+    """The original's own fault: merged ids kept after a row was lost; every later id would be
+    wrong.
+    """
     for file in old.glob("*/*_ESM.pt"):
         file.unlink()
-    change(old / "input_merged" / "output_1_merged.pt", lambda content: content.update(data=content["data"][1:]))
+    change(
+        old / "input_merged" / "output_1_merged.pt",
+        lambda content: content.update(data=content["data"][1:]),
+    )
     rows, _, problems = taken(old, table)
     assert len(rows["esm2"]) == 74 and len(rows["dnabert_s"]) == 149
     assert all("75 ids for 74 rows" in problem for problem in problems) and len(problems) == 2
     assert_right(rows, features)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "not_a_checkpoint", "hostile", "other_format", "scalar", "future"])
-def test_an_unreadable_file_is_said_and_the_others_count(old: Path, table: FrameTable, features, tmp_path: Path, damage):
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated", "empty", "not_a_checkpoint", "hostile", "other_format", "scalar", "future"],
+)
+def test_an_unreadable_file_is_said_and_the_others_count(
+    old: Path, table: FrameTable, features, tmp_path: Path, damage
+):
     shutil.rmtree(old / "input_merged")
     file = old / "input_protein" / "output_1_ESM.pt"
     if damage == "truncated":
@@ -193,6 +250,7 @@ def test_an_unreadable_file_is_said_and_the_others_count(old: Path, table: Frame
     elif damage == "future":
         change(file, lambda content: content.update(version="2.1"))
     else:
+
         class Hostile:
             def __reduce__(self):
                 return exec, (f"open({str(tmp_path / 'ran')!r}, 'w')",)
@@ -224,7 +282,9 @@ def test_rows_that_are_not_this_runs_are_left(old: Path, table: FrameTable, feat
     records[1] = records[1][::-1] + "A"
     fasta.write_text("\n".join(records[:-2]) + "\n")
     rows, counts, _ = taken(old, table)
-    assert counts["esm2"] == Counts(taken=149 - 7, wrong_width=1, not_finite=2, no_match=2, ambiguous=2)
+    assert counts["esm2"] == Counts(
+        taken=149 - 7, wrong_width=1, not_finite=2, no_match=2, ambiguous=2
+    )
     assert counts["dnabert_s"] == Counts(taken=147, other_sequence=1, no_sequence=1)
     assert str(counts["dnabert_s"]) == "147 taken, 1 of another sequence, 1 without their sequence"
     assert_right(rows, features)
@@ -244,9 +304,13 @@ def test_another_input_of_the_same_names_is_not_mistaken(old: Path, tmp_path: Pa
     (tmp_path / "input.fa").write_text("".join(records))
     other = table_of([tmp_path / "input.fa"], tmp_path / "cache")
     rows, counts, _ = taken(old, other)
-    proteins = dict(zip(other.frame_ids(), other.frames.data.table["protein"].to_pylist(), strict=True))
+    proteins = dict(
+        zip(other.frame_ids(), other.frames.data.table["protein"].to_pylist(), strict=True)
+    )
     with (GOLDEN / "expected" / "frames_protein.faa").open() as opened:
-        same = {name for name, protein in SimpleFastaParser(opened) if proteins.get(name) == protein}
+        same = {
+            name for name, protein in SimpleFastaParser(opened) if proteins.get(name) == protein
+        }
     assert rows["esm2"].keys() == same and counts["esm2"].other_sequence > 0
 
 
@@ -255,12 +319,16 @@ def test_frames_too_long_for_esm2_are_left_to_this_run(tmp_path: Path):
     (tmp_path / "long.fa").write_text(">long\n" + "GCT" * 1100 + "\n")
     cache = tmp_path / "cache"
     tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
-    table = build_or_open(find_inputs([str(tmp_path / "long.fa")]), FrameRules(3300), tokenizers, cache)
+    table = build_or_open(
+        find_inputs([str(tmp_path / "long.fa")]), FrameRules(3300), tokenizers, cache
+    )
     folder = tmp_path / "old" / "long_protein"
     folder.mkdir(parents=True)
     (folder / "output_0.fa").write_text(f">long_chunk_1F1\n{'A' * 1100}\n")
-    torch.save({"proteins": ["long_chunk_1F1"], "data": [torch.ones(32)]}, folder / "output_0_ESM.pt")
-    given, = read_rows(find_older_work(tmp_path / "old"), table, SMALL)
+    torch.save(
+        {"proteins": ["long_chunk_1F1"], "data": [torch.ones(32)]}, folder / "output_0_ESM.pt"
+    )
+    (given,) = read_rows(find_older_work(tmp_path / "old"), table, SMALL)
     assert "long_chunk_1F1" in table.frame_ids() and given.counts == Counts(no_match=1)
 
 
@@ -279,10 +347,14 @@ def test_a_directory_of_this_version_holds_no_older_work(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("precision", "noise", "same"), [("fp32", 1e-6, True), ("fp32", 1e-3, False), ("bf16", 1e-3, True), ("bf16", 0.2, False)]
+    ("precision", "noise", "same"),
+    [("fp32", 1e-6, True), ("fp32", 1e-3, False), ("bf16", 1e-3, True), ("bf16", 0.2, False)],
 )
 def test_a_sample_tells_one_model_from_another(precision, noise, same):
     random = np.random.default_rng(3)
     rows = random.normal(size=(16, 200)).astype(np.float32)
-    assert same_model(rows, rows + random.normal(0, noise, rows.shape).astype(np.float32), precision) is same
+    assert (
+        same_model(rows, rows + random.normal(0, noise, rows.shape).astype(np.float32), precision)
+        is same
+    )
     assert not same_model(rows, np.full_like(rows, np.nan), precision)

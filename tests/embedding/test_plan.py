@@ -1,4 +1,7 @@
-"""Plans: every sequence once, no batch over its tokens, the same plan whatever the number of processes."""
+"""Plans: every sequence once, no batch over its tokens, the same plan whatever the number of
+processes.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -9,7 +12,8 @@ from virnucpro.embedding.plan import Deal, Plan, make_plan, share
 
 def keys(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
     numbers = np.array([hash_of(word) for word in words], dtype=np.uint64)
-    return numbers % np.uint64(3), numbers  # a poor high half: only both together tell sequences apart
+    # a poor high half: only both together tell sequences apart
+    return numbers % np.uint64(3), numbers
 
 
 def hash_of(word: str) -> int:
@@ -45,7 +49,9 @@ def test_batches_hold_every_row_once_and_no_more_tokens_than_allowed(seed):
     seen = [plan.batch(number).tolist() for number in range(len(plan))]
     assert sorted(row for batch in seen for row in batch) == rows.tolist()
     assert max(sum(length_of[row] for row in batch) for batch in seen) <= 512
-    assert [length_of[row] for batch in seen for row in batch] == sorted(lengths.tolist(), reverse=True)
+    assert [length_of[row] for batch in seen for row in batch] == sorted(
+        lengths.tolist(), reverse=True
+    )
 
 
 def test_a_sequence_longer_than_a_batch_is_refused():
@@ -56,7 +62,11 @@ def test_a_sequence_longer_than_a_batch_is_refused():
 def test_a_saved_plan_is_the_plan(tmp_path):
     plan = make_plan(np.arange(50), np.arange(3, 53), tokens=100)
     again = Plan.open(plan.save(tmp_path, "esm2"))
-    assert (again.rows == plan.rows).all() and (again.offsets == plan.offsets).all() and again.tokens == 100
+    assert (
+        (again.rows == plan.rows).all()
+        and (again.offsets == plan.offsets).all()
+        and again.tokens == 100
+    )
 
 
 def test_a_plan_that_is_not_the_announced_one_is_refused(tmp_path):
@@ -82,8 +92,12 @@ def test_parts_hold_every_batch_once_and_burden_processes_alike(batches, process
     parts = [list(deal.part(number)) for number in range(len(deal))]
     assert [batch for part in parts for batch in part] == list(range(batches))
     shares = [sum(map(len, parts[rank::processes])) for rank in range(processes)]
-    assert shares == [len(range(rank, batches, processes)) for rank in range(processes)]  # as the dashboard reckons
+    # as the dashboard reckons
+    assert shares == [len(range(rank, batches, processes)) for rank in range(processes)]
     steps = -(-len(deal) // processes)
     assert sum(deal.at(step)[0] for step in range(steps)) == batches
     assert steps >= min(8, -(-batches // processes)) and max(map(len, parts)) <= 7
-    assert all(deal.room_at(step) == 2 * max(map(len, parts[step * processes:][:processes])) for step in range(len(deal) // processes))
+    assert all(
+        deal.room_at(step) == 2 * max(map(len, parts[step * processes :][:processes]))
+        for step in range(len(deal) // processes)
+    )

@@ -1,4 +1,5 @@
 """Old rows enter the store only from files whose sample is embedded to the same again."""
+
 from __future__ import annotations
 
 import logging
@@ -24,14 +25,19 @@ WIDTHS = {"dnabert_s": 48, "esm2": 32}
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
-    return build_or_open(find_inputs([GOLDEN / "input.fa"]), FrameRules(500), tokenizers, tmp_path_factory.mktemp("frames"))
+    return build_or_open(
+        find_inputs([GOLDEN / "input.fa"]),
+        FrameRules(500),
+        tokenizers,
+        tmp_path_factory.mktemp("frames"),
+    )
 
 
 @pytest.fixture(scope="module")
 def proteins() -> np.ndarray:
     """What the model gives for every frame, float32 [frames, 32]."""
     merged = torch.load(GOLDEN / "expected" / "output_1_merged.pt", weights_only=True)
-    return np.asarray(merged["data"], dtype=np.float32)[:, WIDTHS["dnabert_s"]:]
+    return np.asarray(merged["data"], dtype=np.float32)[:, WIDTHS["dnabert_s"] :]
 
 
 @pytest.fixture
@@ -45,7 +51,13 @@ def old(tmp_path) -> Path:
 
 def work_with(table, old: Path, store: FeatureStore, embed):
     older = find_older_work(old)
-    return make_work(table, "esm2", store, 4096, lambda *known: take_up(older, "esm2", table, WIDTHS, *known, embed, "fp32"))
+    return make_work(
+        table,
+        "esm2",
+        store,
+        4096,
+        lambda *known: take_up(older, "esm2", table, WIDTHS, *known, embed, "fp32"),
+    )
 
 
 def test_rows_of_the_same_model_are_taken_and_nothing_is_left_to_do(table, old, tmp_path, proteins):
@@ -66,6 +78,11 @@ def test_rows_of_the_same_model_are_taken_and_nothing_is_left_to_do(table, old, 
 
 def test_rows_of_another_model_are_not(table, old, tmp_path, proteins, caplog):
     with caplog.at_level(logging.INFO, "virnucpro"):
-        work = work_with(table, old, FeatureStore(tmp_path / "rows", 32), lambda rows: proteins[rows] + np.float32(0.01))
+        work = work_with(
+            table,
+            old,
+            FeatureStore(tmp_path / "rows", 32),
+            lambda rows: proteins[rows] + np.float32(0.01),
+        )
     assert work.taken_up == 0 and len(work.plan.rows) == len(work.sharing.unique)
     assert "another model's" in caplog.text

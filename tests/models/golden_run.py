@@ -1,4 +1,5 @@
 """The original's golden run, and how to embed a list of sequences in packed batches."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,9 @@ import torch
 from virnucpro.models.packing import PackedBatch, pack
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
-VOCABULARY = {token: i for i, token in enumerate((GOLDEN / "esm2" / "vocab.txt").read_text().split())}
+VOCABULARY = {
+    token: i for i, token in enumerate((GOLDEN / "esm2" / "vocab.txt").read_text().split())
+}
 
 
 def read_fasta(path: Path) -> dict[str, str]:
@@ -25,7 +28,10 @@ def read_fasta(path: Path) -> dict[str, str]:
 
 
 def protein_ids(protein: str) -> np.ndarray:
-    return np.array([VOCABULARY["<cls>"], *(VOCABULARY[letter] for letter in protein), VOCABULARY["<eos>"]], np.uint8)
+    return np.array(
+        [VOCABULARY["<cls>"], *(VOCABULARY[letter] for letter in protein), VOCABULARY["<eos>"]],
+        np.uint8,
+    )
 
 
 def batches(sequences: Sequence[np.ndarray], tokens: int, pad_id: int) -> Iterator[PackedBatch]:

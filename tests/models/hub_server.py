@@ -1,4 +1,7 @@
-"""A hub and a file server on the loopback, as far as the real clients ask them: metadata, ranges, one cut connection."""
+"""A hub and a file server on the loopback, as far as the real clients ask them: metadata, ranges,
+one cut connection.
+"""
+
 from __future__ import annotations
 
 import contextlib
@@ -15,7 +18,9 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 @dataclass
 class Hub:
-    """What is served: `repositories` owner/name -> directory, `files` path -> bytes; `requests` is the log."""
+    """What is served: `repositories` owner/name -> directory, `files` path -> bytes; `requests` is
+    the log.
+    """
 
     repositories: dict[str, Path]
     files: dict[str, bytes] = field(default_factory=dict)
@@ -32,14 +37,27 @@ class Hub:
         if len(parts) != 5 or parts[2] != "resolve":
             return None
         file = self.repositories.get("/".join(parts[:2]), Path("/none")) / parts[4]
-        return (file.read_bytes(), file.suffix in (".bin", ".safetensors")) if file.is_file() else None
+        return (
+            (file.read_bytes(), file.suffix in (".bin", ".safetensors")) if file.is_file() else None
+        )
 
     def tree(self, name: str) -> list[dict] | None:
         """The listing the hub's client asks for beside the metadata."""
         found = self.metadata(name)
-        return found and [{"type": "file", "path": f["rfilename"], "size": f["size"], "oid": f["blobId"],
-                           **({"lfs": {"oid": f["lfs"]["sha256"], "size": f["size"], "pointerSize": 134}} if "lfs" in f else {})}
-                          for f in found["siblings"]]
+        return found and [
+            {
+                "type": "file",
+                "path": f["rfilename"],
+                "size": f["size"],
+                "oid": f["blobId"],
+                **(
+                    {"lfs": {"oid": f["lfs"]["sha256"], "size": f["size"], "pointerSize": 134}}
+                    if "lfs" in f
+                    else {}
+                ),
+            }
+            for f in found["siblings"]
+        ]
 
     def metadata(self, name: str) -> dict | None:
         directory = self.repositories.get(name)
@@ -50,10 +68,24 @@ class Hub:
             data = file.read_bytes()
             entry = {"rfilename": file.name, "size": len(data), "blobId": blob_id(data)}
             if file.suffix in (".bin", ".safetensors"):
-                entry["lfs"] = {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data), "pointerSize": 134}
+                entry["lfs"] = {
+                    "sha256": hashlib.sha256(data).hexdigest(),
+                    "size": len(data),
+                    "pointerSize": 134,
+                }
             siblings.append(entry)
-        return {"id": name, "modelId": name, "sha": COMMIT, "private": False, "gated": False, "disabled": False, "tags": [],
-                "downloads": 0, "likes": 0, "siblings": siblings}
+        return {
+            "id": name,
+            "modelId": name,
+            "sha": COMMIT,
+            "private": False,
+            "gated": False,
+            "disabled": False,
+            "tags": [],
+            "downloads": 0,
+            "likes": 0,
+            "siblings": siblings,
+        }
 
 
 def blob_id(data: bytes) -> str:
@@ -77,7 +109,11 @@ def serving(hub: Hub) -> Iterator[Hub]:
             if path.startswith("/api/models/"):
                 name = "/".join(path.split("/")[3:5])
                 found = hub.tree(name) if "/tree/" in path else hub.metadata(name)
-                self.send(200 if found else 404, json.dumps(found or {"error": "no such repository"}).encode(), body)
+                self.send(
+                    200 if found else 404,
+                    json.dumps(found or {"error": "no such repository"}).encode(),
+                    body,
+                )
                 return
             content = hub.content(path)
             if content is None:
@@ -98,11 +134,23 @@ def serving(hub: Hub) -> Iterator[Hub]:
                 hub.cut.discard(name)
                 self.send(200, data, body, headers, stop=len(data) // 2)
             elif start:
-                self.send(206, data[start:], body, headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"})
+                self.send(
+                    206,
+                    data[start:],
+                    body,
+                    headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"},
+                )
             else:
                 self.send(200, data, body, headers)
 
-        def send(self, status: int, data: bytes, body: bool, headers: dict[str, str] | None = None, stop: int | None = None) -> None:
+        def send(
+            self,
+            status: int,
+            data: bytes,
+            body: bool,
+            headers: dict[str, str] | None = None,
+            stop: int | None = None,
+        ) -> None:
             self.send_response(status)
             for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
                 self.send_header(key, value)

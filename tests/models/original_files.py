@@ -1,4 +1,5 @@
 """Results as the original program leaves them, read without the code under test."""
+
 from __future__ import annotations
 
 import csv
@@ -21,7 +22,13 @@ def original_rows(merged: Path, table: Path) -> Rows:
         lines = {line["Sequence_ID"]: line for line in csv.DictReader(opened, delimiter="\t")}
     ordered = [lines[name] for name in content["ids"]]
     scores = np.array([[float(line["score1"]), float(line["score2"])] for line in ordered])
-    return Rows(content["ids"], content["data"].numpy(), scores[:, 0], scores[:, 1], [line["Prediction"] for line in ordered])
+    return Rows(
+        content["ids"],
+        content["data"].numpy(),
+        scores[:, 0],
+        scores[:, 1],
+        [line["Prediction"] for line in ordered],
+    )
 
 
 def published_rows(name: str) -> Rows:

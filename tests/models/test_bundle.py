@@ -39,27 +39,45 @@ def copy(written, tmp_path):
 
 def edit(directory: Path, **fields) -> None:
     stored = json.loads((directory / "bundle.json").read_text()) | fields
-    (directory / "bundle.json").write_text(json.dumps({k: v for k, v in stored.items() if v is not ...}))
+    (directory / "bundle.json").write_text(
+        json.dumps({k: v for k, v in stored.items() if v is not ...})
+    )
 
 
-GOLDEN_PARTS = ModelSettings(esm_model=str(GOLDEN / "esm2"), dna_model=str(GOLDEN / "dnabert_s"),
-                             classifier=str(GOLDEN / "500_model.pth"))
+GOLDEN_PARTS = ModelSettings(
+    esm_model=str(GOLDEN / "esm2"),
+    dna_model=str(GOLDEN / "dnabert_s"),
+    classifier=str(GOLDEN / "500_model.pth"),
+)
 
 
 def test_a_bundle_knows_its_parts(written):
     bundle = Bundle.load(written)
     assert (bundle.name, bundle.chunk_length, bundle.frame_policy) == ("random-tiny", 500, "open")
     assert bundle.widths == {"dnabert_s": 48, "esm2": 32}
-    assert (bundle.esm2, bundle.classifier) == (written / "esm2", written / "classifier.safetensors")
+    assert (bundle.esm2, bundle.classifier) == (
+        written / "esm2",
+        written / "classifier.safetensors",
+    )
 
 
-@pytest.mark.parametrize(("fields", "says"), [
-    ({"esm2": ...}, "lacks esm2"), ({"chunk_length": "500"}, "chunk_length '500'"), ({"chunk_length": 2}, "at least 30"),
-    ({"chunk_length": True}, "chunk_length True"), ({"frame_policy": "best"}, "frame_policy 'best'"),
-    ({"classes": ["virus", "others"]}, "in this order"), ({"calibration": [1]}, "calibration"), ({"esm2": 3}, "esm2: 3"),
-    ({"esm2": {"hub": "no slash"}}, "not a hub id"), ({"name": ""}, "name"),
-    ({"esm2": "nowhere"}, "no such model directory"), ({"classifier": "nowhere.pth"}, "no such classifier file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"esm2": ...}, "lacks esm2"),
+        ({"chunk_length": "500"}, "chunk_length '500'"),
+        ({"chunk_length": 2}, "at least 30"),
+        ({"chunk_length": True}, "chunk_length True"),
+        ({"frame_policy": "best"}, "frame_policy 'best'"),
+        ({"classes": ["virus", "others"]}, "in this order"),
+        ({"calibration": [1]}, "calibration"),
+        ({"esm2": 3}, "esm2: 3"),
+        ({"esm2": {"hub": "no slash"}}, "not a hub id"),
+        ({"name": ""}, "name"),
+        ({"esm2": "nowhere"}, "no such model directory"),
+        ({"classifier": "nowhere.pth"}, "no such classifier file"),
+    ],
+)
 def test_a_wrong_field_is_named(copy, fields, says):
     edit(copy, **fields)
     with pytest.raises(ModelError, match=says) as caught:
@@ -77,7 +95,9 @@ def test_what_is_no_bundle_says_so(tmp_path):
 
 def test_a_classifier_of_another_width_does_not_fit(copy):
     bundle = Bundle.load(copy)
-    with pytest.raises(ModelError, match="takes 3328 features, but DNABERT-S gives 48 and ESM-2 32"):
+    with pytest.raises(
+        ModelError, match="takes 3328 features, but DNABERT-S gives 48 and ESM-2 32"
+    ):
         bundle.check_classifier(3328)
     shutil.rmtree(copy / "esm2")
     shutil.copytree(copy / "dnabert_s", copy / "esm2")
@@ -96,11 +116,17 @@ def test_by_directory_with_a_part_replaced(copy):
     edit(copy, calibration={"method": "logistic"})
     whole, choice = resolve_bundle(ModelSettings(model=str(copy)))
     assert whole.calibration == {"method": "logistic"} and choice.value == "random-tiny"
-    other, choice = resolve_bundle(ModelSettings(model=str(copy), dna_model=str(GOLDEN / "dnabert_s")))
+    other, choice = resolve_bundle(
+        ModelSettings(model=str(copy), dna_model=str(GOLDEN / "dnabert_s"))
+    )
     assert other.dnabert_s == GOLDEN / "dnabert_s" and other.esm2 == whole.esm2
     assert other.calibration is None and "--dna-model" in choice.reason
     longer, choice = resolve_bundle(ModelSettings(model=str(copy), chunk_length=300))
-    assert longer.chunk_length == 300 and longer.calibration is None and "--chunk-length 300" in choice.reason
+    assert (
+        longer.chunk_length == 300
+        and longer.calibration is None
+        and "--chunk-length 300" in choice.reason
+    )
     with pytest.raises(UsageError, match="at least 30"):
         resolve_bundle(ModelSettings(model=str(copy), chunk_length=3))
 
@@ -131,7 +157,9 @@ def test_the_best_installed_answers(home, written, monkeypatch):
 
 
 def test_a_model_that_is_not_there_says_what_to_bring(home):
-    with pytest.raises(ModelError, match=r"models download 500.*facebook/esm2_t36_3B_UR50D.*500_model\.pth") as caught:
+    with pytest.raises(
+        ModelError, match=r"models download 500.*facebook/esm2_t36_3B_UR50D.*500_model\.pth"
+    ) as caught:
         resolve_bundle(ModelSettings(model="500"))
     assert str(home) in str(caught.value)
     with pytest.raises(ModelError, match=r"^models verify 500: not on this machine"):
@@ -142,7 +170,9 @@ def test_a_model_that_is_not_there_says_what_to_bring(home):
 
 def test_hub_parts_come_from_the_models_directory_without_a_network(home, copy):
     edit(copy, esm2={"hub": "somebody/some-esm", "revision": "abc"})
-    with pytest.raises(ModelError, match=r"somebody/some-esm@abc: not on this machine.*vocab\.txt") as caught:
+    with pytest.raises(
+        ModelError, match=r"somebody/some-esm@abc: not on this machine.*vocab\.txt"
+    ) as caught:
         Bundle.load(copy)
     assert str(home / "somebody--some-esm") in str(caught.value) and "\n" not in str(caught.value)
     home.mkdir(exist_ok=True)
@@ -171,7 +201,9 @@ def test_identity_follows_content_not_place(written, copy):
     assert {name for name in before if before[name] != after[name]} == {"dnabert_s"}
 
 
-def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(home, written, tmp_path, monkeypatch):
+def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
+    home, written, tmp_path, monkeypatch
+):
     first = Bundle.load(written).identity()
     kept = json.loads((home / "sha256.json").read_text())
     weights = str((written / "esm2" / "model.safetensors").resolve())
@@ -188,4 +220,9 @@ def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
 
 def test_loads_no_torch():
     code = "import sys, virnucpro.models.bundle; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]).returncode == 0
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[2]
+        ).returncode
+        == 0
+    )

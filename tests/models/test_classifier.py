@@ -41,11 +41,21 @@ def test_a_rows_bits_depend_on_the_row_alone(threads):
 
 def test_scores_are_those_of_the_original_layers():
     classifier = random_classifier(64, 24)
-    model = torch.nn.Sequential(torch.nn.Linear(64, 24), torch.nn.BatchNorm1d(24), torch.nn.ReLU(), torch.nn.Linear(24, 2)).eval()
-    model.load_state_dict({f"{layer}.{name.split('.')[1]}": tensor for name, tensor in classifier.tensors.items()
-                           for layer in [{"hidden_layer": 0, "bn1": 1, "output_layer": 3}[name.split(".")[0]]]}, strict=False)
+    model = torch.nn.Sequential(
+        torch.nn.Linear(64, 24), torch.nn.BatchNorm1d(24), torch.nn.ReLU(), torch.nn.Linear(24, 2)
+    ).eval()
+    model.load_state_dict(
+        {
+            f"{layer}.{name.split('.')[1]}": tensor
+            for name, tensor in classifier.tensors.items()
+            for layer in [{"hidden_layer": 0, "bn1": 1, "output_layer": 3}[name.split(".")[0]]]
+        },
+        strict=False,
+    )
     rows = torch.randn(5, 64)
-    torch.testing.assert_close(torch.from_numpy(classifier.scores(rows)), model(rows).softmax(1).detach())
+    torch.testing.assert_close(
+        torch.from_numpy(classifier.scores(rows)), model(rows).softmax(1).detach()
+    )
 
 
 def test_no_rows_and_rows_that_are_not_finite():
@@ -68,7 +78,9 @@ def test_every_format_scores_alike(tmp_path, kind):
 def test_a_hostile_file_is_refused_and_nothing_runs(tmp_path):
     trace, path = tmp_path / "trace", tmp_path / "model.pth"
     torch.save(Payload(f"touch {trace}"), path)
-    with pytest.raises(ModelError, match=r"model\.pth: refused, it would run \w+\.system") as caught:
+    with pytest.raises(
+        ModelError, match=r"model\.pth: refused, it would run \w+\.system"
+    ) as caught:
         Classifier.load(path)
     assert "\n" not in str(caught.value)
     assert not trace.exists()
@@ -84,9 +96,14 @@ def test_a_hostile_layer_inside_the_originals_module_is_refused(tmp_path):
     assert not trace.exists()
 
 
-@pytest.mark.parametrize(("content", "says"), [
-    (None, "no such classifier file"), (b"", "not a readable weights file"), (b"<html>not found</html>", "not a readable weights file"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "no such classifier file"),
+        (b"", "not a readable weights file"),
+        (b"<html>not found</html>", "not a readable weights file"),
+    ],
+)
 def test_unusable_files_say_so_in_one_line(tmp_path, content, says):
     path = tmp_path / "model.pth"
     if content is not None:

@@ -1,4 +1,7 @@
-"""The same promises on an NVIDIA GPU: the original's features in fp32, agreement in 16 bits, bits that do not depend on neighbours."""
+"""The same promises on an NVIDIA GPU: the original's features in fp32, agreement in 16 bits, bits
+that do not depend on neighbours.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -14,15 +17,21 @@ from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 DEVICE = torch.device("cuda")
 MAKERS = {
-    "esm2": lambda precision: Esm2Encoder(random_esm2("mini", DEVICE, compute_dtype(precision)), DEVICE, precision),
-    "dnabert_s": lambda precision: DnabertEncoder(random_dnabert_s("mini", DEVICE, compute_dtype(precision)), DEVICE, precision),
+    "esm2": lambda precision: Esm2Encoder(
+        random_esm2("mini", DEVICE, compute_dtype(precision)), DEVICE, precision
+    ),
+    "dnabert_s": lambda precision: DnabertEncoder(
+        random_dnabert_s("mini", DEVICE, compute_dtype(precision)), DEVICE, precision
+    ),
 }
 
 
 def cuda_embed(encoder, sequences, tokens: int) -> torch.Tensor:
     from golden_run import batches
 
-    return torch.cat([encoder.embed(batch.to(DEVICE)) for batch in batches(sequences, tokens, encoder.pad_id)]).cpu()
+    return torch.cat(
+        [encoder.embed(batch.to(DEVICE)) for batch in batches(sequences, tokens, encoder.pad_id)]
+    ).cpu()
 
 
 def some_sequences() -> list[np.ndarray]:
@@ -40,21 +49,31 @@ def test_bits_do_not_depend_on_neighbours(name, precision):
     for seed in (1, 2):
         shuffled = np.random.default_rng(seed).permutation(len(sequences))
         again = torch.empty_like(first)
-        again[torch.from_numpy(shuffled)] = cuda_embed(encoder, [sequences[i] for i in shuffled], 4096)
+        again[torch.from_numpy(shuffled)] = cuda_embed(
+            encoder, [sequences[i] for i in shuffled], 4096
+        )
         differ = (again != first).any(1).nonzero().flatten().tolist()
-        assert not differ, f"lengths {[len(sequences[i]) for i in differ]} differ, by {(again - first).abs().max():.1e}"
+        assert not differ, (
+            f"lengths {[len(sequences[i]) for i in differ]} differ, by {(again - first).abs().max():.1e}"
+        )
 
 
 @pytest.mark.parametrize("name", MAKERS)
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_16_bits_point_where_fp32_points(name, precision):
     sequences = some_sequences()
-    wanted, found = cuda_embed(MAKERS[name]("fp32"), sequences, 4096), cuda_embed(MAKERS[name](precision), sequences, 4096)
+    wanted, found = (
+        cuda_embed(MAKERS[name]("fp32"), sequences, 4096),
+        cuda_embed(MAKERS[name](precision), sequences, 4096),
+    )
     assert torch.cosine_similarity(wanted, found).min() >= 0.999
 
 
 def test_fp32_is_what_the_cpu_computes():
-    proteins = [protein_ids(protein) for protein in read_fasta(GOLDEN / "expected" / "frames_protein.faa").values()]
+    proteins = [
+        protein_ids(protein)
+        for protein in read_fasta(GOLDEN / "expected" / "frames_protein.faa").values()
+    ]
     for load, part in ((load_esm2, "esm2"), (load_dnabert_s, "dnabert_s")):
         wanted = embed(load(GOLDEN / part, "cpu", "fp32"), proteins)
         found = cuda_embed(load(GOLDEN / part, DEVICE, "fp32"), proteins, 2048)

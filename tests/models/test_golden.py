@@ -1,4 +1,5 @@
 """Features and scores of the original's own run, in fp32."""
+
 from __future__ import annotations
 
 import pytest
@@ -26,7 +27,10 @@ def merged() -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def esm() -> dict[str, torch.Tensor]:
     proteins = read_fasta(EXPECTED / "frames_protein.faa")
-    rows = embed(load_esm2(GOLDEN / "esm2", "cpu", "fp32"), [protein_ids(protein) for protein in proteins.values()])
+    rows = embed(
+        load_esm2(GOLDEN / "esm2", "cpu", "fp32"),
+        [protein_ids(protein) for protein in proteins.values()],
+    )
     return dict(zip(proteins, rows, strict=True))
 
 
@@ -35,7 +39,9 @@ def dna() -> dict[str, torch.Tensor]:
     tokenizer = Tokenizer.from_file(str(GOLDEN / "dnabert_s" / "tokenizer.json"))
     frames = read_fasta(EXPECTED / "frames_nucleotide.fa")
     ids = [torch.tensor(tokenizer.encode(frame).ids).numpy() for frame in frames.values()]
-    return dict(zip(frames, embed(load_dnabert_s(GOLDEN / "dnabert_s", "cpu", "fp32"), ids), strict=True))
+    return dict(
+        zip(frames, embed(load_dnabert_s(GOLDEN / "dnabert_s", "cpu", "fp32"), ids), strict=True)
+    )
 
 
 def test_esm_features_are_the_originals(esm):
@@ -49,7 +55,9 @@ def test_dna_features_are_the_originals(dna):
     stored = load("output_1_DNABERT_S.pt")
     assert set(stored["nucleotide"]) == set(dna)
     for name, row in zip(stored["nucleotide"], stored["data"], strict=True):
-        torch.testing.assert_close(dna[name], torch.tensor(row["mean_representation"]).flatten(), atol=2e-5, rtol=0)
+        torch.testing.assert_close(
+            dna[name], torch.tensor(row["mean_representation"]).flatten(), atol=2e-5, rtol=0
+        )
 
 
 def test_rows_are_dna_then_protein(esm, dna, merged):
@@ -59,8 +67,17 @@ def test_rows_are_dna_then_protein(esm, dna, merged):
 
 def test_scores_and_labels_are_the_originals(merged):
     classifier = Classifier.load(GOLDEN / "500_model.pth")
-    lines = [line.split("\t") for line in (EXPECTED / "prediction_results.txt").read_text().splitlines()[1:]]
+    lines = [
+        line.split("\t")
+        for line in (EXPECTED / "prediction_results.txt").read_text().splitlines()[1:]
+    ]
     scores = classifier.scores(torch.stack([merged[line[0]] for line in lines]))
-    torch.testing.assert_close(torch.from_numpy(scores), torch.tensor([[float(x) for x in line[2:4]] for line in lines]),
-                               atol=1e-4, rtol=0)
-    assert ["virus" if virus > others else "others" for others, virus in scores] == [line[1] for line in lines]
+    torch.testing.assert_close(
+        torch.from_numpy(scores),
+        torch.tensor([[float(x) for x in line[2:4]] for line in lines]),
+        atol=1e-4,
+        rtol=0,
+    )
+    assert ["virus" if virus > others else "others" for others, virus in scores] == [
+        line[1] for line in lines
+    ]

@@ -1,4 +1,7 @@
-"""Graphs: which batches are launched and which replayed, what becomes of old graphs, and that a failed recording costs nothing else."""
+"""Graphs: which batches are launched and which replayed, what becomes of old graphs, and that a
+failed recording costs nothing else.
+"""
+
 from __future__ import annotations
 
 import pytest
@@ -97,15 +100,18 @@ def test_where_graphs_fail_all_is_launched(fails, caplog):
 
 
 def test_tables_keep_their_sequences_and_have_few_shapes():
-    tables = ((1, torch.tensor([[0, 5], [5, 64]], dtype=torch.int32)), (0, torch.ones(ROWS, 2, dtype=torch.int32)),
-              (3, torch.full((ROWS + 1, 2), 7, dtype=torch.int32)))
+    tables = (
+        (1, torch.tensor([[0, 5], [5, 64]], dtype=torch.int32)),
+        (0, torch.ones(ROWS, 2, dtype=torch.int32)),
+        (3, torch.full((ROWS + 1, 2), 7, dtype=torch.int32)),
+    )
     together, shape = even_tables(tables)
     assert shape == ((1, ROWS), (0, ROWS), (3, 2 * ROWS))
     longer = torch.cat([together, torch.full((9, 2), 99, dtype=torch.int32)])
     for (kind, table), (found_kind, found) in zip(tables, apart(longer, shape), strict=True):
         assert found_kind == kind
-        assert torch.equal(found[:len(table)], table)
-        assert not found[len(table):].any()
+        assert torch.equal(found[: len(table)], table)
+        assert not found[len(table) :].any()
         assert found.is_contiguous() and found.dtype == torch.int32
 
 

@@ -1,4 +1,7 @@
-"""A sequence's embedding has the same bits whatever it is packed with, at any batch size and number of threads (CPU, fp32)."""
+"""A sequence's embedding has the same bits whatever it is packed with, at any batch size and number
+of threads (CPU, fp32).
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -13,10 +16,18 @@ from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
 CPU = torch.device("cpu")
 ENCODERS = {
     "esm2 of 32": lambda: Esm2Encoder(random_esm2("tiny", CPU, torch.float32), CPU, "fp32"),
-    "stock esm2 of 32": lambda: Esm2Encoder(random_esm2("tiny", CPU, torch.float32), CPU, "fp32", compile="off"),
-    "esm2 of 320": lambda: Esm2Encoder(shallow(random_esm2("mini", CPU, torch.float32)), CPU, "fp32"),
-    "dnabert_s of 48": lambda: DnabertEncoder(random_dnabert_s("tiny", CPU, torch.float32), CPU, "fp32"),
-    "dnabert_s of 256": lambda: DnabertEncoder(shallow(random_dnabert_s("mini", CPU, torch.float32)), CPU, "fp32"),
+    "stock esm2 of 32": lambda: Esm2Encoder(
+        random_esm2("tiny", CPU, torch.float32), CPU, "fp32", compile="off"
+    ),
+    "esm2 of 320": lambda: Esm2Encoder(
+        shallow(random_esm2("mini", CPU, torch.float32)), CPU, "fp32"
+    ),
+    "dnabert_s of 48": lambda: DnabertEncoder(
+        random_dnabert_s("tiny", CPU, torch.float32), CPU, "fp32"
+    ),
+    "dnabert_s of 256": lambda: DnabertEncoder(
+        shallow(random_dnabert_s("mini", CPU, torch.float32)), CPU, "fp32"
+    ),
 }
 
 
@@ -38,4 +49,6 @@ def test_bits_do_not_depend_on_neighbours_batch_size_or_threads(make, threads):
         shuffled = numbers.permutation(len(sequences))
         again = torch.empty_like(first)
         again[torch.from_numpy(shuffled)] = embed(encoder, [sequences[i] for i in shuffled], tokens)
-        assert torch.equal(again, first), f"differs with {tokens} tokens a batch and {count} threads"
+        assert torch.equal(again, first), (
+            f"differs with {tokens} tokens a batch and {count} threads"
+        )

@@ -1,4 +1,5 @@
 """Encoders that a thread loads: in order, given away once, and no reason to fail."""
+
 from __future__ import annotations
 
 import sys
@@ -25,7 +26,9 @@ def test_the_encoders_come_in_order_and_once():
         return DnabertEncoder.load(GOLDEN / "dnabert_s", CPU, "fp32")
 
     usual = sys.getswitchinterval()
-    with LoadAhead({name: lambda name=name: load(name) for name in ("first", "second")}, CPU) as ahead:
+    with LoadAhead(
+        {name: lambda name=name: load(name) for name in ("first", "second")}, CPU
+    ) as ahead:
         second = ahead.take("second")
         assert order == ["first", "second"] and isinstance(second, DnabertEncoder)
         assert ahead.take("second") is None and ahead.take("another") is None
@@ -36,7 +39,9 @@ def test_the_encoders_come_in_order_and_once():
 
 
 def test_what_cannot_be_loaded_is_left_to_the_ordinary_way(tmp_path):
-    with LoadAhead({"esm2": lambda: DnabertEncoder.load(tmp_path, CPU, "fp32"), "none": lambda: None}, CPU) as ahead:
+    with LoadAhead(
+        {"esm2": lambda: DnabertEncoder.load(tmp_path, CPU, "fp32"), "none": lambda: None}, CPU
+    ) as ahead:
         assert ahead.take("esm2") is None and ahead.take("none") is None
 
 
@@ -72,8 +77,12 @@ def test_a_blank_network_has_its_shapes_and_no_values():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_thread_uses_the_gpu_of_its_process_cuda():
     last = torch.device("cuda", torch.cuda.device_count() - 1)
-    for device in (last, torch.device("cuda")):  # Accelerate's device has no number in a single process
-        with torch.cuda.device(last), LoadAhead({"it": lambda: [torch.cuda.current_device()]}, device) as ahead:
+    # Accelerate's device has no number in a single process
+    for device in (last, torch.device("cuda")):
+        with (
+            torch.cuda.device(last),
+            LoadAhead({"it": lambda: [torch.cuda.current_device()]}, device) as ahead,
+        ):
             assert ahead.take("it") == [last.index]
 
 
@@ -81,5 +90,7 @@ def test_a_thread_uses_the_gpu_of_its_process_cuda():
 def test_weights_wait_where_they_would_take_the_room_to_compute(gib, fits, tmp_path, monkeypatch):
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.truncate(5 << 30)  # ESM-2 3B in 16 bits; takes no disk
-    monkeypatch.setattr(load_ahead.torch.cuda, "mem_get_info", lambda device: ((gib << 30) - (1 << 29), gib << 30))
+    monkeypatch.setattr(
+        load_ahead.torch.cuda, "mem_get_info", lambda device: ((gib << 30) - (1 << 29), gib << 30)
+    )
     assert load_ahead.fits_beside(tmp_path, torch.device("cuda")) == fits

@@ -33,8 +33,14 @@ def test_what_does_not_fit_is_refused(limits):
 
 def test_pool_is_the_mean_without_skipped_tokens_in_the_callers_order():
     batch = pack(SEQUENCES, 20, pad_id=1)
-    hidden = torch.randn(20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
+    hidden = torch.randn(
+        20, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    ).float()
     hidden[11:] = torch.nan  # the tail never counts
     rows = {0: hidden[3:7], 1: hidden[:3], 2: hidden[7:11]}
-    torch.testing.assert_close(pool(hidden, batch, skip=1), torch.stack([rows[i][1:-1].mean(0) for i in range(3)]))
-    torch.testing.assert_close(pool(hidden, batch, skip=0), torch.stack([rows[i].mean(0) for i in range(3)]))
+    torch.testing.assert_close(
+        pool(hidden, batch, skip=1), torch.stack([rows[i][1:-1].mean(0) for i in range(3)])
+    )
+    torch.testing.assert_close(
+        pool(hidden, batch, skip=0), torch.stack([rows[i].mean(0) for i in range(3)])
+    )

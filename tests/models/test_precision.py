@@ -12,9 +12,16 @@ from virnucpro.models.precision import resolve_precision
 from virnucpro.models.random_bundle import random_bundle, random_dnabert_s, random_esm2
 
 
-@pytest.mark.parametrize(("requested", "launcher", "value"), [
-    ("auto", None, "fp32"), ("auto", "no", "fp32"), ("auto", "bf16", "bf16"), ("auto", "fp16", "fp16"), ("fp16", "bf16", "fp16"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("requested", "launcher", "value"),
+    [
+        ("auto", None, "fp32"),
+        ("auto", "no", "fp32"),
+        ("auto", "bf16", "bf16"),
+        ("auto", "fp16", "fp16"),
+        ("fp16", "bf16", "fp16"),
+    ],
+)
 def test_the_launcher_decides_for_auto_then_the_device(requested, launcher, value):
     assert resolve_precision(requested, "cpu", launcher).value == value
 
@@ -27,18 +34,31 @@ def test_what_the_device_cannot_do_is_a_usage_error(requested):
 
 def test_slopes_are_the_published_ones():
     assert alibi_slopes(8) == [2.0**-i for i in range(1, 9)]
-    assert alibi_slopes(12) == [2.0**-i for i in range(1, 9)] + [2.0**-i for i in (0.5, 1.5, 2.5, 3.5)]
+    assert alibi_slopes(12) == [2.0**-i for i in range(1, 9)] + [
+        2.0**-i for i in (0.5, 1.5, 2.5, 3.5)
+    ]
     assert alibi_slopes(4) == [2.0**-2, 2.0**-4, 2.0**-6, 2.0**-8]
     assert [len(alibi_slopes(heads)) for heads in range(1, 20)] == list(range(1, 20))
 
 
-@pytest.mark.parametrize("make", [
-    lambda precision, dtype: Esm2Encoder(random_esm2("mini", "cpu", dtype), torch.device("cpu"), precision),
-    lambda precision, dtype: DnabertEncoder(random_dnabert_s("mini", "cpu", dtype), torch.device("cpu"), precision),
-], ids=["esm2", "dnabert_s"])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda precision, dtype: Esm2Encoder(
+            random_esm2("mini", "cpu", dtype), torch.device("cpu"), precision
+        ),
+        lambda precision, dtype: DnabertEncoder(
+            random_dnabert_s("mini", "cpu", dtype), torch.device("cpu"), precision
+        ),
+    ],
+    ids=["esm2", "dnabert_s"],
+)
 def test_bf16_points_where_fp32_points(make):
     proteins = [protein_ids("MKVLAARTNDEQGHIPSWYVCF" * n) for n in (1, 3, 7)]
-    wanted, found = embed(make("fp32", torch.float32), proteins, 600), embed(make("bf16", torch.bfloat16), proteins, 600)
+    wanted, found = (
+        embed(make("fp32", torch.float32), proteins, 600),
+        embed(make("bf16", torch.bfloat16), proteins, 600),
+    )
     assert found.dtype == torch.float32
     assert torch.cosine_similarity(wanted, found).min() > 0.999
 

@@ -1,4 +1,7 @@
-"""Downloads from a hub on the loopback through the real clients; imports; conversion; what is said without a network."""
+"""Downloads from a hub on the loopback through the real clients; imports; conversion; what is said
+without a network.
+"""
+
 from __future__ import annotations
 
 import json
@@ -25,7 +28,8 @@ from virnucpro.models.model_home import check_files
 ROOT = Path(__file__).parents[2]
 PTH = (GOLDEN / "500_model.pth").read_bytes()
 
-# The golden run's small parts in the published ones' place; the clients and everything else are real.
+# The golden run's small parts in the published ones' place; the clients and everything else are
+# real.
 CHILD = """
 import sys
 from dataclasses import replace
@@ -51,7 +55,9 @@ def home(tmp_path: Path, monkeypatch) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path):
-    """ESM-2 in two `.bin` shards with an index, DNABERT-S as the hub has it, and the classifier's file server."""
+    """ESM-2 in two `.bin` shards with an index, DNABERT-S as the hub has it, and the classifier's
+    file server.
+    """
     esm2 = tmp_path / "hub" / "esm2"
     shutil.copytree(GOLDEN / "esm2", esm2)
     split_into_bins(esm2)
@@ -66,38 +72,73 @@ def hub(tmp_path: Path):
 def split_into_bins(directory: Path) -> None:
     weights = load_file(directory / "model.safetensors")
     names = sorted(weights)
-    shards = {"pytorch_model-00001-of-00002.bin": names[::2], "pytorch_model-00002-of-00002.bin": names[1::2]}
+    shards = {
+        "pytorch_model-00001-of-00002.bin": names[::2],
+        "pytorch_model-00002-of-00002.bin": names[1::2],
+    }
     for file, part in shards.items():
         torch.save({name: weights[name] for name in part}, directory / file)
-    index = {"metadata": {}, "weight_map": {name: file for file, part in shards.items() for name in part}}
+    index = {
+        "metadata": {},
+        "weight_map": {name: file for file, part in shards.items() for name in part},
+    }
     (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
     (directory / "model.safetensors").unlink()
 
 
-def download(hub: Hub, home: Path, *more: str, urls: str = "{address}/raw/{{name}}", expected: str = "") -> subprocess.CompletedProcess:
+def download(
+    hub: Hub, home: Path, *more: str, urls: str = "{address}/raw/{{name}}", expected: str = ""
+) -> subprocess.CompletedProcess:
     env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    env |= {"HF_ENDPOINT": hub.address, "HF_HOME": str(home.parent / "hf"), "VIRNUCPRO_HOME": str(home), "PYTHONPATH": str(ROOT),
-            "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "NO_PROXY": "127.0.0.1"}  # fmt: skip
-    command = [sys.executable, "-c", CHILD, urls.format(address=hub.address), expected or blob_id(PTH), *more]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False)
+    env |= {
+        "HF_ENDPOINT": hub.address,
+        "HF_HOME": str(home.parent / "hf"),
+        "VIRNUCPRO_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [
+        sys.executable,
+        "-c",
+        CHILD,
+        urls.format(address=hub.address),
+        expected or blob_id(PTH),
+        *more,
+    ]
+    return subprocess.run(
+        command, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path):
     result = download(hub, home)
     assert result.returncode == 0, result.stdout + result.stderr
     bundle = bundles.Bundle.load(home / "500")
-    assert bundle.chunk_length == 500 and bundle.esm2 == home / "500" / "../facebook--esm2_t36_3B_UR50D"
+    assert (
+        bundle.chunk_length == 500
+        and bundle.esm2 == home / "500" / "../facebook--esm2_t36_3B_UR50D"
+    )
     assert bundle.sources["esm2"] == f"facebook/esm2_t36_3B_UR50D@{COMMIT}"
     assert bundles.installed("500")
     # Weights are safetensors now, and the same values.
-    assert not list(home.glob("**/*.bin")) and not list(home.glob("**/*.pth")) and not list(home.glob("**/tf_model*"))
+    assert (
+        not list(home.glob("**/*.bin"))
+        and not list(home.glob("**/*.pth"))
+        and not list(home.glob("**/tf_model*"))
+    )
     original = load_file(GOLDEN / "esm2" / "model.safetensors")
     shards = [load_file(file) for file in sorted(bundle.esm2.glob("*.safetensors"))]
     assert len(shards) == 2
     merged = {name: tensor for shard in shards for name, tensor in shard.items()}
-    assert merged.keys() == original.keys() and all(torch.equal(merged[name], original[name]) for name in merged)
+    assert merged.keys() == original.keys() and all(
+        torch.equal(merged[name], original[name]) for name in merged
+    )
     # What came is on record, and a changed file shows.
-    assert [check_files(directory) for directory in (bundle.esm2, bundle.dnabert_s, home / "500")] == [[], [], []]
+    assert [
+        check_files(directory) for directory in (bundle.esm2, bundle.dnabert_s, home / "500")
+    ] == [[], [], []]
     hub.requests.clear()
     assert download(hub, home).returncode == 0 and hub.requests == []  # nothing is fetched twice
     (bundle.dnabert_s / "config.json").write_text("{}")
@@ -110,7 +151,10 @@ def test_two_downloads_at_once_fetch_once(hub: Hub, home: Path):
     with ThreadPoolExecutor(2) as pool:
         results = list(pool.map(lambda _: download(hub, home), range(2)))
     assert [result.returncode for result in results] == [0, 0]
-    assert sum(path.endswith("500_model.pth") for method, path, _ in hub.requests if method == "GET") == 1
+    assert (
+        sum(path.endswith("500_model.pth") for method, path, _ in hub.requests if method == "GET")
+        == 1
+    )
 
 
 def test_a_cut_classifier_download_goes_on_where_it_was(hub: Hub, home: Path):
@@ -120,8 +164,15 @@ def test_a_cut_classifier_download_goes_on_where_it_was(hub: Hub, home: Path):
     assert (home / "500_model.pth.part").stat().st_size == len(PTH) // 2
     second = download(hub, home)
     assert second.returncode == 0, second.stdout
-    ranges = [(path, asked) for method, path, asked in hub.requests if method == "GET" and path.endswith(".pth")]
-    assert ranges == [("/raw/500_model.pth", None), ("/raw/500_model.pth", f"bytes={len(PTH) // 2}-")]
+    ranges = [
+        (path, asked)
+        for method, path, asked in hub.requests
+        if method == "GET" and path.endswith(".pth")
+    ]
+    assert ranges == [
+        ("/raw/500_model.pth", None),
+        ("/raw/500_model.pth", f"bytes={len(PTH) // 2}-"),
+    ]
     assert bundles.installed("500")
 
 
@@ -137,7 +188,11 @@ def test_a_classifier_of_other_content_is_refused_and_the_next_address_tried(hub
 def test_damaged_weights_from_the_hub_are_refused(hub: Hub, home: Path):
     hub.corrupt.add("pytorch_model.bin")
     result = download(hub, home)
-    assert result.returncode == 1 and "zhihan1996/DNABERT-S" in result.stdout and not (home / "zhihan1996--DNABERT-S").exists()
+    assert (
+        result.returncode == 1
+        and "zhihan1996/DNABERT-S" in result.stdout
+        and not (home / "zhihan1996--DNABERT-S").exists()
+    )
     hub.corrupt.clear()
     assert download(hub, home).returncode == 0
 
@@ -152,15 +207,29 @@ def test_download_to_a_directory_can_be_moved(hub: Hub, home: Path, tmp_path: Pa
 def test_without_a_network_one_line_names_files_and_places(home: Path, tmp_path: Path):
     hub = Hub({}, address="http://127.0.0.1:9")
     result = download(hub, home)
-    line, = [line for line in result.stdout.splitlines() if line.startswith("ERROR")]
-    for wanted in ("facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S", "500_model.pth", "models import", str(home), "config.json"):
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("ERROR")]
+    for wanted in (
+        "facebook/esm2_t36_3B_UR50D",
+        "zhihan1996/DNABERT-S",
+        "500_model.pth",
+        "models import",
+        str(home),
+        "config.json",
+    ):
         assert wanted in line
     assert "Traceback" not in result.stderr
 
 
 def golden_shapes(monkeypatch) -> None:
-    shapes = {"esm2": {"hidden_size": 32, "num_hidden_layers": 36}, "dnabert_s": {"hidden_size": 48, "num_hidden_layers": 3}}
-    monkeypatch.setattr(published, "ENCODERS", tuple(replace(part, shape=shapes[part.kind]) for part in published.ENCODERS))
+    shapes = {
+        "esm2": {"hidden_size": 32, "num_hidden_layers": 36},
+        "dnabert_s": {"hidden_size": 48, "num_hidden_layers": 3},
+    }
+    monkeypatch.setattr(
+        published,
+        "ENCODERS",
+        tuple(replace(part, shape=shapes[part.kind]) for part in published.ENCODERS),
+    )
     known = replace(published.PUBLISHED["500"], blob_id=blob_id(PTH))
     monkeypatch.setattr(published, "PUBLISHED", published.PUBLISHED | {"500": known})
 
@@ -193,7 +262,10 @@ def test_another_classifier_becomes_a_bundle_of_its_own(home: Path, monkeypatch,
     [
         (lambda path: path / "nowhere.pth", "no such file"),
         (lambda path: path, "no readable config.json"),
-        (lambda path: shutil.copytree(GOLDEN / "esm2", path / "esm2"), "neither facebook/esm2_t36_3B_UR50D"),
+        (
+            lambda path: shutil.copytree(GOLDEN / "esm2", path / "esm2"),
+            "neither facebook/esm2_t36_3B_UR50D",
+        ),
     ],
 )
 def test_what_cannot_be_imported_is_said_in_a_line(home: Path, tmp_path: Path, make, message):
@@ -202,8 +274,13 @@ def test_what_cannot_be_imported_is_said_in_a_line(home: Path, tmp_path: Path, m
 
 
 def test_conversion_keeps_kinds_and_shapes(tmp_path: Path):
-    weights = {"half": torch.arange(7, dtype=torch.bfloat16), "transposed": torch.arange(6.0).reshape(2, 3).T,
-               "scalar": torch.tensor(3), "empty": torch.empty(0, 4), "flags": torch.tensor([True, False])}
+    weights = {
+        "half": torch.arange(7, dtype=torch.bfloat16),
+        "transposed": torch.arange(6.0).reshape(2, 3).T,
+        "scalar": torch.tensor(3),
+        "empty": torch.empty(0, 4),
+        "flags": torch.tensor([True, False]),
+    }
     torch.save(weights, tmp_path / "pytorch_model.bin")
     assert convert_directory(tmp_path)
     written = load_file(tmp_path / "model.safetensors")

@@ -1,4 +1,7 @@
-"""Fast kernels that fail or are wrong on a device are noticed at load, and the plain layers take their place."""
+"""Fast kernels that fail or are wrong on a device are noticed at load, and the plain layers take
+their place.
+"""
+
 from __future__ import annotations
 
 import pytest
@@ -21,15 +24,21 @@ def plain(batch):
 
 
 def test_kernels_that_agree_are_taken():
-    fast = checked(plain, lambda: lambda batch: plain(batch) * 1.0001, 1, CPU, skip=1, least_cosine=0.999)
+    fast = checked(
+        plain, lambda: lambda batch: plain(batch) * 1.0001, 1, CPU, skip=1, least_cosine=0.999
+    )
     batch = witness(1)
     assert torch.allclose(fast(batch), plain(batch), rtol=1e-3)
 
 
-@pytest.mark.parametrize("wrong", [lambda h: h.flip(1), lambda h: h * float("nan"), lambda h: torch.zeros_like(h)])
+@pytest.mark.parametrize(
+    "wrong", [lambda h: h.flip(1), lambda h: h * float("nan"), lambda h: torch.zeros_like(h)]
+)
 def test_kernels_that_are_wrong_are_noticed(wrong):
     with pytest.raises(FastPathFailed, match="agree"):
-        checked(plain, lambda: lambda batch: wrong(plain(batch)), 1, CPU, skip=1, least_cosine=0.999)
+        checked(
+            plain, lambda: lambda batch: wrong(plain(batch)), 1, CPU, skip=1, least_cosine=0.999
+        )
 
 
 def test_kernels_that_are_wrong_for_one_length_are_noticed():
@@ -56,20 +65,31 @@ def bundle(tmp_path_factory):
 
 @pytest.fixture
 def no_gpu_for_the_kernels(monkeypatch):
-    """The kernels are chosen, though this is a CPU: they cannot work here, whether triton is installed or not."""
+    """The kernels are chosen, though this is a CPU: they cannot work here, whether triton is
+    installed or not.
+    """
     for module in (esm2, dnabert_s):
-        monkeypatch.setattr(module, "choose_fast_path", lambda name, device, precision, width, compile: Choice(
-            name, PLAIN if compile == "off" else FUSED, "test"))
+        monkeypatch.setattr(
+            module,
+            "choose_fast_path",
+            lambda name, device, precision, width, compile: Choice(
+                name, PLAIN if compile == "off" else FUSED, "test"
+            ),
+        )
 
 
-@pytest.mark.parametrize(("load", "part"), [(esm2.load_esm2, "esm2"), (dnabert_s.load_dnabert_s, "dnabert_s")])
+@pytest.mark.parametrize(
+    ("load", "part"), [(esm2.load_esm2, "esm2"), (dnabert_s.load_dnabert_s, "dnabert_s")]
+)
 def test_the_plain_layers_take_their_place(bundle, no_gpu_for_the_kernels, load, part):
     encoder = load(bundle / part, CPU, "bf16")
     wanted = load(bundle / part, CPU, "bf16", compile="off")
     batch = pack([TABLE.new_tensor([0, 5, 6, 7, 2]).long().numpy()], 64, encoder.pad_id)
     assert torch.equal(encoder.embed(batch), wanted.embed(batch))
     layers = [choice for choice in encoder.choices if choice.name.endswith("layers")]
-    assert [choice.value for choice in layers] == [PLAIN] and "failed their check" in layers[0].reason
+    assert [choice.value for choice in layers] == [PLAIN] and "failed their check" in layers[
+        0
+    ].reason
 
 
 def test_kernels_that_were_asked_for_are_an_error(bundle, no_gpu_for_the_kernels):

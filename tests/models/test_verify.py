@@ -1,4 +1,7 @@
-"""`models verify`: a sound bundle passes against figures it did not make, damage shows, and the result is kept."""
+"""`models verify`: a sound bundle passes against figures it did not make, damage shows, and the
+result is kept.
+"""
+
 from __future__ import annotations
 
 import json
@@ -22,16 +25,35 @@ STEM = "input"
 
 def golden_figures() -> dict:
     """Figures of the original's golden run, made as those in the package are."""
-    inputs = [{"name": STEM, "fasta": (GOLDEN / "input.fa").read_text(), "frames": figures_of(golden_rows(), WIDTHS)}]
-    return {"source": "the original's golden run", "model": "golden", "widths": WIDTHS, "inputs": inputs}
+    inputs = [
+        {
+            "name": STEM,
+            "fasta": (GOLDEN / "input.fa").read_text(),
+            "frames": figures_of(golden_rows(), WIDTHS),
+        }
+    ]
+    return {
+        "source": "the original's golden run",
+        "model": "golden",
+        "widths": WIDTHS,
+        "inputs": inputs,
+    }
 
 
 def pipeline(esm2: Path = GOLDEN / "esm2"):
     """The real pipeline with the golden run's parts, on the CPU."""
 
     def predict(file: Path, directory: Path, precision: str) -> None:
-        api.predict(file, output_dir=directory, esm_model=str(esm2), dna_model=str(GOLDEN / "dnabert_s"), gpus="none",
-                    classifier=str(GOLDEN / "500_model.pth"), precision=precision, cache_dir=file.parent / "cache")
+        api.predict(
+            file,
+            output_dir=directory,
+            esm_model=str(esm2),
+            dna_model=str(GOLDEN / "dnabert_s"),
+            gpus="none",
+            classifier=str(GOLDEN / "500_model.pth"),
+            precision=precision,
+            cache_dir=file.parent / "cache",
+        )
 
     return predict
 
@@ -39,14 +61,16 @@ def pipeline(esm2: Path = GOLDEN / "esm2"):
 def test_the_package_holds_the_figures_of_the_published_files():
     figures = load_figures()
     assert figures["widths"] == {"dnabert_s": 768, "esm2": 2560} and figures["model"] == "500"
-    assert [given["name"] for given in figures["inputs"]] == sorted(folder.name for folder in PUBLISHED.iterdir())
+    assert [given["name"] for given in figures["inputs"]] == sorted(
+        folder.name for folder in PUBLISHED.iterdir()
+    )
     for given in figures["inputs"]:
         assert given["fasta"] == (PUBLISHED / given["name"] / "input.fa").read_text()
         assert given["frames"] == figures_of(published_rows(given["name"]), figures["widths"])
 
 
 def test_a_sound_bundle_passes_and_a_damaged_one_fails(tmp_path: Path):
-    comparison, = verify(pipeline(), golden_figures(), ["fp32"])
+    (comparison,) = verify(pipeline(), golden_figures(), ["fp32"])
     assert comparison.passed, comparison.line()
     assert comparison.labels_equal == comparison.frames == 149
     assert comparison.max_score_deviation < 1e-4 and comparison.max_feature_deviation < 2e-5
@@ -56,13 +80,15 @@ def test_a_sound_bundle_passes_and_a_damaged_one_fails(tmp_path: Path):
     weights = load_file(damaged / "model.safetensors")
     weights["encoder.layer.20.output.dense.bias"][3] += 0.05
     save_file(weights, damaged / "model.safetensors")
-    comparison, = verify(pipeline(damaged), golden_figures(), ["fp32"])
+    (comparison,) = verify(pipeline(damaged), golden_figures(), ["fp32"])
     assert not comparison.passed
     assert "features" in comparison.problem and "FAILED" in comparison.line()
 
 
 def rows_as(change=lambda rows, precision: rows):
-    """A pipeline that answers with the published files, changed; stands in for weights that are not to be had here."""
+    """A pipeline that answers with the published files, changed; stands in for weights that are not
+    to be had here.
+    """
 
     def read(directory: Path, name: str) -> Rows:
         rows = published_rows(name)
@@ -77,7 +103,9 @@ def rows_as(change=lambda rows, precision: rows):
 def blurred(rows: Rows, precision: str) -> Rows:
     if precision == "fp32":
         return rows
-    noise = np.random.default_rng(1).normal(0, {"bf16": 0.002, "int8": 0.05}[precision], rows.features.shape)
+    noise = np.random.default_rng(1).normal(
+        0, {"bf16": 0.002, "int8": 0.05}[precision], rows.features.shape
+    )
     return replace(rows, features=(rows.features + noise).astype(np.float32))
 
 
@@ -96,7 +124,7 @@ def blurred(rows: Rows, precision: str) -> Rows:
 def test_published_figures_tell_right_from_wrong(monkeypatch, change, problem):
     predict, read = rows_as(change)
     monkeypatch.setattr(module, "read_rows", read)
-    comparison, = verify(predict, load_figures(), ["fp32"])
+    (comparison,) = verify(predict, load_figures(), ["fp32"])
     assert comparison.passed is (problem == "")
     assert problem in comparison.problem
 
@@ -119,6 +147,10 @@ def test_the_result_is_kept_by_content(tmp_path: Path, monkeypatch):
     file = sign_off(verify(predict, figures, ["fp32"]), "500", identity, "CPU", figures)
     kept = read_verification(identity)
     assert kept == json.loads(file.read_text())
-    assert kept["passed"] and kept["device"] == "CPU" and kept["precisions"]["fp32"]["max_score_deviation"] < 1e-6
+    assert (
+        kept["passed"]
+        and kept["device"] == "CPU"
+        and kept["precisions"]["fp32"]["max_score_deviation"] < 1e-6
+    )
     assert set(kept["versions"]) == {"virnucpro", "torch", "transformers", "python"}
     assert read_verification(identity | {"esm2": "d" * 64}) is None

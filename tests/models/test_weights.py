@@ -26,7 +26,10 @@ PROTEINS = [protein_ids("MKV"), protein_ids("ACDEFGHIKLMN")]
 
 def shards(tensors, directory):
     names = sorted(tensors)
-    halves = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    halves = {
+        "model-00001-of-00002.safetensors": names[::2],
+        "model-00002-of-00002.safetensors": names[1::2],
+    }
     for file, part in halves.items():
         save_file({name: tensors[name] for name in part}, directory / file)
     index = {"weight_map": {name: file for file, part in halves.items() for name in part}}
@@ -35,14 +38,25 @@ def shards(tensors, directory):
 
 FORMATS = {
     "bin": lambda tensors, directory: torch.save(tensors, directory / "pytorch_model.bin"),
-    "old bin": lambda tensors, directory: torch.save(tensors, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False),
+    "old bin": lambda tensors, directory: torch.save(
+        tensors, directory / "pytorch_model.bin", _use_new_zipfile_serialization=False
+    ),
     "shards": shards,
     "prefixed": lambda tensors, directory: save_file(
-        {f"esm.{name}": tensor for name, tensor in tensors.items()} | {"lm_head.bias": torch.zeros(33)}, directory / "model.safetensors"),
+        {f"esm.{name}": tensor for name, tensor in tensors.items()}
+        | {"lm_head.bias": torch.zeros(33)},
+        directory / "model.safetensors",
+    ),
     "gamma and beta": lambda tensors, directory: save_file(
-        {name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
-         for name, tensor in tensors.items()}, directory / "model.safetensors"),
-}  # fmt: skip
+        {
+            name.replace("LayerNorm.weight", "LayerNorm.gamma").replace(
+                "LayerNorm.bias", "LayerNorm.beta"
+            ): tensor
+            for name, tensor in tensors.items()
+        },
+        directory / "model.safetensors",
+    ),
+}
 
 
 @pytest.mark.parametrize("write", FORMATS.values(), ids=FORMATS)
@@ -57,7 +71,9 @@ def test_dnabert_with_the_prefix_of_a_whole_bert(tmp_path):
     source = GOLDEN / "dnabert_s"
     shutil.copy(source / "config.json", tmp_path)
     tensors = read_state_dict(source)
-    torch.save({f"bert.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "pytorch_model.bin")
+    torch.save(
+        {f"bert.{name}": tensor for name, tensor in tensors.items()}, tmp_path / "pytorch_model.bin"
+    )
     wanted = embed(load_dnabert_s(source, "cpu", "fp32"), PROTEINS)
     assert torch.equal(embed(load_dnabert_s(tmp_path, "cpu", "fp32"), PROTEINS), wanted)
 
@@ -66,7 +82,10 @@ def test_a_checkpoints_own_rotary_frequencies_stay_and_stay_fp32(bundle, tmp_pat
     shutil.copy(bundle / "esm2" / "config.json", tmp_path)
     own = torch.tensor([1.0, 0.09, 0.011, 0.0013])
     tensors = load_file(bundle / "esm2" / "model.safetensors")
-    save_file(tensors | {"encoder.layer.0.attention.self.rotary_embeddings.inv_freq": own}, tmp_path / "model.safetensors")
+    save_file(
+        tensors | {"encoder.layer.0.attention.self.rotary_embeddings.inv_freq": own},
+        tmp_path / "model.safetensors",
+    )
     kept = load_esm2(tmp_path, "cpu", "bf16").model.rotary_embeddings.inv_freq
     assert kept.dtype == torch.float32 and torch.equal(kept, own)
     computed = load_esm2(bundle / "esm2", "cpu", "bf16").model.rotary_embeddings.inv_freq
@@ -100,7 +119,9 @@ def test_missing_files_are_named(bundle, tmp_path):
 
 
 def test_shards_may_not_lie_elsewhere(tmp_path):
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../secret"}}))
+    (tmp_path / "model.safetensors.index.json").write_text(
+        json.dumps({"weight_map": {"a": "../../secret"}})
+    )
     with pytest.raises(ModelError, match="outside its directory"):
         weight_files(tmp_path)
 

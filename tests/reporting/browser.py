@@ -1,4 +1,7 @@
-"""A headless Chromium, driven through chromedriver's own HTTP interface (the W3C WebDriver protocol)."""
+"""A headless Chromium, driven through chromedriver's own HTTP interface (the W3C WebDriver
+protocol).
+"""
+
 from __future__ import annotations
 
 import json
@@ -11,12 +14,26 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--window-size=1200,1600",
-)  # fmt: skip
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1200,1600",
+)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 DRIVER = shutil.which("chromedriver")
-MISSING = "" if CHROMIUM and DRIVER else "no Chromium with chromedriver here (Debian: chromium chromium-driver)"
+MISSING = (
+    ""
+    if CHROMIUM and DRIVER
+    else "no Chromium with chromedriver here (Debian: chromium chromium-driver)"
+)
 
 
 class Browser:
@@ -26,8 +43,12 @@ class Browser:
         self._address = address
 
     def _call(self, path: str, body: dict) -> object:
-        request = urllib.request.Request(self._address + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        request = urllib.request.Request(
+            self._address + path, json.dumps(body).encode(), {"Content-Type": "application/json"}
+        )
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            request, timeout=60
+        ) as answer:
             return json.load(answer)["value"]
 
     def open(self, path: Path) -> None:
@@ -58,7 +79,10 @@ def browser(profile: Path) -> Iterator[Browser]:
                     break
                 time.sleep(0.1)
             options = {
-                "goog:chromeOptions": {"binary": CHROMIUM, "args": [*FLAGS, f"--user-data-dir={profile}"]},
+                "goog:chromeOptions": {
+                    "binary": CHROMIUM,
+                    "args": [*FLAGS, f"--user-data-dir={profile}"],
+                },
                 "goog:loggingPrefs": {"browser": "ALL"},
             }
             session = Browser(f"http://127.0.0.1:{port}/session")
@@ -68,7 +92,9 @@ def browser(profile: Path) -> Iterator[Browser]:
                 yield Browser(address)
             finally:  # the browser outlives its driver otherwise
                 delete = urllib.request.Request(address, method="DELETE")
-                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(delete, timeout=60)
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+                    delete, timeout=60
+                )
         finally:
             driver.terminate()
             driver.wait(30)

@@ -1,4 +1,5 @@
 """The original's golden run as answers: real records, real frames, the original's own scores."""
+
 from __future__ import annotations
 
 import csv
@@ -19,20 +20,27 @@ FRAMES = ["F1", "F2", "F3", "R1", "R2", "R3"]
 
 def record_table(paths: list[Path], chunk_length: int = 500) -> pa.Table:
     """The record table of these files, as the frame table keeps it."""
-    rows = [(i, record) for i, file in enumerate(find_inputs(paths)) for record in read_records(file)]
+    rows = [
+        (i, record) for i, file in enumerate(find_inputs(paths)) for record in read_records(file)
+    ]
     lengths = np.array([len(record.sequence) for _, record in rows], np.int64)
-    gc = [sum(map(record.sequence.count, (b"G", b"C"))) / max(len(record.sequence), 1) for _, record in rows]
-    return pa.table({
-        "input": pa.array([i for i, _ in rows], pa.int32()),
-        "name": pa.array([record.name for _, record in rows], pa.string()),
-        "length": lengths,
-        "gc": pa.array(gc, pa.float64()),
-        "n_chunks": n_chunks(lengths, chunk_length).astype(np.int32),
-        "n_ambiguous": np.zeros(len(rows), np.int64),
-        "notes": pa.array([";".join(record.notes) for _, record in rows], pa.string()),
-        "problem": pa.array([record.problem for _, record in rows], pa.string()),
-        "skipped": np.zeros(len(rows), bool),
-    })  # fmt: skip
+    gc = [
+        sum(map(record.sequence.count, (b"G", b"C"))) / max(len(record.sequence), 1)
+        for _, record in rows
+    ]
+    return pa.table(
+        {
+            "input": pa.array([i for i, _ in rows], pa.int32()),
+            "name": pa.array([record.name for _, record in rows], pa.string()),
+            "length": lengths,
+            "gc": pa.array(gc, pa.float64()),
+            "n_chunks": n_chunks(lengths, chunk_length).astype(np.int32),
+            "n_ambiguous": np.zeros(len(rows), np.int64),
+            "notes": pa.array([";".join(record.notes) for _, record in rows], pa.string()),
+            "problem": pa.array([record.problem for _, record in rows], pa.string()),
+            "skipped": np.zeros(len(rows), bool),
+        }
+    )
 
 
 def answers_of(path: Path, results: Path, **options) -> Answers:
@@ -44,15 +52,24 @@ def answers_of(path: Path, results: Path, **options) -> Answers:
         lines = list(csv.reader(file, delimiter="\t"))[1:]
     parts = [re.fullmatch(r"(.*)_chunk_(\d+)([FR][123])", line[0]).groups() for line in lines]
     spans = [chunk_spans(int(lengths[row_of[name]]), 500)[int(k) - 1] for name, k, _ in parts]
-    frames = pa.table({
-        "record": pa.array([row_of[name] for name, _, _ in parts], pa.int64()),
-        "chunk": pa.array([int(k) for _, k, _ in parts], pa.int32()),
-        "frame": pa.array([FRAMES.index(frame) for _, _, frame in parts], pa.int8()),
-        "start": pa.array([int(start) + 1 for start, _ in spans], pa.int64()),
-        "end": pa.array([int(end) for _, end in spans], pa.int64()),
-        "aa_length": pa.array([int(end - start) // 3 for start, end in spans], pa.int32()),
-    })  # fmt: skip
+    frames = pa.table(
+        {
+            "record": pa.array([row_of[name] for name, _, _ in parts], pa.int64()),
+            "chunk": pa.array([int(k) for _, k, _ in parts], pa.int32()),
+            "frame": pa.array([FRAMES.index(frame) for _, _, frame in parts], pa.int8()),
+            "start": pa.array([int(start) + 1 for start, _ in spans], pa.int64()),
+            "end": pa.array([int(end) for _, end in spans], pa.int64()),
+            "aa_length": pa.array([int(end - start) // 3 for start, end in spans], pa.int32()),
+        }
+    )
     scores = np.array([line[2:4] for line in lines], np.float32).reshape(-1, 2)
-    inputs = [{"path": file.path, "source": file.source, "stem": file.stem} for file in find_inputs([path])]
-    options = {"rules": CallRules(500), "model": "mini", "failed": np.zeros(len(lines), bool)} | options
+    inputs = [
+        {"path": file.path, "source": file.source, "stem": file.stem}
+        for file in find_inputs([path])
+    ]
+    options = {
+        "rules": CallRules(500),
+        "model": "mini",
+        "failed": np.zeros(len(lines), bool),
+    } | options
     return assemble(inputs, records, frames, scores, **options)

@@ -39,20 +39,29 @@ def test_names_are_data(tmp_path, golden):
 
 
 def test_quiet_prints_nothing(tmp_path, golden, capsys):
-    show_outcome(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()), quiet=True)
+    show_outcome(
+        SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()), quiet=True
+    )
     assert capsys.readouterr().out == ""
     show_outcome(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()))
     assert "sequences" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_what_failed_is_warned_of_quiet_or_not(tmp_path, golden, caplog, capsys, monkeypatch, quiet):
-    logger = logging.getLogger("virnucpro")  # as it is before any command has set it up in this process
+def test_what_failed_is_warned_of_quiet_or_not(
+    tmp_path, golden, caplog, capsys, monkeypatch, quiet
+):
+    # as it is before any command has set it up in this process
+    logger = logging.getLogger("virnucpro")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
     failures = (Failure("a.fa", "read", "cut short"), Failure("b.fa", "read", "binary"))
     with caplog.at_level(logging.WARNING, "virnucpro"):
-        show_outcome(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=failures), quiet=quiet)
+        show_outcome(
+            SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=failures),
+            quiet=quiet,
+        )
     assert [record.getMessage() for record in caplog.records] == [
-        f"failed: a.fa: cut short (1 more); see {tmp_path / 'failed_files.txt'}"]
+        f"failed: a.fa: cut short (1 more); see {tmp_path / 'failed_files.txt'}"
+    ]
     assert "cut short" not in capsys.readouterr().out

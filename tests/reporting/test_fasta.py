@@ -1,4 +1,5 @@
 """virus.fna and regions.fna against the inputs, read by Biopython."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -28,14 +29,18 @@ def outputs(tmp_path):
 
 
 def sequences():
-    return {record.id: str(record.seq).upper() for record in SeqIO.parse(GOLDEN / "input.fa", "fasta")}
+    return {
+        record.id: str(record.seq).upper() for record in SeqIO.parse(GOLDEN / "input.fa", "fasta")
+    }
 
 
 @pytest.mark.parametrize("in_memory", [0, 1 << 20])
 def test_called_sequences_best_first(outputs, golden, monkeypatch, in_memory):
     monkeypatch.setattr(fasta, "IN_MEMORY", in_memory or 1)
     write_fastas(outputs, golden)
-    expected = [golden.names[i].as_py() for i in best_first(golden.sequences, golden.records).tolist()]
+    expected = [
+        golden.names[i].as_py() for i in best_first(golden.sequences, golden.records).tolist()
+    ]
     written = list(SeqIO.parse(outputs.virus_fasta, "fasta"))
     assert [record.id for record in written] == expected and expected
     assert all(str(record.seq) == sequences()[record.id] for record in written)

@@ -1,4 +1,5 @@
 """The original's two files, byte for byte where it wrote the same columns."""
+
 from __future__ import annotations
 
 import csv
@@ -16,7 +17,10 @@ def test_golden_run(tmp_path, golden):
     outputs.prepare()
     write_original_tables(outputs, golden)
     expected = GOLDEN / "expected"
-    assert outputs.prediction_results("input").read_bytes() == (expected / "prediction_results.txt").read_bytes()
+    assert (
+        outputs.prediction_results("input").read_bytes()
+        == (expected / "prediction_results.txt").read_bytes()
+    )
     ours = outputs.highest_scores("input").read_text().splitlines()
     theirs = (expected / "prediction_results_highestscore.csv").read_text().splitlines()
     assert ["\t".join(line.split("\t")[:2]) for line in ours] == theirs

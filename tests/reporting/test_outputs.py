@@ -1,4 +1,5 @@
 """Files appear whole or not at all, and a place that cannot be written is one line."""
+
 from __future__ import annotations
 
 import errno
@@ -28,7 +29,11 @@ def test_a_file_is_the_old_one_until_it_is_the_whole_new_one(tmp_path):
 def test_an_error_leaves_the_old_file_and_no_trace(tmp_path):
     path = tmp_path / "contigs.tsv"
     path.write_text("old")
-    for error in (InputError("x"), KeyboardInterrupt(), OSError(errno.ENOENT, "gone", "/elsewhere/input.fa")):
+    for error in (
+        InputError("x"),
+        KeyboardInterrupt(),
+        OSError(errno.ENOENT, "gone", "/elsewhere/input.fa"),
+    ):
         with pytest.raises(type(error)), writing(path) as stream:
             stream.write(b"half")
             raise error
@@ -41,7 +46,10 @@ def test_a_full_disk_is_one_line(tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
-        with pytest.raises(OutputError, match=r"contigs\.tsv: cannot write \(file too large\)"), writing(path) as stream:
+        with (
+            pytest.raises(OutputError, match=r"contigs\.tsv: cannot write \(file too large\)"),
+            writing(path) as stream,
+        ):
             stream.write(b"x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -51,7 +59,10 @@ def test_a_full_disk_is_one_line(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_no_space_left_names_the_file(tmp_path):
     path = tmp_path / "a.tsv"
-    with pytest.raises(OutputError, match=r"a\.tsv: cannot write \(no space left on device\)"), writing(path) as stream:
+    with (
+        pytest.raises(OutputError, match=r"a\.tsv: cannot write \(no space left on device\)"),
+        writing(path) as stream,
+    ):
         os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
         stream.write(b"x" * 1_000_000)
     assert not leftovers(tmp_path)
@@ -102,12 +113,22 @@ def test_remove_takes_only_our_own(tmp_path, ours):
     outputs.prepare()
     other = Outputs(tmp_path, ("y",))
     other.prepare()
-    for path in (outputs.contigs, tmp_path / "chunks.parquet", outputs.highest_scores("x"), tmp_path / "mine.txt"):
+    for path in (
+        outputs.contigs,
+        tmp_path / "chunks.parquet",
+        outputs.highest_scores("x"),
+        tmp_path / "mine.txt",
+    ):
         path.write_text("")
     other.prediction_results("y").write_text("")
     (other.merged_directory("y") / "output_1_merged.pt").write_text("")
     if ours:
         outputs.run_json.write_text("{}")
     outputs.remove()
-    left = ["mine.txt", "output_1_merged.pt", *([] if ours else ["prediction_results.txt"]), "y_merged"]
+    left = [
+        "mine.txt",
+        "output_1_merged.pt",
+        *([] if ours else ["prediction_results.txt"]),
+        "y_merged",
+    ]
     assert sorted(path.name for path in tmp_path.rglob("*")) == left

@@ -1,4 +1,5 @@
 """docs/OUTPUTS.md explains every file, column and word there is, and its examples run."""
+
 from __future__ import annotations
 
 import re
@@ -30,12 +31,19 @@ def test_every_column_is_explained_in_its_section(outputs, table):
 
 
 def test_every_word_and_file_is_there(outputs):
-    words = {*CALL_WORDS, *(s.name for s in ChunkStatus), *(n.name for n in Note), *(name for name, _ in Outputs(Path()).tree())}
+    words = {
+        *CALL_WORDS,
+        *(s.name for s in ChunkStatus),
+        *(n.name for n in Note),
+        *(name for name, _ in Outputs(Path()).tree()),
+    }
     assert {word for word in words if f"`{word}`" not in TEXT} == set()
 
 
 def test_the_pandas_example_runs(outputs, monkeypatch):
-    code = next(block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "pandas" in block)
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "pandas" in block
+    )
     monkeypatch.chdir(outputs.directory)
     names: dict = {}
     exec(compile(code, "OUTPUTS.md", "exec"), names)

@@ -1,4 +1,5 @@
 """The displays, fed by hand: what they show at a known moment, and that a quiet run shows nothing."""
+
 from __future__ import annotations
 
 import io
@@ -9,7 +10,15 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
-from virnucpro.reporting.progress import Counters, Dashboard, Display, LineDisplay, clock, line, make_display
+from virnucpro.reporting.progress import (
+    Counters,
+    Dashboard,
+    Display,
+    LineDisplay,
+    clock,
+    line,
+    make_display,
+)
 
 
 def step(batches=2, rows=20, tokens=2000):
@@ -17,7 +26,14 @@ def step(batches=2, rows=20, tokens=2000):
 
 
 def terminal(width=100):
-    return Console(file=io.StringIO(), force_terminal=True, width=width, height=40, color_system=None, legacy_windows=False)
+    return Console(
+        file=io.StringIO(),
+        force_terminal=True,
+        width=width,
+        height=40,
+        color_system=None,
+        legacy_windows=False,
+    )
 
 
 def shown(console, renderable):
@@ -48,7 +64,13 @@ def test_rates_leave_out_the_first_step_and_give_what_is_left(monkeypatch):
     assert counters.left() == pytest.approx(78)
     memory = [(3 << 30, 80 << 30)]
     text = line(counters, memory)
-    for part in ("22 of 100 batches (22 %)", "10 frames/s", "1,000 tokens/s", "1:18 left", "memory 3.0/80 GiB"):
+    for part in (
+        "22 of 100 batches (22 %)",
+        "10 frames/s",
+        "1,000 tokens/s",
+        "1:18 left",
+        "memory 3.0/80 GiB",
+    ):
         assert part in text
 
 
@@ -61,7 +83,17 @@ def test_dashboard_shows_stages_processes_memory_total_and_what_is_left():
         time.sleep(0.01)
         display.step(step())
     text = shown(console, display.render())
-    for part in ("✓ reading", "▸ embedding proteins with ESM-2", "GPU 0", "GPU 1", "3/5 batches", "2.0/80 GiB", "total", "60 %", "left"):
+    for part in (
+        "✓ reading",
+        "▸ embedding proteins with ESM-2",
+        "GPU 0",
+        "GPU 1",
+        "3/5 batches",
+        "2.0/80 GiB",
+        "total",
+        "60 %",
+        "left",
+    ):
         assert part in text, text
     assert max(map(len, shown(terminal(80), display.render()).splitlines())) <= 80
 
@@ -99,7 +131,10 @@ def test_lines_come_while_nothing_moves(caplog):
         time.sleep(0.2)
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0] == "reading" and "reading: 0:00 so far" in messages
-    assert any(message.startswith("embedding nucleotides with DNABERT-S: 1 of 10 batches") for message in messages)
+    assert any(
+        message.startswith("embedding nucleotides with DNABERT-S: 1 of 10 batches")
+        for message in messages
+    )
 
 
 def test_which_display():
@@ -118,6 +153,8 @@ def test_quiet_is_quiet(capfd):
     assert capfd.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")])
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (754, "12:34"), (3723, "1:02:03")]
+)
 def test_clock(seconds, text):
     assert clock(seconds) == text

@@ -1,4 +1,7 @@
-"""The report: its numbers are the tables' numbers, names are data, it is small, and it works in a real browser."""
+"""The report: its numbers are the tables' numbers, names are data, it is small, and it works in a
+real browser.
+"""
+
 from __future__ import annotations
 
 import dataclasses
@@ -24,14 +27,29 @@ from virnucpro.reporting.report import render, write_report
 from virnucpro.reporting.tables import counts
 
 EVIL = [
-    "<script>document.title='broken'</script>", "</script><script>document.title='broken'</script>", "\"><img/src=x/onerror=alert(1)>",
-    "{{7*7}}{%raw%}", "a&lt;b", "'quoted'\"", "x" * 5000, "ünïcödé-名前",
-]  # fmt: skip
+    "<script>document.title='broken'</script>",
+    "</script><script>document.title='broken'</script>",
+    '"><img/src=x/onerror=alert(1)>',
+    "{{7*7}}{%raw%}",
+    "a&lt;b",
+    "'quoted'\"",
+    "x" * 5000,
+    "ünïcödé-名前",
+]
 RECORD = {
-    "version": "9.9", "command": ["virnucpro", "predict", "<b>in.fa</b>"], "model": {"name": "mini", "licence": "MIT"},
-    "failures": [{"path": "<i>bad.fa</i>", "stage": "read", "reason": "</style><script>document.title='broken'</script>"}],
-    "choices": [{"name": "precision", "value": "fp32", "reason": "CPU"}], "seconds": {"read": 1.5},
-}  # fmt: skip
+    "version": "9.9",
+    "command": ["virnucpro", "predict", "<b>in.fa</b>"],
+    "model": {"name": "mini", "licence": "MIT"},
+    "failures": [
+        {
+            "path": "<i>bad.fa</i>",
+            "stage": "read",
+            "reason": "</style><script>document.title='broken'</script>",
+        }
+    ],
+    "choices": [{"name": "precision", "value": "fp32", "reason": "CPU"}],
+    "seconds": {"read": 1.5},
+}
 
 
 @pytest.fixture(scope="module")
@@ -95,39 +113,99 @@ def test_the_same_answers_give_the_same_bytes(tmp_path, golden):
 
 @pytest.mark.parametrize("rows", [0, 1])
 def test_nothing_to_show_is_a_page_too(tmp_path, rows):
-    records = pa.table({
-        "input": np.zeros(rows, np.int32), "name": pa.array(["a"] * rows, pa.string()), "length": np.full(rows, 800),
-        "gc": np.full(rows, np.nan), "n_chunks": np.full(rows, 2, np.int32), "n_ambiguous": np.zeros(rows, np.int64),
-        "notes": pa.array([""] * rows, pa.string()), "problem": pa.array([""] * rows, pa.string()), "skipped": np.zeros(rows, bool),
-    })  # fmt: skip
-    kinds = {"record": np.int64, "chunk": np.int32, "frame": np.int8, "start": np.int64, "end": np.int64, "aa_length": np.int32}
+    records = pa.table(
+        {
+            "input": np.zeros(rows, np.int32),
+            "name": pa.array(["a"] * rows, pa.string()),
+            "length": np.full(rows, 800),
+            "gc": np.full(rows, np.nan),
+            "n_chunks": np.full(rows, 2, np.int32),
+            "n_ambiguous": np.zeros(rows, np.int64),
+            "notes": pa.array([""] * rows, pa.string()),
+            "problem": pa.array([""] * rows, pa.string()),
+            "skipped": np.zeros(rows, bool),
+        }
+    )
+    kinds = {
+        "record": np.int64,
+        "chunk": np.int32,
+        "frame": np.int8,
+        "start": np.int64,
+        "end": np.int64,
+        "aa_length": np.int32,
+    }
     frames = pa.table({name: np.zeros(0, kind) for name, kind in kinds.items()})
     inputs = [{"path": "a.fa", "source": "a.fa", "stem": "a"}]
-    answers = assemble(inputs, records, frames, np.zeros((0, 2), np.float32), np.zeros(0, bool), CallRules(500), "mini")
+    answers = assemble(
+        inputs,
+        records,
+        frames,
+        np.zeros((0, 2), np.float32),
+        np.zeros(0, bool),
+        CallRules(500),
+        "mini",
+    )
     elements = Elements(render(Outputs(tmp_path), answers, {}))
     assert elements.by_id["n-sequences"] == str(rows)
 
 
 def test_regions_of_a_stride_rest_on_windows_and_nothing_else_does(tmp_path):
     length, n_chunks, n_windows = 10_000, 20, 96
-    records = pa.table({
-        "input": np.zeros(1, np.int32), "name": ["a"], "length": [length], "gc": [0.5], "n_chunks": np.array([n_chunks], np.int32),
-        "n_ambiguous": [0], "notes": [""], "problem": [""], "skipped": [False],
-    })  # fmt: skip
+    records = pa.table(
+        {
+            "input": np.zeros(1, np.int32),
+            "name": ["a"],
+            "length": [length],
+            "gc": [0.5],
+            "n_chunks": np.array([n_chunks], np.int32),
+            "n_ambiguous": [0],
+            "notes": [""],
+            "problem": [""],
+            "skipped": [False],
+        }
+    )
     number = np.arange(1, n_chunks + n_windows + 1)
     window = number - n_chunks  # from 1
     viral = (window > 40) & (window <= 76)
-    frames = pa.table({"record": np.zeros(len(number), np.int64), "chunk": number.astype(np.int32), "frame": np.zeros(len(number), np.int8),
-                       "start": number, "end": number + 99, "aa_length": np.full(len(number), 33, np.int32)})  # fmt: skip
+    frames = pa.table(
+        {
+            "record": np.zeros(len(number), np.int64),
+            "chunk": number.astype(np.int32),
+            "frame": np.zeros(len(number), np.int8),
+            "start": number,
+            "end": number + 99,
+            "aa_length": np.full(len(number), 33, np.int32),
+        }
+    )
     scores = np.where(viral, 0.95, 0.05).astype(np.float32)
     inputs = [{"path": "a.fa", "source": "a.fa", "stem": "a"}]
-    answers = assemble(inputs, records, frames, np.column_stack([1 - scores, scores]), np.zeros(len(number), bool),
-                       CallRules(500, stride=100), "mini")  # fmt: skip
-    assert (len(answers.frames), len(answers.chunks), len(answers.windows)) == (n_chunks, n_chunks, n_windows)
-    assert answers.sequences.max_chunk_score == pytest.approx(0.05) and counts(answers)["note_contains_virus_like_region"] == 1
+    answers = assemble(
+        inputs,
+        records,
+        frames,
+        np.column_stack([1 - scores, scores]),
+        np.zeros(len(number), bool),
+        CallRules(500, stride=100),
+        "mini",
+    )
+    assert (len(answers.frames), len(answers.chunks), len(answers.windows)) == (
+        n_chunks,
+        n_chunks,
+        n_windows,
+    )
+    assert (
+        answers.sequences.max_chunk_score == pytest.approx(0.05)
+        and counts(answers)["note_contains_virus_like_region"] == 1
+    )
     region = answers.regions
-    assert (region.start.tolist(), region.end.tolist(), region.n_scored.tolist()) == ([4001], [8000], [36])
-    assert "at least 11 scored windows (500 bases, every 100)" in render(Outputs(tmp_path), answers, {})
+    assert (region.start.tolist(), region.end.tolist(), region.n_scored.tolist()) == (
+        [4001],
+        [8000],
+        [36],
+    )
+    assert "at least 11 scored windows (500 bases, every 100)" in render(
+        Outputs(tmp_path), answers, {}
+    )
 
 
 def test_a_hundred_thousand_sequences_stay_under_3_mb(tmp_path):
@@ -139,7 +217,16 @@ def test_a_hundred_thousand_sequences_stay_under_3_mb(tmp_path):
     fasta.unlink()
     calibration = Calibration(("intercept", "logit_score"), (0.0, 1.0))
     inputs = [{"path": fasta, "source": "input.fna", "stem": "input"}]
-    answers = assemble(inputs, records, frames, scores, np.zeros(len(frames), bool), CallRules(500), "mini", calibration)
+    answers = assemble(
+        inputs,
+        records,
+        frames,
+        scores,
+        np.zeros(len(frames), bool),
+        CallRules(500),
+        "mini",
+        calibration,
+    )
     write_report(Outputs(tmp_path), answers, RECORD)
     assert (tmp_path / "report.html").stat().st_size < 3_000_000
 
@@ -154,24 +241,34 @@ def test_in_a_real_browser(tmp_path, evil):
         assert page.run("return performance.getEntriesByType('resource').length") == 0
         names = "return [...document.querySelectorAll('#hits tbody tr:not([hidden]) td:first-child')].map(c => c.textContent)"
         before = page.run(names)
-        assert before[: len(EVIL)] == [name if len(name) <= 200 else name[:199] + "…" for name in EVIL]
+        assert before[: len(EVIL)] == [
+            name if len(name) <= 200 else name[:199] + "…" for name in EVIL
+        ]
 
         click = "document.querySelectorAll('#hits thead button')[%d].click();"
         number = "parseFloat(r.cells[%d].dataset.v ?? r.cells[%d].textContent)"
         column = "return [...document.querySelectorAll('#hits tbody tr')].map(r => " + number + ")"
         for index in (1, 2):  # length, score
             page.run(click % index)
-            assert page.run(column % (index, index)) == sorted(page.run(column % (index, index)), reverse=True)
+            assert page.run(column % (index, index)) == sorted(
+                page.run(column % (index, index)), reverse=True
+            )
             page.run(click % index)
             assert page.run(column % (index, index)) == sorted(page.run(column % (index, index)))
         page.run(click % 0)
         assert [name.lower() for name in page.run(names)] == sorted(name.lower() for name in before)
 
-        page.run("const s = document.getElementById('search'); s.value = 'MIX3 virus'; s.dispatchEvent(new Event('input'))")
+        page.run(
+            "const s = document.getElementById('search'); s.value = 'MIX3 virus'; s.dispatchEvent(new Event('input'))"
+        )
         found = page.run(names)
         assert found and all("mix3" in name for name in found)
-        assert page.run("return document.getElementById('shown').textContent") == f"{len(found)} shown"
-        assert page.run("return [...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)")
+        assert (
+            page.run("return document.getElementById('shown').textContent") == f"{len(found)} shown"
+        )
+        assert page.run(
+            "return [...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)"
+        )
         assert page.log() == []
 
 
@@ -180,14 +277,29 @@ def test_multiqc_file_has_a_row_an_input(tmp_path, golden):
     write_multiqc(outputs, golden, RECORD)
     data = json.loads(outputs.multiqc.read_text())["data"]
     number = counts(golden)
-    assert data == {"input": {"virus": number["virus"], "ambiguous": number["ambiguous"], "non-virus": number["non_virus"],
-                              "not_scored": number["not_scored"]}}  # fmt: skip
+    assert data == {
+        "input": {
+            "virus": number["virus"],
+            "ambiguous": number["ambiguous"],
+            "non-virus": number["non_virus"],
+            "not_scored": number["not_scored"],
+        }
+    }
 
 
 @pytest.mark.skipif(not shutil.which("multiqc"), reason="MultiQC is not installed here")
 def test_multiqc_reads_it(tmp_path, golden):
     write_multiqc(Outputs(tmp_path), golden, RECORD)
-    done = subprocess.run(["multiqc", "--no-version-check", "-o", "out", "."], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        ["multiqc", "--no-version-check", "-o", "out", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr
-    found = [path.read_text() for path in (tmp_path / "out" / "multiqc_data").glob("*virnucpro_calls*.txt")]
+    found = [
+        path.read_text()
+        for path in (tmp_path / "out" / "multiqc_data").glob("*virnucpro_calls*.txt")
+    ]
     assert found and re.search(rf"^input\t{counts(golden)['virus']}", found[0], re.M)

@@ -14,8 +14,13 @@ from virnucpro.settings import Choice
 
 
 def test_run_json_is_plain_sorted_json(tmp_path):
-    facts = {"z": Path("/a"), "a": {"n": np.int64(3), "x": np.float32(0.5), "nan": float("nan")}, "c": (Choice("p", "v", "r"),),
-             "s": {"b", "a"}, "odd": "\udcff ü"}  # fmt: skip
+    facts = {
+        "z": Path("/a"),
+        "a": {"n": np.int64(3), "x": np.float32(0.5), "nan": float("nan")},
+        "c": (Choice("p", "v", "r"),),
+        "s": {"b", "a"},
+        "odd": "\udcff ü",
+    }
     write_run_json(Outputs(tmp_path), facts)
     data = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
     assert list(data) == sorted(data) and data["a"] == {"n": 3, "x": 0.5, "nan": None}
@@ -26,9 +31,15 @@ def test_run_json_is_plain_sorted_json(tmp_path):
 
 def test_failed_files_only_when_something_failed(tmp_path):
     outputs = Outputs(tmp_path)
-    write_failures(outputs, [Failure("a.fa", "read", "broken |\n here"), Failure("b\udcff.fa", "read", "x")])
+    write_failures(
+        outputs, [Failure("a.fa", "read", "broken |\n here"), Failure("b\udcff.fa", "read", "x")]
+    )
     lines = outputs.failed_files.read_text().splitlines()
-    assert len(lines) == 2 and lines[0] == "a.fa|read|broken / here" and all(line.count("|") == 2 for line in lines)
+    assert (
+        len(lines) == 2
+        and lines[0] == "a.fa|read|broken / here"
+        and all(line.count("|") == 2 for line in lines)
+    )
     write_failures(outputs, [])
     assert not outputs.failed_files.exists()
 

@@ -1,4 +1,7 @@
-"""Tables of the golden run: SPEC 4's columns, every sequence and chunk, TSV and Parquet alike, read back by pandas."""
+"""Tables of the golden run: SPEC 4's columns, every sequence and chunk, TSV and Parquet alike, read
+back by pandas.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,10 +15,10 @@ from virnucpro.sequences.chunks import chunk_spans
 
 COLUMNS = {
     "contigs": "seq_name source length gc n_chunks n_scored scored_fraction virus_score virus_probability max_chunk_score "
-               "n_virus_chunks call fdr note",
+    "n_virus_chunks call fdr note",
     "chunks": "seq_name chunk start end n_open_frames max_others max_virus virus_score is_virus status",
     "frames": "frame_id seq_name chunk strand frame start end aa_length others_score virus_score prediction",
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,9 @@ def written(tmp_path_factory, golden):
 
 
 def read(path):
-    return pd.read_csv(path, sep="\t", keep_default_na=False, na_values={"note": []}, dtype={"seq_name": str})
+    return pd.read_csv(
+        path, sep="\t", keep_default_na=False, na_values={"note": []}, dtype={"seq_name": str}
+    )
 
 
 @pytest.mark.parametrize("table", COLUMNS)
@@ -48,12 +53,19 @@ def test_every_chunk_is_there_with_its_place(written, golden):
     table = read(written.chunks)
     expected = [
         (name, k, start + 1, end)
-        for name, length in zip(golden.names.to_pylist(), golden.records.length.tolist(), strict=True)
+        for name, length in zip(
+            golden.names.to_pylist(), golden.records.length.tolist(), strict=True
+        )
         for k, (start, end) in enumerate(chunk_spans(length, 500).tolist(), start=1)
     ]
-    assert list(table[["seq_name", "chunk", "start", "end"]].itertuples(index=False, name=None)) == expected
+    assert (
+        list(table[["seq_name", "chunk", "start", "end"]].itertuples(index=False, name=None))
+        == expected
+    )
     assert set(table["status"]) == {"scored", "no_open_frame"}
-    assert (table.loc[table["status"] != "scored", ["max_others", "virus_score", "is_virus"]] == "NA").all(axis=None)
+    assert (
+        table.loc[table["status"] != "scored", ["max_others", "virus_score", "is_virus"]] == "NA"
+    ).all(axis=None)
 
 
 def test_summary_is_what_was_called_virus_best_first(written):

@@ -23,7 +23,9 @@ def tokenizers() -> Tokenizers:
 @pytest.fixture(scope="session")
 def fasta():
     """path -> [(title, sequence)], by Biopython."""
+
     def parse(path: Path) -> list[tuple[str, str]]:
         with open(path) as file:
             return list(SimpleFastaParser(file))
+
     return parse

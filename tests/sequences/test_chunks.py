@@ -6,7 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.sequences.chunks import all_spans, all_windows, chunk_spans, chunks_and_windows, n_chunks
+from virnucpro.sequences.chunks import (
+    all_spans,
+    all_windows,
+    chunk_spans,
+    chunks_and_windows,
+    n_chunks,
+)
 
 
 def by_recurrence(length: int, chunk: int) -> list[tuple[int, int]]:
@@ -35,8 +41,12 @@ def test_chunks_file_of_the_original(golden, fasta):
     for title, sequence in fasta(golden / "input.fa"):
         name = title.split()[0]
         spans = chunk_spans(len(sequence), 500).tolist()
-        got += [(f"{name}_chunk_{k}", sequence[a:b].upper()) for k, (a, b) in enumerate(spans, start=1)]
-    assert got == [(name, sequence.upper()) for name, sequence in fasta(golden / "expected" / "chunks.fa")]
+        got += [
+            (f"{name}_chunk_{k}", sequence[a:b].upper()) for k, (a, b) in enumerate(spans, start=1)
+        ]
+    assert got == [
+        (name, sequence.upper()) for name, sequence in fasta(golden / "expected" / "chunks.fa")
+    ]
 
 
 @given(st.integers(0, 20_000), st.integers(1, 700))
@@ -47,12 +57,22 @@ def test_closed_form_is_the_recurrence(length, chunk):
 @given(st.lists(st.integers(0, 3_000), max_size=8), st.sampled_from([300, 500]))
 def test_many_sequences_at_once_are_each_alone(lengths, chunk):
     spans = all_spans(np.array(lengths, dtype=np.int64), chunk)
-    expected = [(i, k, a, b) for i, n in enumerate(lengths) for k, (a, b) in enumerate(by_recurrence(n, chunk), start=1)]
+    expected = [
+        (i, k, a, b)
+        for i, n in enumerate(lengths)
+        for k, (a, b) in enumerate(by_recurrence(n, chunk), start=1)
+    ]
     assert list(zip(*(column.tolist() for column in spans), strict=True)) == expected
-    assert n_chunks(np.array(lengths, dtype=np.int64), chunk).tolist() == [-(-n // chunk) for n in lengths]
+    assert n_chunks(np.array(lengths, dtype=np.int64), chunk).tolist() == [
+        -(-n // chunk) for n in lengths
+    ]
 
 
-@given(st.lists(st.integers(0, 3_000), max_size=6), st.sampled_from([300, 500]), st.sampled_from([1, 70, 100, 299]))
+@given(
+    st.lists(st.integers(0, 3_000), max_size=6),
+    st.sampled_from([300, 500]),
+    st.sampled_from([1, 70, 100, 299]),
+)
 def test_windows_of_long_sequences_lie_a_stride_apart_and_reach_the_end(lengths, chunk, stride):
     expected = []
     for i, length in enumerate(lengths):
@@ -63,5 +83,6 @@ def test_windows_of_long_sequences_lie_a_stride_apart_and_reach_the_end(lengths,
     assert list(zip(*(column.tolist() for column in spans), strict=True)) == expected
     both = chunks_and_windows(np.array(lengths, dtype=np.int64), chunk, stride)
     chunks = all_spans(np.array(lengths, dtype=np.int64), chunk)
-    together = sorted([*zip(*(c.tolist() for c in chunks), strict=True), *expected])  # by sequence, then by number
+    # by sequence, then by number
+    together = sorted([*zip(*(c.tolist() for c in chunks), strict=True), *expected])
     assert list(zip(*(column.tolist() for column in both), strict=True)) == together

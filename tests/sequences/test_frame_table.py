@@ -1,4 +1,7 @@
-"""The table of frames: its content, its reuse, and what happens when files, disks and caches are bad."""
+"""The table of frames: its content, its reuse, and what happens when files, disks and caches are
+bad.
+"""
+
 from __future__ import annotations
 
 import errno
@@ -35,6 +38,7 @@ RULES = FrameRules(500)
 def table_of(tmp_path, tokenizers):
     def build(*paths, rules=RULES, log=lambda line: None):
         return build_or_open(find_inputs(paths), rules, tokenizers, tmp_path / "cache", log)
+
     return build
 
 
@@ -44,6 +48,7 @@ def write(tmp_path):
         path = tmp_path / name
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return path
+
     return write
 
 
@@ -51,8 +56,12 @@ def test_golden_ids_order_and_sequences(golden, fasta, table_of):
     table = table_of(golden / "input.fa")
     ids = table.frame_ids(0, len(table))
     frames = table.frames.to_dict()
-    assert list(zip(ids, frames["nucleotides"], strict=True)) == fasta(golden / "expected" / "frames_nucleotide.fa")
-    assert list(zip(ids, frames["protein"], strict=True)) == fasta(golden / "expected" / "frames_protein.faa")
+    assert list(zip(ids, frames["nucleotides"], strict=True)) == fasta(
+        golden / "expected" / "frames_nucleotide.fa"
+    )
+    assert list(zip(ids, frames["protein"], strict=True)) == fasta(
+        golden / "expected" / "frames_protein.faa"
+    )
     assert table.frame_ids(3, 5) == ids[3:5] and table.frame_ids(5, 5) == []
 
 
@@ -66,22 +75,37 @@ def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, tab
             strand = Seq(piece) if row["frame"] < 3 else Seq(piece).reverse_complement()
             assert str(strand.translate()) == row["protein"]
             assert row["end"] - row["start"] + 1 == 3 * row["aa_length"]
-        assert row["aa_length"] == len(row["protein"]) == row["esm2_length"] - 2 == len(row["esm2_ids"]) - 2
+        assert (
+            row["aa_length"]
+            == len(row["protein"])
+            == row["esm2_length"] - 2
+            == len(row["esm2_ids"]) - 2
+        )
         assert row["dnabert_s_ids"] == tokenizers.library.encode(row["nucleotides"]).ids
         assert row["dnabert_s_length"] == len(row["dnabert_s_ids"])
         for part in ("protein", "nucleotide"):
             text = row["protein" if part == "protein" else "nucleotides"]
-            assert row[f"{part}_key_hi"] << 64 | row[f"{part}_key_lo"] == xxhash.xxh3_128_intdigest(text.encode())
+            assert row[f"{part}_key_hi"] << 64 | row[f"{part}_key_lo"] == xxhash.xxh3_128_intdigest(
+                text.encode()
+            )
     counts = np.bincount(np.asarray(table.frames["record"]), minlength=len(sequences))
     assert table.records["n_frames"].to_pylist() == counts.tolist()
     assert table.records["length"].to_pylist() == list(map(len, sequences))
-    assert table.records["n_ambiguous"].to_pylist() == [sum(c not in "ACGT" for c in s) for s in sequences]
+    assert table.records["n_ambiguous"].to_pylist() == [
+        sum(c not in "ACGT" for c in s) for s in sequences
+    ]
     for gc, sequence in zip(table.records["gc"].to_pylist(), sequences, strict=True):
         known = sum(sequence.count(c) for c in "ACGT")
-        assert np.isnan(gc) if known == 0 else gc == pytest.approx((sequence.count("G") + sequence.count("C")) / known)
+        assert (
+            np.isnan(gc)
+            if known == 0
+            else gc == pytest.approx((sequence.count("G") + sequence.count("C")) / known)
+        )
 
 
-@pytest.mark.parametrize("rules", [RULES, FrameRules(500, stride=130), FrameRules(500, "stretches", stride=130)])
+@pytest.mark.parametrize(
+    "rules", [RULES, FrameRules(500, stride=130), FrameRules(500, "stretches", stride=130)]
+)
 def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch, rules):
     """Records spread over blocks, or sharing one, give the same rows."""
     whole = table_of(golden / "input.fa", rules=rules)
@@ -89,9 +113,13 @@ def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch,
         monkeypatch.setattr(frame_columns, "BLOCK_BASES", bases)
         monkeypatch.setattr(frame_columns, "BLOCK_RECORDS", records)
         monkeypatch.setattr(table_builder, "_FLUSH", 2)
-        small = build_or_open(find_inputs([golden / "input.fa"]), rules, tokenizers, tmp_path / str(bases))
+        small = build_or_open(
+            find_inputs([golden / "input.fa"]), rules, tokenizers, tmp_path / str(bases)
+        )
         assert small.frames.to_dict() == whole.frames.to_dict()
-        assert [r | {"gc": 0} for r in small.records.to_pylist()] == [r | {"gc": 0} for r in whole.records.to_pylist()]
+        assert [r | {"gc": 0} for r in small.records.to_pylist()] == [
+            r | {"gc": 0} for r in whole.records.to_pylist()
+        ]
 
 
 def test_a_second_run_reuses_and_the_log_says_so(golden, table_of):
@@ -102,38 +130,75 @@ def test_a_second_run_reuses_and_the_log_says_so(golden, table_of):
     assert (first.reused, second.reused) == (False, True)
     assert first.frames.to_dict() == second.frames.to_dict()
     other = open_existing(first.fingerprint, first.directory.parent.parent)
-    assert other.frames.to_dict() == first.frames.to_dict() and other.rules == RULES and other.inputs == first.inputs
+    assert (
+        other.frames.to_dict() == first.frames.to_dict()
+        and other.rules == RULES
+        and other.inputs == first.inputs
+    )
 
 
-def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(golden, table_of, tmp_path, tokenizers):
+def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
+    golden, table_of, tmp_path, tokenizers
+):
     """Building needs neither torch nor `datasets`, which take long to import."""
-    program = ("import sys; from pathlib import Path; place = Path(sys.argv[1])\n"
-               "from virnucpro.sequences import frame_table as f, reader, tokens\n"
-               "tokenizers = tokens.Tokenizers(place / 'esm2', place / 'dnabert_s')\n"
-               "f.build_ahead(reader.find_inputs([place / 'input.fa']), f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\n"
-               "print(*{'torch', 'datasets'} & set(sys.modules))")  # fmt: skip
-    run = subprocess.run([sys.executable, "-c", program, golden, tmp_path / "ahead"], capture_output=True, check=True, text=True,
-                         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    program = (
+        "import sys; from pathlib import Path; place = Path(sys.argv[1])\n"
+        "from virnucpro.sequences import frame_table as f, reader, tokens\n"
+        "tokenizers = tokens.Tokenizers(place / 'esm2', place / 'dnabert_s')\n"
+        "f.build_ahead(reader.find_inputs([place / 'input.fa']), f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\n"
+        "print(*{'torch', 'datasets'} & set(sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, golden, tmp_path / "ahead"],
+        capture_output=True,
+        check=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     assert run.stdout == "\n"
     usual, tables, lines = table_of(golden / "input.fa"), [], []
     for builder in ("run 1", "run 2", None):
-        tables.append(build_or_open(find_inputs([golden / "input.fa"]), RULES, tokenizers, tmp_path / "ahead", lines.append, builder))
+        tables.append(
+            build_or_open(
+                find_inputs([golden / "input.fa"]),
+                RULES,
+                tokenizers,
+                tmp_path / "ahead",
+                lines.append,
+                builder,
+            )
+        )
     assert [table.reused for table in tables] == [False, True, True]
-    assert ["built 149 tokenized frames of 61 sequences" in lines[0], "reused 149" in lines[1], "reused 149" in lines[2]] == [True] * 3
+    assert [
+        "built 149 tokenized frames of 61 sequences" in lines[0],
+        "reused 149" in lines[1],
+        "reused 149" in lines[2],
+    ] == [True] * 3
     for name in ("frames.arrow", "records.arrow"):
         assert (tables[0].directory / name).read_bytes() == (usual.directory / name).read_bytes()
 
 
-def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, write, tmp_path, tokenizers, monkeypatch):
+def test_the_fingerprint_is_of_content_rules_and_tokenizers(
+    golden, table_of, write, tmp_path, tokenizers, monkeypatch
+):
     base = table_of(golden / "input.fa").fingerprint
     moved = write((golden / "input.fa").read_bytes(), "moved.fasta")
     assert table_of(moved).fingerprint == base
     assert table_of(moved).inputs[0]["source"] == "moved.fasta"
-    (tmp_path / "tokenizer.json").write_bytes((golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n")
+    (tmp_path / "tokenizer.json").write_bytes(
+        (golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n"
+    )
     other = Tokenizers(golden / "esm2", tmp_path)
-    different = [table_of(golden / "input.fa", rules=rules).fingerprint
-                 for rules in (FrameRules(300), FrameRules(500, "longest"), FrameRules(500, "stretches"), FrameRules(500, "open", 10),
-                               FrameRules(500, stride=100))]  # fmt: skip
+    different = [
+        table_of(golden / "input.fa", rules=rules).fingerprint
+        for rules in (
+            FrameRules(300),
+            FrameRules(500, "longest"),
+            FrameRules(500, "stretches"),
+            FrameRules(500, "open", 10),
+            FrameRules(500, stride=100),
+        )
+    ]
     different += [table_of(write(">a\nA\n")).fingerprint, table_of(moved, moved).fingerprint]
     different += [build_or_open(find_inputs([moved]), RULES, other, tmp_path / "cache").fingerprint]
     monkeypatch.setattr(frame_table, "MOST_OF_A_CHUNK", 3)
@@ -142,34 +207,61 @@ def test_the_fingerprint_is_of_content_rules_and_tokenizers(golden, table_of, wr
 
 
 @pytest.mark.parametrize("policy", ["open", "longest"])
-def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_their_own(golden, fasta, table_of, write, policy):
+def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_their_own(
+    golden, fasta, table_of, write, policy
+):
     plain = table_of(golden / "input.fa", rules=FrameRules(500, policy))
     dense = table_of(golden / "input.fa", rules=FrameRules(500, policy, stride=130))
     rows, ids = dense.frames.to_list(), dense.frame_ids()
-    assert dense.records.drop_columns(["n_frames", "gc"]) == plain.records.drop_columns(["n_frames", "gc"])  # gc may be NaN
+    # gc may be NaN
+    assert dense.records.drop_columns(["n_frames", "gc"]) == plain.records.drop_columns(
+        ["n_frames", "gc"]
+    )
     windows = [i for i, frame_id in enumerate(ids) if "_window_" in frame_id]
     of_chunks = sorted(set(range(len(ids))) - set(windows))
-    assert [rows[i] for i in of_chunks] == plain.frames.to_list() and [ids[i] for i in of_chunks] == plain.frame_ids()
+    assert [rows[i] for i in of_chunks] == plain.frames.to_list() and [
+        ids[i] for i in of_chunks
+    ] == plain.frame_ids()
 
-    pieces = [(name.split()[0], k, start, sequence[start:start + 500]) for name, sequence in fasta(golden / "input.fa")
-              if len(sequence) > 1000 for k, start in enumerate([*range(0, len(sequence) - 500, 130), len(sequence) - 500], start=1)]
-    alone = table_of(write("".join(f">{i}\n{piece}\n" for i, (*_, piece) in enumerate(pieces))), rules=FrameRules(500, policy))
+    pieces = [
+        (name.split()[0], k, start, sequence[start : start + 500])
+        for name, sequence in fasta(golden / "input.fa")
+        if len(sequence) > 1000
+        for k, start in enumerate(
+            [*range(0, len(sequence) - 500, 130), len(sequence) - 500], start=1
+        )
+    ]
+    alone = table_of(
+        write("".join(f">{i}\n{piece}\n" for i, (*_, piece) in enumerate(pieces))),
+        rules=FrameRules(500, policy),
+    )
     expected = {}
     for row in alone.frames.to_list():
         name, k, start, _ = pieces[row["record"]]
         frame_id = f"{name}_window_{k}{FRAME_NAMES[row['frame']]}"
-        expected[frame_id] = row | {"start": row["start"] + start, "end": row["end"] + start, "record": 0, "chunk": 0}
+        expected[frame_id] = row | {
+            "start": row["start"] + start,
+            "end": row["end"] + start,
+            "record": 0,
+            "chunk": 0,
+        }
     assert len(expected) > 50
     assert {ids[i]: rows[i] | {"record": 0, "chunk": 0} for i in windows} == expected
     assert [row["record"] for row in rows] == sorted(row["record"] for row in rows)
 
 
-@pytest.mark.parametrize("damage", ["truncated frames", "truncated records", "no manifest", "broken manifest", "no frames"])
+@pytest.mark.parametrize(
+    "damage",
+    ["truncated frames", "truncated records", "no manifest", "broken manifest", "no frames"],
+)
 def test_a_damaged_table_is_built_again(golden, table_of, damage):
     first = table_of(golden / "input.fa")
     expected = first.frames.to_dict()
     what, file = damage.split()
-    path = first.directory / {"frames": "frames.arrow", "records": "records.arrow", "manifest": "manifest.json"}[file]
+    path = (
+        first.directory
+        / {"frames": "frames.arrow", "records": "records.arrow", "manifest": "manifest.json"}[file]
+    )
     if what == "truncated":
         os.truncate(path, path.stat().st_size // 2)
     elif what == "broken":
@@ -199,15 +291,25 @@ def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golde
 
 
 def test_a_table_is_opened_while_another_thread_imports_transformers(golden, table_of, monkeypatch):
-    """As `models.load_ahead` does: what is in sys.modules by then has next to nothing in it, and `datasets` would ask it for more."""
+    """As `models.load_ahead` does: what is in sys.modules by then has next to nothing in it, and
+    `datasets` would ask it for more.
+    """
     table = table_of(golden / "input.fa")
     monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
     again = open_existing(table.fingerprint, table.directory.parents[1])
-    assert again.frames.data.table.equals(table.frames.data.table) and again.frames.features == table.frames.features
+    assert (
+        again.frames.data.table.equals(table.frames.data.table)
+        and again.frames.features == table.frames.features
+    )
 
 
 def test_nothing_at_all_is_a_table_without_rows(table_of, write):
-    for name, content in {"empty.fa": "", "short.fa": ">a\nA\n", "alln.fa": ">n\n" + "N" * 900, "header.fa": ">h\n"}.items():
+    for name, content in {
+        "empty.fa": "",
+        "short.fa": ">a\nA\n",
+        "alln.fa": ">n\n" + "N" * 900,
+        "header.fa": ">h\n",
+    }.items():
         for _ in range(2):
             table = table_of(write(content, name))
             assert len(table) == 0 and table.frame_ids() == [] and table.failures == ()
@@ -223,8 +325,12 @@ def test_bad_records_and_bad_files_fail_alone(table_of, write, tmp_path):
     missing = tmp_path / "missing.fa"
     table = table_of(mixed, binary, cut, missing)
     failures = [f.line() for f in table.failures]
-    assert [line.split("|")[:2] for line in failures] == [[str(p), "read"] for p in (mixed, mixed, binary, cut, missing)]
-    assert "record bad: " in failures[0] and "protein" in failures[0] and "record gap: " in failures[1]
+    assert [line.split("|")[:2] for line in failures] == [
+        [str(p), "read"] for p in (mixed, mixed, binary, cut, missing)
+    ]
+    assert (
+        "record bad: " in failures[0] and "protein" in failures[0] and "record gap: " in failures[1]
+    )
     assert table.records["name"].to_pylist()[:4] == ["g1", "bad", "g2", "gap"]
     assert "g3" in table.records["name"].to_pylist()
     assert [n > 0 for n in table.records["n_frames"].to_pylist()[:4]] == [True, False, True, False]
@@ -247,7 +353,13 @@ def test_repeated_names_are_numbered_over_all_files_and_noted(table_of, write):
     table = table_of(a, b)
     assert table.records["name"].to_pylist() == ["s", "t", "s__3", "s__4", "s__2"]
     assert table.records["original_name"].to_pylist() == ["s", "t", "s", "s", "s__2"]
-    assert table.records["notes"].to_pylist() == ["", "", "renamed_from=s", "rna;renamed_from=s", "ambiguous_bases"]
+    assert table.records["notes"].to_pylist() == [
+        "",
+        "",
+        "renamed_from=s",
+        "rna;renamed_from=s",
+        "ambiguous_bases",
+    ]
     assert table.records["input"].to_pylist() == [0, 0, 0, 1, 1]
     assert len(set(table.frame_ids())) == len(table)
     assert not list(table.directory.glob("*.draft"))
@@ -270,7 +382,12 @@ def test_longest_policy_answers_every_long_chunk(table_of, write):
 @pytest.mark.parametrize("stride", [0, 130])
 def test_stretches_are_as_many_as_the_sequences_length_asks_for(table_of, write, stride):
     rng, most = random.Random(2), {500: 6, 501: 3, 1000: 3, 1001: 2, 5000: 2}
-    text = "".join(f">{length}_{i}\n{''.join(rng.choices('ACG', k=length))}\n" for length in most for i in range(4))  # hardly a stop
+    # hardly a stop
+    text = "".join(
+        f">{length}_{i}\n{''.join(rng.choices('ACG', k=length))}\n"
+        for length in most
+        for i in range(4)
+    )
     table = table_of(write(text), rules=FrameRules(500, "stretches", stride=stride))
     names = table.records["name"].to_pylist()
     counts = Counter((names[row["record"]], row["chunk"]) for row in table.frames.to_list())
@@ -292,7 +409,9 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(golden, table_of, tmp_path, 
 def test_a_cache_that_cannot_be_made_is_one_line(golden, tokenizers, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="--cache-dir"):
-        build_or_open(find_inputs([golden / "input.fa"]), RULES, tokenizers, tmp_path / "file" / "cache")
+        build_or_open(
+            find_inputs([golden / "input.fa"]), RULES, tokenizers, tmp_path / "file" / "cache"
+        )
 
 
 def test_a_dead_builders_remains_are_cleared(golden, table_of):
@@ -308,7 +427,11 @@ def test_another_users_remains_are_in_nobodys_way(golden, table_of, monkeypatch)
     with monkeypatch.context() as other:
         other.setattr(os, "getuid", lambda: 1001)
         other.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # killed before it could
-        other.setattr(table_builder._Stream, "write", lambda self, batch: (_ for _ in ()).throw(KeyboardInterrupt))
+        other.setattr(
+            table_builder._Stream,
+            "write",
+            lambda self, batch: (_ for _ in ()).throw(KeyboardInterrupt),
+        )
         with pytest.raises(KeyboardInterrupt):
             table_of(golden / "input.fa")
     monkeypatch.setattr(os, "getuid", lambda: 1002)
@@ -319,14 +442,18 @@ def test_another_users_remains_are_in_nobodys_way(golden, table_of, monkeypatch)
 def _build_in_a_process(golden, cache, out):
     lines = []
     tokenizers = Tokenizers(golden / "esm2", golden / "dnabert_s")
-    table = build_or_open(find_inputs([golden / "input.fa"]), RULES, tokenizers, cache, lines.append)
+    table = build_or_open(
+        find_inputs([golden / "input.fa"]), RULES, tokenizers, cache, lines.append
+    )
     out.put((len(table), table.reused))
 
 
 def test_processes_that_start_together_build_once(golden, tmp_path):
     context = multiprocessing.get_context("spawn")
     out = context.Queue()
-    processes = [context.Process(target=_build_in_a_process, args=(golden, tmp_path, out)) for _ in range(2)]
+    processes = [
+        context.Process(target=_build_in_a_process, args=(golden, tmp_path, out)) for _ in range(2)
+    ]
     for process in processes:
         process.start()
     answers = sorted(out.get(timeout=120) for _ in processes)

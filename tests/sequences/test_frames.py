@@ -1,4 +1,5 @@
 """The vectorised frames against a plain loop with Biopython, and against the original's own output."""
+
 from __future__ import annotations
 
 import itertools
@@ -26,14 +27,24 @@ def codons_of(strand: str, f: int) -> list[str]:
 
 def rows(frames) -> list[tuple]:
     columns = (frames.chunk, frames.frame, frames.start, frames.end, frames.dropped_codon)
-    return list(zip(*(c.tolist() for c in columns), [n.decode() for n in frames.nucleotides],
-                    [p.decode() for p in frames.proteins], strict=True))
+    return list(
+        zip(
+            *(c.tolist() for c in columns),
+            [n.decode() for n in frames.nucleotides],
+            [p.decode() for p in frames.proteins],
+            strict=True,
+        )
+    )
 
 
 def places(f: int, first: int, codons: int, start: int, end: int) -> tuple[int, int]:
     """Codons first.. of frame f of a chunk, on the forward strand."""
     begin = f % 3 + 3 * first
-    return (start + begin, start + begin + 3 * codons) if f < 3 else (end - begin - 3 * codons, end - begin)
+    return (
+        (start + begin, start + begin + 3 * codons)
+        if f < 3
+        else (end - begin - 3 * codons, end - begin)
+    )
 
 
 def oracle_open(sequence: str, spans) -> list[tuple]:
@@ -46,7 +57,16 @@ def oracle_open(sequence: str, spans) -> list[tuple]:
             protein = "".join(residues)
             if protein and "*" not in protein:
                 nucleotides = strand[f % 3 : f % 3 + 3 * len(protein) + 1]
-                found.append((chunk, f, *places(f, 0, len(residues), start, end), "" in residues, nucleotides, protein))
+                found.append(
+                    (
+                        chunk,
+                        f,
+                        *places(f, 0, len(residues), start, end),
+                        "" in residues,
+                        nucleotides,
+                        protein,
+                    )
+                )
     return found
 
 
@@ -65,23 +85,40 @@ def oracle_longest(sequence: str, spans, most=lambda chunks: 1) -> list[tuple]:
                 if len(kept) >= LONGEST_MINIMUM and (best is None or len(kept) > len(best[6])):
                     first, codons = kept[0], kept[-1] - kept[0] + 1
                     begin = f % 3 + 3 * first
-                    best = (chunk, f, *places(f, first, codons, start, end), codons > len(kept),
-                            strand[begin : begin + 3 * codons + 1], "".join(residues[i] for i in kept))
+                    best = (
+                        chunk,
+                        f,
+                        *places(f, first, codons, start, end),
+                        codons > len(kept),
+                        strand[begin : begin + 3 * codons + 1],
+                        "".join(residues[i] for i in kept),
+                    )
             of_chunk += [best] if best else []
         longest_first = sorted(of_chunk, key=lambda row: -len(row[6]))
-        taken = [row for row in longest_first[: most(len(spans))] if 5 * len(row[6]) >= 2 * len(longest_first[0][6])]
+        taken = [
+            row
+            for row in longest_first[: most(len(spans))]
+            if 5 * len(row[6]) >= 2 * len(longest_first[0][6])
+        ]
         found += sorted(taken, key=lambda row: row[1])
     return found
 
 
 MOST = {0: 0, 1: 6, 2: 3}
-ORACLES = {"open": oracle_open, "longest": oracle_longest,
-           "stretches": partial(oracle_longest, most=lambda chunks: MOST.get(chunks, 2))}  # fmt: skip
+ORACLES = {
+    "open": oracle_open,
+    "longest": oracle_longest,
+    "stretches": partial(oracle_longest, most=lambda chunks: MOST.get(chunks, 2)),
+}
 
 
 dna = st.one_of(
-    st.text("ACGT", max_size=400), st.text("ACG", max_size=400), st.text("ACGTNRYK", max_size=300),
-    st.lists(st.sampled_from(["GCTGCAGCC", "TAA", "N", "ACG", "GGC" * 20, "CTTA", "R"]), max_size=60).map("".join),
+    st.text("ACGT", max_size=400),
+    st.text("ACG", max_size=400),
+    st.text("ACGTNRYK", max_size=300),
+    st.lists(
+        st.sampled_from(["GCTGCAGCC", "TAA", "N", "ACG", "GGC" * 20, "CTTA", "R"]), max_size=60
+    ).map("".join),
 )
 
 
@@ -89,7 +126,9 @@ dna = st.one_of(
 @given(dna, st.sampled_from([4, 30, 100, 500]), st.sampled_from(list(ORACLES)))
 def test_equal_to_a_plain_loop(sequence, chunk, policy):
     spans = chunk_spans(len(sequence), chunk)
-    assert rows(open_frames(sequence.encode(), spans[:, 0], spans[:, 1], policy, len(spans))) == ORACLES[policy](sequence, spans.tolist())
+    assert rows(
+        open_frames(sequence.encode(), spans[:, 0], spans[:, 1], policy, len(spans))
+    ) == ORACLES[policy](sequence, spans.tolist())
 
 
 @pytest.mark.parametrize("policy", ORACLES)
@@ -100,15 +139,22 @@ def test_equal_to_a_plain_loop_on_longer_sequences(policy):
         spans = chunk_spans(len(sequence), 300)
         expected = ORACLES[policy](sequence, spans.tolist())
         assert expected
-        assert rows(open_frames(sequence.encode(), spans[:, 0], spans[:, 1], policy, len(spans))) == expected
+        assert (
+            rows(open_frames(sequence.encode(), spans[:, 0], spans[:, 1], policy, len(spans)))
+            == expected
+        )
 
 
 def test_six_frame_cases_of_the_original(golden):
-    for name, case in json.loads((golden / "chunks_and_frames.json").read_text())["six_frame"].items():
+    for name, case in json.loads((golden / "chunks_and_frames.json").read_text())[
+        "six_frame"
+    ].items():
         sequence = case["seq"].upper()
         frames = open_frames(sequence.encode(), [0], [len(sequence)])
         got = [["q" + FRAME_NAMES[f], n, p] for _, f, _, _, _, n, p in rows(frames)]
-        assert got == [row for row in case["identify"] if row[0] in case["written_by_vanilla"]], name
+        assert got == [row for row in case["identify"] if row[0] in case["written_by_vanilla"]], (
+            name
+        )
 
 
 def test_frame_files_of_the_original(golden, fasta):
@@ -124,7 +170,8 @@ def test_frame_files_of_the_original(golden, fasta):
 
 
 def test_longest_takes_the_first_of_equal_stretches():
-    sequence = b"GCT" * 40  # F1 A.., F2 L.., F3 C.., R.. all open; the frames shifted by 1 or 2 are one codon shorter
+    # F1 A.., F2 L.., F3 C.., R.. all open; the frames shifted by 1 or 2 are one codon shorter
+    sequence = b"GCT" * 40
     frames = open_frames(sequence, [0], [len(sequence)], "longest")
     assert rows(frames) == [(0, 0, 0, 120, False, sequence.decode(), "A" * 40)]
 
@@ -140,4 +187,8 @@ def test_nothing_in_nothing_out():
         for policy in ("longest", "stretches"):
             assert len(open_frames(sequence, [0], [len(sequence)], policy)) == 0
     none = np.zeros(0, int)
-    assert len(open_frames(b"", none, none)) == len(open_frames(b"", none, none, "stretches", none)) == 0
+    assert (
+        len(open_frames(b"", none, none))
+        == len(open_frames(b"", none, none, "stretches", none))
+        == 0
+    )

@@ -13,11 +13,23 @@ import pytest
 import zstandard
 
 from virnucpro.errors import UsageError
-from virnucpro.sequences.reader import InputFile, UnreadableInput, find_inputs, make_record, read_records, spool_stdin, stem_of
+from virnucpro.sequences.reader import (
+    InputFile,
+    UnreadableInput,
+    find_inputs,
+    make_record,
+    read_records,
+    spool_stdin,
+    stem_of,
+)
 
-COMPRESS = {"plain": bytes, "gz": lambda data: gzip.compress(data, 1), "bz2": lambda data: bz2.compress(data, 1),
-            "xz": lambda data: lzma.compress(data, preset=0),
-            "zst": lambda data: zstandard.ZstdCompressor().compress(data)}
+COMPRESS = {
+    "plain": bytes,
+    "gz": lambda data: gzip.compress(data, 1),
+    "bz2": lambda data: bz2.compress(data, 1),
+    "xz": lambda data: lzma.compress(data, preset=0),
+    "zst": lambda data: zstandard.ZstdCompressor().compress(data),
+}
 
 
 def read(path) -> list[tuple[str, bytes]]:
@@ -43,7 +55,10 @@ def write(tmp_path, content: bytes, name: str = "x.fa"):
 @pytest.mark.parametrize("kind", COMPRESS)
 @pytest.mark.parametrize("form", ["fasta", "fastq"])
 def test_every_compression_told_by_its_bytes_not_by_the_name(tmp_path, kind, form):
-    text = {"fasta": b">a one\nACGT\nAC\n>b\nGG\n", "fastq": b"@a one\nACGTAC\n+\nIIIIII\n@b\nGG\n+b\n@I\n"}[form]
+    text = {
+        "fasta": b">a one\nACGT\nAC\n>b\nGG\n",
+        "fastq": b"@a one\nACGTAC\n+\nIIIIII\n@b\nGG\n+b\n@I\n",
+    }[form]
     assert read(write(tmp_path, COMPRESS[kind](text), "x.txt")) == [("a", b"ACGTAC"), ("b", b"GG")]
 
 
@@ -78,7 +93,9 @@ def test_damaged_compressed_data_fail_in_one_line(tmp_path, kind):
         records = read(path)
     except UnreadableInput as error:
         assert "\n" not in str(error)
-    else:  # zstd without a checksum may not notice; then a record must not be called clean by mistake of the reader
+    # zstd without a checksum may not notice; then a record must not be called clean by mistake of
+    # the reader
+    else:
         assert kind == "zst" and records
 
 
@@ -87,7 +104,9 @@ def test_windows_and_old_mac_line_ends_blank_lines_lower_case_and_rna(tmp_path):
     path = write(tmp_path, content)
     records = list(read_records(InputFile(path, "x", "x")))
     assert [(r.name, r.sequence, r.notes, r.problem) for r in records] == [
-        ("a", b"ACGTNN", ("ambiguous_bases",), ""), ("b", b"ACGTTT", ("rna",), "")]
+        ("a", b"ACGTNN", ("ambiguous_bases",), ""),
+        ("b", b"ACGTTT", ("rna",), ""),
+    ]
     assert read(write(tmp_path, b">a\rAC\rGT\r>b\rTT\r")) == [("a", b"ACGT"), ("b", b"TT")]
     assert read(write(tmp_path, b"\n\n@a\r\nAC\r\n+\r\nII\r\n\r\n")) == [("a", b"AC")]
     assert read(write(tmp_path, b"\xef\xbb\xbf>a\nAC")) == [("a", b"AC")]
@@ -100,10 +119,17 @@ def test_an_empty_file_has_no_record(tmp_path, content):
 
 
 def test_headers_without_sequence_and_without_name(tmp_path):
-    assert read(write(tmp_path, b">a\n>\nAC\n>b\n")) == [("a", b""), ("unnamed_2", b"AC"), ("b", b"")]
+    assert read(write(tmp_path, b">a\n>\nAC\n>b\n")) == [
+        ("a", b""),
+        ("unnamed_2", b"AC"),
+        ("b", b""),
+    ]
 
 
-@pytest.mark.parametrize("content", [b"\x7fELF\x00\x00\x01", b"PK\x03\x04abc", bytes(range(128, 256)) * 9, b">a\nAC\x00GT\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\x7fELF\x00\x00\x01", b"PK\x03\x04abc", bytes(range(128, 256)) * 9, b">a\nAC\x00GT\n"],
+)
 def test_a_binary_file_is_refused(tmp_path, content):
     assert "binary" in read_until_damage(write(tmp_path, content))[1]
 
@@ -124,10 +150,17 @@ def test_a_missing_file_and_a_directory_are_unreadable(tmp_path):
     assert "directory" in read_until_damage(tmp_path)[1]
 
 
-@pytest.mark.parametrize(("letters", "words"), [
-    ("MKVLEERF*", "looks like protein"), ("ACGT-ACG--", "gaps"), ("ACGT1", "letter 1 is no nucleotide"),
-    ("ACGTXX", "letter X is no nucleotide code .IUPAC"), ("ACGé", "outside ASCII"), ("ACG\x01T", r"\\x01"),
-])
+@pytest.mark.parametrize(
+    ("letters", "words"),
+    [
+        ("MKVLEERF*", "looks like protein"),
+        ("ACGT-ACG--", "gaps"),
+        ("ACGT1", "letter 1 is no nucleotide"),
+        ("ACGTXX", "letter X is no nucleotide code .IUPAC"),
+        ("ACGé", "outside ASCII"),
+        ("ACG\x01T", r"\\x01"),
+    ],
+)
 def test_letters_that_are_no_nucleotides_fail_the_record_alone(letters, words):
     record = make_record("a", letters, 1)
     assert record.name == "a" and record.problem
@@ -162,15 +195,30 @@ def test_sources_and_stems_are_unique(tmp_path):
     for name in ("a/x.fa", "b/x.fasta.gz", "b/x.fa", "y.fq.zst"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(">a\nA\n")
-    files = find_inputs([tmp_path / "a" / "x.fa", tmp_path / "b", tmp_path / "y.fq.zst", tmp_path / "y.fq.zst"])
+    files = find_inputs(
+        [tmp_path / "a" / "x.fa", tmp_path / "b", tmp_path / "y.fq.zst", tmp_path / "y.fq.zst"]
+    )
     assert [f.path.name for f in files] == ["x.fa", "x.fa", "x.fasta.gz", "y.fq.zst", "y.fq.zst"]
-    assert [f.source for f in files[:3]] == [str(tmp_path / "a" / "x.fa"), str(tmp_path / "b" / "x.fa"), "x.fasta.gz"]
+    assert [f.source for f in files[:3]] == [
+        str(tmp_path / "a" / "x.fa"),
+        str(tmp_path / "b" / "x.fa"),
+        "x.fasta.gz",
+    ]
     assert [f.stem for f in files] == ["x", "x_2", "x_3", "y", "y_2"]
     assert len({f.source for f in files}) == 5
 
 
-@pytest.mark.parametrize(("name", "stem"), [("a.b.fna.gz", "a.b"), ("x.FASTQ.bz2", "x"), ("reads", "reads"), (".fa", ".fa"),
-                                            ("x.gz", "x"), ("GCF_1.1.fna", "GCF_1.1")])
+@pytest.mark.parametrize(
+    ("name", "stem"),
+    [
+        ("a.b.fna.gz", "a.b"),
+        ("x.FASTQ.bz2", "x"),
+        ("reads", "reads"),
+        (".fa", ".fa"),
+        ("x.gz", "x"),
+        ("GCF_1.1.fna", "GCF_1.1"),
+    ],
+)
 def test_stems(name, stem):
     assert stem_of(name) == stem
 

@@ -1,4 +1,5 @@
 """The place of the tables, and the lock of each."""
+
 import errno
 import os
 import runpy
@@ -16,7 +17,10 @@ def test_cache_root_respects_the_environment(tmp_path, monkeypatch):
     assert cache_root(tmp_path / "given") == tmp_path / "given" / "virnucpro"
 
 
-@pytest.mark.parametrize("given", [{}, {"HF_HOME": "~/hub"}, {"XDG_CACHE_HOME": "/x"}, {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}])
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"HF_HOME": "~/hub"}, {"XDG_CACHE_HOME": "/x"}, {"HF_HOME": "/h", "XDG_CACHE_HOME": "/x"}],
+)
 def test_cache_root_is_the_default_of_datasets(monkeypatch, given):
     for name in ("HF_DATASETS_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
@@ -53,8 +57,13 @@ def test_a_lock_that_can_only_be_read_is_enough(tmp_path, read_only, number):
     assert entered
 
 
-@pytest.mark.parametrize(("number", "why"), [(errno.EACCES, "permission denied"), (errno.EROFS, "read-only file system")])
+@pytest.mark.parametrize(
+    ("number", "why"), [(errno.EACCES, "permission denied"), (errno.EROFS, "read-only file system")]
+)
 def test_where_no_lock_can_be_made_it_is_said_why(tmp_path, read_only, number, why):
     read_only(number)
-    with pytest.raises(StoreError, match=rf"\({why}\); name another --cache-dir"), locked(tmp_path / "table"):
+    with (
+        pytest.raises(StoreError, match=rf"\({why}\); name another --cache-dir"),
+        locked(tmp_path / "table"),
+    ):
         pytest.fail("entered without a lock")

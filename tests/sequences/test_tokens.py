@@ -1,4 +1,5 @@
 """Token ids against the models' own tokenizers."""
+
 from __future__ import annotations
 
 import json
@@ -20,7 +21,13 @@ def markov_dna(rng: random.Random, length: int) -> str:
     """DNA with the repeats and skewed words that real sequences have and uniform letters have not."""
     parts = []
     while sum(map(len, parts)) < length:
-        unit = "".join(rng.choices("ACGT", weights=rng.choice([(1, 1, 1, 1), (4, 1, 1, 4), (1, 5, 5, 1)]), k=rng.randint(1, 9)))
+        unit = "".join(
+            rng.choices(
+                "ACGT",
+                weights=rng.choice([(1, 1, 1, 1), (4, 1, 1, 4), (1, 5, 5, 1)]),
+                k=rng.randint(1, 9),
+            )
+        )
         parts.append(unit * rng.choice([1, 1, 1, 2, 3, 12]))
     return "".join(parts)[:length]
 
@@ -29,10 +36,18 @@ def train(directory: Path, vocabulary: int, texts: list[str]) -> Path:
     """A tokenizer.json as DNABERT-S has it: BPE on whole words, [CLS] and [SEP] around."""
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=SPECIAL, initial_alphabet=list("ACGT"), show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL,
+        initial_alphabet=list("ACGT"),
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
+    )
     directory.mkdir(exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
     return directory
@@ -54,7 +69,10 @@ def assert_as_library(tokenizers: Tokenizers, sequences: list[str]) -> None:
 
 
 def sequences(rng: random.Random, n: int) -> list[str]:
-    uniform = ["".join(rng.choices("ACGT", k=rng.choice([1, 2, 3, 4, 7, 61, 300, 499]))) for _ in range(n // 2)]
+    uniform = [
+        "".join(rng.choices("ACGT", k=rng.choice([1, 2, 3, 4, 7, 61, 300, 499])))
+        for _ in range(n // 2)
+    ]
     return uniform + [markov_dna(rng, rng.randint(1, 500)) for _ in range(n - n // 2)]
 
 
@@ -62,11 +80,15 @@ def test_esm2_ids_are_the_tokenizers_own(golden, tokenizers):
     transformers = pytest.importorskip("transformers")
     rng = random.Random(1)
     own = transformers.EsmTokenizer.from_pretrained(golden / "esm2")
-    proteins = ["".join(rng.choices("LAGVSERTIDPKQNFYMHWCXBUZO", k=rng.randint(1, 300))) for _ in range(300)]
+    proteins = [
+        "".join(rng.choices("LAGVSERTIDPKQNFYMHWCXBUZO", k=rng.randint(1, 300))) for _ in range(300)
+    ]
     proteins += ["M", "ACDEFGHIKLMNPQRSTVWY", "J", "AJA"]
     ids, lengths = tokenizers.esm2([p.encode() for p in proteins])
     assert (ids.dtype, lengths.dtype) == (np.uint8, np.int32)
-    assert [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] == [own(p)["input_ids"] for p in proteins]
+    assert [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] == [
+        own(p)["input_ids"] for p in proteins
+    ]
 
 
 def test_small_vocabulary_as_the_library(tokenizers):
@@ -88,7 +110,10 @@ def test_real_frames_as_the_library(golden, fasta, tokenizers, large):
 
 def test_other_letters_as_the_library(tokenizers, large):
     rng = random.Random(6)
-    mixed = [s if i % 3 else "".join(rng.choice([c, c, c, "N", "R"]) for c in s) for i, s in enumerate(sequences(rng, 3000))]
+    mixed = [
+        s if i % 3 else "".join(rng.choice([c, c, c, "N", "R"]) for c in s)
+        for i, s in enumerate(sequences(rng, 3000))
+    ]
     for each in (tokenizers, large):
         assert_as_library(each, [*mixed, "N", "NNNN", "A", "NA"])
         assert_as_library(each, ["N", "RY"])
@@ -125,7 +150,9 @@ def test_merges_in_an_untrained_order_are_exact_or_refused(golden, tmp_path):
     for seed in range(4):
         random.Random(seed).shuffle(definition["model"]["merges"])
         (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-        assert_as_library(Tokenizers(golden / "esm2", tmp_path), sequences(random.Random(seed), 500))
+        assert_as_library(
+            Tokenizers(golden / "esm2", tmp_path), sequences(random.Random(seed), 500)
+        )
 
 
 def test_a_vocabulary_without_a_base_is_no_automaton():
@@ -134,17 +161,22 @@ def test_a_vocabulary_without_a_base_is_no_automaton():
 
 
 def test_identity_follows_the_files(golden, tmp_path, tokenizers):
-    (tmp_path / "tokenizer.json").write_bytes((golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n")
+    (tmp_path / "tokenizer.json").write_bytes(
+        (golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n"
+    )
     other = Tokenizers(golden / "esm2", tmp_path)
     assert other.identity["esm2"] == tokenizers.identity["esm2"]
     assert other.identity["dnabert_s"] != tokenizers.identity["dnabert_s"]
 
 
-@pytest.mark.parametrize(("name", "content", "words"), [
-    ("tokenizer.json", None, "tokenizer.json: No such file"),
-    ("tokenizer.json", b"{", "tokenizer.json of DNABERT-S cannot be read"),
-    ("vocab.txt", b"A\nC\n", "lacks <cls>"),
-])
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("tokenizer.json", None, "tokenizer.json: No such file"),
+        ("tokenizer.json", b"{", "tokenizer.json of DNABERT-S cannot be read"),
+        ("vocab.txt", b"A\nC\n", "lacks <cls>"),
+    ],
+)
 def test_broken_definitions_are_one_line(golden, tmp_path, name, content, words):
     esm2 = tmp_path if name == "vocab.txt" else golden / "esm2"
     dnabert_s = tmp_path if name == "tokenizer.json" else golden / "dnabert_s"

@@ -45,11 +45,19 @@ def test_distant_frames_stay_translations_without_stops():
     for n in (30, 31, 166):
         codons = RNG.choice(SENSE, n)
         proteins.append(codons.tobytes().translate(RESIDUE))
-        nucleotides.append(decode(np.stack([codons >> 4, codons >> 2 & 3, codons & 3], 1).ravel()) + b"A" * (n % 2))
+        nucleotides.append(
+            decode(np.stack([codons >> 4, codons >> 2 & 3, codons & 3], 1).ravel()) + b"A" * (n % 2)
+        )
     kept = list(zip(proteins, nucleotides, strict=True))
     distant_frames(proteins, nucleotides, 1.0, 1.0, RNG)
     for protein, bases, (old_protein, old_bases) in zip(proteins, nucleotides, kept, strict=True):
-        assert len(protein) == len(old_protein) and protein != old_protein and len(bases) == len(old_bases)
+        assert (
+            len(protein) == len(old_protein)
+            and protein != old_protein
+            and len(bases) == len(old_bases)
+        )
         codes = encode(bases[: 3 * len(protein)]).reshape(-1, 3)
-        assert (codes[:, 0] * 16 + codes[:, 1] * 4 + codes[:, 2]).astype(np.uint8).tobytes().translate(RESIDUE) == protein
+        assert (codes[:, 0] * 16 + codes[:, 1] * 4 + codes[:, 2]).astype(
+            np.uint8
+        ).tobytes().translate(RESIDUE) == protein
         assert b"*" not in protein and bases[3 * len(protein) :] == old_bases[3 * len(protein) :]

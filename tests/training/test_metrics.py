@@ -1,8 +1,21 @@
 import numpy as np
 import pytest
-from sklearn.metrics import average_precision_score, f1_score, matthews_corrcoef, roc_auc_score, roc_curve
+from sklearn.metrics import (
+    average_precision_score,
+    f1_score,
+    matthews_corrcoef,
+    roc_auc_score,
+    roc_curve,
+)
 
-from virnucpro.training.metrics import at_threshold, auprc, auroc, bootstrap_groups, calibration_error, recall_at
+from virnucpro.training.metrics import (
+    at_threshold,
+    auprc,
+    auroc,
+    bootstrap_groups,
+    calibration_error,
+    recall_at,
+)
 
 RNG = np.random.default_rng(11)
 Y = RNG.random(600) < 0.4
@@ -13,7 +26,9 @@ WEIGHT = RNG.random(600)
 def test_ranking_figures_equal_scikit_learn():
     assert auroc(SCORE, Y) == pytest.approx(roc_auc_score(Y, SCORE))
     assert auroc(SCORE, Y, WEIGHT) == pytest.approx(roc_auc_score(Y, SCORE, sample_weight=WEIGHT))
-    assert auprc(SCORE, Y, WEIGHT) == pytest.approx(average_precision_score(Y, SCORE, sample_weight=WEIGHT))
+    assert auprc(SCORE, Y, WEIGHT) == pytest.approx(
+        average_precision_score(Y, SCORE, sample_weight=WEIGHT)
+    )
     fpr, tpr, _ = roc_curve(Y, SCORE, drop_intermediate=False)
     assert recall_at(SCORE, Y, 0.05) == pytest.approx(np.interp(0.05, fpr, tpr))
 
@@ -34,7 +49,9 @@ def test_calibration_error_of_true_and_of_too_bold_probabilities():
     p = RNG.random(200_000)
     y = RNG.random(200_000) < p
     assert calibration_error(p, y) < 0.01
-    assert calibration_error(np.where(p > 0.5, 0.99, 0.01), y, bins=10) == pytest.approx(0.24, abs=0.01)
+    assert calibration_error(np.where(p > 0.5, 0.99, 0.01), y, bins=10) == pytest.approx(
+        0.24, abs=0.01
+    )
 
 
 def test_intervals_grow_with_groups_that_differ():
@@ -43,7 +60,11 @@ def test_intervals_grow_with_groups_that_differ():
     mixed = np.tile(np.arange(50) % 2, 20).astype(float)
 
     def width(values):
-        low, high = bootstrap_groups(lambda w: (w * values).sum() / w.sum(), groups, np.full(1000, "one"), 200)
+        low, high = bootstrap_groups(
+            lambda w: (w * values).sum() / w.sum(), groups, np.full(1000, "one"), 200
+        )
         return high - low
 
-    assert width(mixed) < 1e-9 and width(apart) == pytest.approx(2 * 1.96 * 0.5 / np.sqrt(20), rel=0.3)
+    assert width(mixed) < 1e-9 and width(apart) == pytest.approx(
+        2 * 1.96 * 0.5 / np.sqrt(20), rel=0.3
+    )

@@ -1,4 +1,5 @@
 """The stacked Muon against torch's, matrix by matrix."""
+
 import pytest
 import torch
 
@@ -12,7 +13,10 @@ def test_steps_are_those_of_torch():
     mine = [torch.nn.Parameter(torch.randn(shape) * 0.1) for shape in SHAPES]
     theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
     before = [p.detach().clone() for p in mine]
-    optimizers = Muon(mine, lr=0.01, weight_decay=0.1), torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    optimizers = (
+        Muon(mine, lr=0.01, weight_decay=0.1),
+        torch.optim.Muon(theirs, lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+    )
     for _ in range(3):
         for a, b in zip(mine, theirs, strict=True):
             a.grad = torch.randn_like(a)

@@ -20,7 +20,9 @@ def random_codes(n):
 
 def write(directory, records, header="file\trecord\tlabel\tgroup\tsplit"):
     """records: (name, sequence, label, group, split)"""
-    (directory / "g.fna").write_bytes(b"".join(b">%s\n%s\n" % (n.encode(), s) for n, s, *_ in records))
+    (directory / "g.fna").write_bytes(
+        b"".join(b">%s\n%s\n" % (n.encode(), s) for n, s, *_ in records)
+    )
     lines = [f"g.fna\t{n}\t{label}\t{group}\t{split}" for n, _, label, group, split in records]
     (directory / "labels.tsv").write_text("\n".join([header, *lines]) + "\n")
     return directory / "labels.tsv"
@@ -32,7 +34,10 @@ def frames_of(directory):
 
 
 def test_groups_stay_whole_and_every_side_gets_some(tmp_path):
-    records = [(f"r{i}", decode(random_codes(700)), "virus" if i % 2 else "others", f"g{i // 4}", "") for i in range(48)]
+    records = [
+        (f"r{i}", decode(random_codes(700)), "virus" if i % 2 else "others", f"g{i // 4}", "")
+        for i in range(48)
+    ]
     prepare(PrepareSettings(write(tmp_path, records), tmp_path / "out"))
     lab = Store.load(tmp_path / "out" / "sequences.npz").labels
     for virus in (0, 1):
@@ -46,13 +51,18 @@ def test_near_identical_records_leave_training_and_are_counted(tmp_path):
     held = random_codes(3000)
     records = [
         ("held", decode(held), "virus", "a", "test"),
-        ("copy", decode(3 - substitute(held, 0.01, RNG)[::-1]), "virus", "b", "train"),  # another group, the other strand
-        ("piece", decode(np.concatenate([held[:300], random_codes(6000)])), "virus", "c", "train"),  # 5 %: stays
+        # another group, the other strand
+        ("copy", decode(3 - substitute(held, 0.01, RNG)[::-1]), "virus", "b", "train"),
+        # 5 %: stays
+        ("piece", decode(np.concatenate([held[:300], random_codes(6000)])), "virus", "c", "train"),
         ("far", decode(random_codes(3000)), "others", "d", "train"),
         ("late", decode(held[:1500]), "others", "e", "validation"),
     ]
     summary = prepare(PrepareSettings(write(tmp_path, records), tmp_path / "out"))
-    assert summary["removed_near_identical"] == {"train": {"virus": 1, "others": 0}, "validation": {"virus": 0, "others": 1}}
+    assert summary["removed_near_identical"] == {
+        "train": {"virus": 1, "others": 0},
+        "validation": {"virus": 0, "others": 1},
+    }
     names = set(Store.load(tmp_path / "out" / "sequences.npz").labels.name)
     assert names == {"held", "piece", "far"}
     assert {f["frame_id"].split("_chunk_")[0] for f in frames_of(tmp_path / "out")} <= names
@@ -60,7 +70,10 @@ def test_near_identical_records_leave_training_and_are_counted(tmp_path):
 
 
 def test_frames_are_those_of_chunks_without_other_letters(tmp_path):
-    plain, other = decode(random_codes(1200)), decode(random_codes(400)) + b"N" + decode(random_codes(600))
+    plain, other = (
+        decode(random_codes(1200)),
+        decode(random_codes(400)) + b"N" + decode(random_codes(600)),
+    )
     records = [("plain", plain, "virus", "a", "train"), ("other", other, "others", "b", "train")]
     summary = prepare(PrepareSettings(write(tmp_path, records), tmp_path / "out"))
     expected = []
@@ -70,7 +83,11 @@ def test_frames_are_those_of_chunks_without_other_letters(tmp_path):
                 found = open_frames(sequence[a:b], np.array([0]), np.array([b - a]))
                 expected += [f"{name}_chunk_{k}{FRAME_NAMES[f]}" for f in found.frame]
     assert [f["frame_id"] for f in frames_of(tmp_path / "out")] == expected
-    assert summary["frames"]["chunks_with_other_letters"] == sum(b"N" in other[a:b] for a, b in chunk_spans(len(other), 500)) > 0
+    assert (
+        summary["frames"]["chunks_with_other_letters"]
+        == sum(b"N" in other[a:b] for a, b in chunk_spans(len(other), 500))
+        > 0
+    )
 
 
 def test_with_genbank_only_frames_within_an_annotated_protein_stay(tmp_path):
@@ -79,33 +96,66 @@ def test_with_genbank_only_frames_within_an_annotated_protein_stay(tmp_path):
     from Bio.SeqFeature import SeqFeature, SimpleLocation
     from Bio.SeqRecord import SeqRecord
 
-    codons = [a + b + c for a in "ACGT" for b in "ACGT" for c in "ACGT" if a + b + c not in ("TAA", "TAG", "TGA")]
-    gene = "ATG" + "".join(RNG.choice(codons, 332)) + "TAA"  # 1,002 bases: chunks of 500 lie wholly inside
+    codons = [
+        a + b + c
+        for a in "ACGT"
+        for b in "ACGT"
+        for c in "ACGT"
+        if a + b + c not in ("TAA", "TAG", "TGA")
+    ]
+    # 1,002 bases: chunks of 500 lie wholly inside
+    gene = "ATG" + "".join(RNG.choice(codons, 332)) + "TAA"
     sequence = Seq(gene)
-    record = SeqRecord(sequence, id="X1.1", name="X1", description="", annotations={"molecule_type": "DNA"})
+    record = SeqRecord(
+        sequence, id="X1.1", name="X1", description="", annotations={"molecule_type": "DNA"}
+    )
     protein = str(sequence.translate(to_stop=True))
-    record.features.append(SeqFeature(SimpleLocation(0, len(gene), 1), type="CDS", qualifiers={"translation": [protein]}))
+    record.features.append(
+        SeqFeature(
+            SimpleLocation(0, len(gene), 1), type="CDS", qualifiers={"translation": [protein]}
+        )
+    )
     SeqIO.write([record], tmp_path / "x.gb", "genbank")
-    labels = write(tmp_path, [("X1.1", gene.encode(), "virus", "a", "train"), ("Y", decode(random_codes(600)), "others", "b", "train")])
+    labels = write(
+        tmp_path,
+        [
+            ("X1.1", gene.encode(), "virus", "a", "train"),
+            ("Y", decode(random_codes(600)), "others", "b", "train"),
+        ],
+    )
     summary = prepare(PrepareSettings(labels, tmp_path / "out", genbank=(tmp_path / "x.gb",)))
     spans = chunk_spans(len(gene), 500)
     found = open_frames(gene.encode(), spans[:, 0], spans[:, 1])
-    expected = [f"X1.1_chunk_{c + 1}{FRAME_NAMES[f]}" for c, f, p in zip(found.chunk, found.frame, found.proteins, strict=True)
-                if p.decode() in protein]  # fmt: skip
+    expected = [
+        f"X1.1_chunk_{c + 1}{FRAME_NAMES[f]}"
+        for c, f, p in zip(found.chunk, found.frame, found.proteins, strict=True)
+        if p.decode() in protein
+    ]
     assert expected and [f["frame_id"] for f in frames_of(tmp_path / "out")] == expected
     assert summary["frames"]["records_without_annotation"] == 1
     assert summary["frames"]["frames_outside_annotation"] == len(found) - len(expected)
     with pytest.raises(InputError, match=r"g\.fna: no GenBank record in it"):
-        prepare(PrepareSettings(labels, tmp_path / "none", genbank=(tmp_path / "x.gb", tmp_path / "g.fna")))
-    with pytest.raises(InputError, match=r"y\.gb: not readable as GenBank \(No such file or directory\)"):
+        prepare(
+            PrepareSettings(
+                labels, tmp_path / "none", genbank=(tmp_path / "x.gb", tmp_path / "g.fna")
+            )
+        )
+    with pytest.raises(
+        InputError, match=r"y\.gb: not readable as GenBank \(No such file or directory\)"
+    ):
         prepare(PrepareSettings(labels, tmp_path / "none", genbank=(tmp_path / "y.gb",)))
     assert not (tmp_path / "none").exists()  # before any work
 
 
-@pytest.mark.parametrize(("line", "says"), [
-    ("g.fna\tr0\tmaybe\ta\t", "label 'maybe'"), ("h.fna\t\tvirus\ta\t", "is no file"), ("g.fna\tzz\tvirus\ta\t", "no record zz"),
-    ("g.fna\tr0\tvirus\ta\tholdout", "split 'holdout'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("g.fna\tr0\tmaybe\ta\t", "label 'maybe'"),
+        ("h.fna\t\tvirus\ta\t", "is no file"),
+        ("g.fna\tzz\tvirus\ta\t", "no record zz"),
+        ("g.fna\tr0\tvirus\ta\tholdout", "split 'holdout'"),
+    ],
+)
 def test_what_is_wrong_with_the_table_is_said(tmp_path, line, says):
     labels = write(tmp_path, [("r0", decode(random_codes(300)), "virus", "a", "")])
     labels.write_text("file\trecord\tlabel\tgroup\tsplit\n" + line + "\n")
@@ -114,12 +164,18 @@ def test_what_is_wrong_with_the_table_is_said(tmp_path, line, says):
 
 
 def test_a_group_on_two_sides_is_refused(tmp_path):
-    records = [("a", decode(random_codes(300)), "virus", "g", "train"), ("b", decode(random_codes(300)), "virus", "g", "test")]
+    records = [
+        ("a", decode(random_codes(300)), "virus", "g", "train"),
+        ("b", decode(random_codes(300)), "virus", "g", "test"),
+    ]
     with pytest.raises(InputError, match="group g is on several sides"):
         prepare(PrepareSettings(write(tmp_path, records), tmp_path / "out"))
 
 
 def test_the_summary_is_written(tmp_path):
-    records = [(f"r{i}", decode(random_codes(400)), "virus" if i < 4 else "others", f"g{i}", "") for i in range(8)]
+    records = [
+        (f"r{i}", decode(random_codes(400)), "virus" if i < 4 else "others", f"g{i}", "")
+        for i in range(8)
+    ]
     summary = prepare(PrepareSettings(write(tmp_path, records), tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary

@@ -2,7 +2,13 @@ import numpy as np
 from Bio.Seq import Seq
 
 from virnucpro.training.bases import decode, encode_protein, substitute
-from virnucpro.training.similarity import dna_kmers, kmer_set, protein_kmers, share_seen, translated_kmers
+from virnucpro.training.similarity import (
+    dna_kmers,
+    kmer_set,
+    protein_kmers,
+    share_seen,
+    translated_kmers,
+)
 
 RNG = np.random.default_rng(3)
 

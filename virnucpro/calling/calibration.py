@@ -1,12 +1,15 @@
-"""Scores to probabilities: a logistic model kept as data in `bundle.json`, and the false discovery rate from it.
+"""Scores to probabilities: a logistic model kept as data in `bundle.json`, and the false discovery
+rate from it.
 
     {"method": "logistic", "features": ["intercept", "logit_score", ...], "coefficients": [...],
-     "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5, "regions": {"opens": 0.65, "stays": 0.45}}
+     "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5, "regions": {"opens": 0.65,
+     "stays": 0.45}}
 
 `regions` may be absent.
 
 Knows how to apply and to fit such a model with numpy alone; does not know where its data came from.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +22,8 @@ from numpy.typing import ArrayLike, NDArray
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
 
-FEWEST_FOR_PREVALENCE = 1000  # scored sequences of a source below which its prevalence is not estimated
+# scored sequences of a source below which its prevalence is not estimated
+FEWEST_FOR_PREVALENCE = 1000
 SCORE_MARGIN = 1e-6  # scores are kept this far from 0 and 1 before the logit
 Columns = Mapping[str, NDArray[np.float64]]
 
@@ -45,10 +49,11 @@ BASE_FEATURES: dict[str, Callable[[Columns], NDArray[np.float64]]] = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """A logistic model of P(virus) given a sequence's score, length, scored fraction and open frames.
+    """A logistic model of P(virus) given a sequence's score, length, scored fraction and open
+    frames.
 
-    `ranges` holds the smallest and largest value of a base feature seen when fitting: beyond them the feature
-    stays at its limit, because nothing is known there.
+    `ranges` holds the smallest and largest value of a base feature seen when fitting: beyond them
+    the feature stays at its limit, because nothing is known there.
     """
 
     features: tuple[str, ...]
@@ -62,22 +67,41 @@ class Calibration:
         """The calibration written by `to_json`. Raises ModelError when it is not one."""
         try:
             if data["method"] != "logistic":
-                raise ModelError(f"calibration method {data['method']!r} is not known; this version knows 'logistic'")
+                raise ModelError(
+                    f"calibration method {data['method']!r} is not known; this version knows 'logistic'"
+                )
             calibration = cls(
-                tuple(data["features"]), tuple(float(c) for c in data["coefficients"]),
+                tuple(data["features"]),
+                tuple(float(c) for c in data["coefficients"]),
                 float(data["training_prevalence"]),
-                {name: (float(low), float(high)) for name, (low, high) in data.get("ranges", {}).items()},
-                RegionLimits(**{name: float(value) for name, value in data.get("regions", {}).items()}),
-            )  # fmt: skip
+                {
+                    name: (float(low), float(high))
+                    for name, (low, high) in data.get("ranges", {}).items()
+                },
+                RegionLimits(
+                    **{name: float(value) for name, value in data.get("regions", {}).items()}
+                ),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"the calibration in bundle.json is not usable: {error!r}") from error
-        unknown = {part for name in calibration.features for part in name.split("*")} - set(BASE_FEATURES)
+        unknown = {part for name in calibration.features for part in name.split("*")} - set(
+            BASE_FEATURES
+        )
         if unknown or len(calibration.features) != len(calibration.coefficients):
-            raise ModelError(f"the calibration in bundle.json has unknown features {sorted(unknown)} or a coefficient too few")
+            raise ModelError(
+                f"the calibration in bundle.json has unknown features {sorted(unknown)} or a coefficient too few"
+            )
         if not 0 < calibration.regions.stays <= calibration.regions.opens < 1:
-            raise ModelError("the calibration in bundle.json has limits of regions that are not 0 < stays <= opens < 1")
-        if not 0 < calibration.training_prevalence < 1 or not np.isfinite(calibration.coefficients).all():
-            raise ModelError("the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that is no number")
+            raise ModelError(
+                "the calibration in bundle.json has limits of regions that are not 0 < stays <= opens < 1"
+            )
+        if (
+            not 0 < calibration.training_prevalence < 1
+            or not np.isfinite(calibration.coefficients).all()
+        ):
+            raise ModelError(
+                "the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that is no number"
+            )
         return calibration
 
     def to_json(self) -> dict[str, Any]:
@@ -91,19 +115,32 @@ class Calibration:
         }
 
     def probability(
-        self, score: ArrayLike, length: ArrayLike, scored_fraction: ArrayLike, n_open_frames: ArrayLike,
+        self,
+        score: ArrayLike,
+        length: ArrayLike,
+        scored_fraction: ArrayLike,
+        n_open_frames: ArrayLike,
         prevalence: float | None = None,
-    ) -> NDArray[np.float64]:  # fmt: skip
-        """P(virus) of each sequence, [n] each; at `prevalence` where given, else at the training prevalence."""
+    ) -> NDArray[np.float64]:
+        """P(virus) of each sequence, [n] each; at `prevalence` where given, else at the training
+        prevalence.
+        """
         matrix = design(self.features, score, length, scored_fraction, n_open_frames, self.ranges)
-        p = expit((matrix * self.coefficients).sum(axis=1))  # not @: a BLAS product's last bit may depend on n
-        return p if prevalence is None else shift_prevalence(p, self.training_prevalence, prevalence)
+        # not @: a BLAS product's last bit may depend on n
+        p = expit((matrix * self.coefficients).sum(axis=1))
+        return (
+            p if prevalence is None else shift_prevalence(p, self.training_prevalence, prevalence)
+        )
 
 
 def design(
-    features: Sequence[str], score: ArrayLike, length: ArrayLike, scored_fraction: ArrayLike, n_open_frames: ArrayLike,
+    features: Sequence[str],
+    score: ArrayLike,
+    length: ArrayLike,
+    scored_fraction: ArrayLike,
+    n_open_frames: ArrayLike,
     ranges: Mapping[str, tuple[float, float]] | None = None,
-) -> NDArray[np.float64]:  # fmt: skip
+) -> NDArray[np.float64]:
     """The matrix [n, features] of a logistic calibration."""
     columns = {
         "score": np.atleast_1d(np.asarray(score, np.float64)),
@@ -116,17 +153,23 @@ def design(
         values = BASE_FEATURES[name](columns)
         return np.clip(values, *ranges[name]) if ranges and name in ranges else values
 
-    return np.column_stack([np.prod([base(part) for part in name.split("*")], axis=0) for name in features])
+    return np.column_stack(
+        [np.prod([base(part) for part in name.split("*")], axis=0) for name in features]
+    )
 
 
 def shift_prevalence(p: NDArray[np.float64], trained: float, wanted: float) -> NDArray[np.float64]:
-    """Probabilities at another prevalence: prior odds are exchanged, the evidence stays (Saerens et al. 2002, eq. 2)."""
+    """Probabilities at another prevalence: prior odds are exchanged, the evidence stays (Saerens et
+    al. 2002, eq. 2).
+    """
     odds_ratio = (wanted / (1 - wanted)) / (trained / (1 - trained))
     return p * odds_ratio / (p * odds_ratio + (1 - p))
 
 
 def estimate_prevalence(p: NDArray[np.float64], trained: float, tolerance: float = 1e-9) -> float:
-    """The share of viral sequences that explains these probabilities best: EM of Saerens, Latinne, Decaestecker (2002)."""
+    """The share of viral sequences that explains these probabilities best: EM of Saerens, Latinne,
+    Decaestecker (2002).
+    """
     share = trained
     for _ in range(10_000):
         following = float(np.clip(shift_prevalence(p, trained, share).mean(), 1e-6, 1 - 1e-6))
@@ -136,7 +179,9 @@ def estimate_prevalence(p: NDArray[np.float64], trained: float, tolerance: float
     return share
 
 
-def rows_by_source(source: NDArray[np.int32], eligible: NDArray[np.bool_]) -> dict[int, NDArray[np.int64]]:
+def rows_by_source(
+    source: NDArray[np.int32], eligible: NDArray[np.bool_]
+) -> dict[int, NDArray[np.int64]]:
     """The eligible rows of every source that has any."""
     rows = np.flatnonzero(eligible)
     rows = rows[np.argsort(source[rows], kind="stable")]
@@ -145,9 +190,14 @@ def rows_by_source(source: NDArray[np.int32], eligible: NDArray[np.bool_]) -> di
 
 
 def prevalence_by_source(
-    probability: NDArray[np.float64], source: NDArray[np.int32], eligible: NDArray[np.bool_], trained: float
+    probability: NDArray[np.float64],
+    source: NDArray[np.int32],
+    eligible: NDArray[np.bool_],
+    trained: float,
 ) -> dict[int, float]:
-    """Estimated prevalence of every source with enough sequences; `probability` at the training prevalence."""
+    """Estimated prevalence of every source with enough sequences; `probability` at the training
+    prevalence.
+    """
     return {
         s: estimate_prevalence(probability[rows], trained)
         for s, rows in rows_by_source(source, eligible).items()
@@ -156,7 +206,9 @@ def prevalence_by_source(
 
 
 def expected_fdr(p: NDArray[np.float64]) -> NDArray[np.float64]:
-    """For each sequence the expected share of non-viral ones among all at or above its probability: mean of 1 - p."""
+    """For each sequence the expected share of non-viral ones among all at or above its probability:
+    mean of 1 - p.
+    """
     order = np.argsort(-p, kind="stable")
     running = np.cumsum(1 - p[order]) / np.arange(1, len(p) + 1)
     last_equal = np.searchsorted(-p[order], -p[order], side="right") - 1
@@ -166,13 +218,18 @@ def expected_fdr(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def fdr_by_source(
-    probability: NDArray[np.float64], source: NDArray[np.int32], eligible: NDArray[np.bool_], trained: float,
+    probability: NDArray[np.float64],
+    source: NDArray[np.int32],
+    eligible: NDArray[np.bool_],
+    trained: float,
     prevalence: float | None,
-) -> NDArray[np.float64]:  # fmt: skip
-    """Expected false discovery rate at each sequence's probability, within its source; NaN where not to be had.
+) -> NDArray[np.float64]:
+    """Expected false discovery rate at each sequence's probability, within its source; NaN where
+    not to be had.
 
-    With an explicit `prevalence` the probabilities are already at it and every source gets one; else each source's
-    prevalence is estimated, from 1,000 sequences on. Sequences without a call take no part.
+    With an explicit `prevalence` the probabilities are already at it and every source gets one;
+    else each source's prevalence is estimated, from 1,000 sequences on. Sequences without a call
+    take no part.
     """
     fdr = np.full(len(probability), np.nan)
     for rows in rows_by_source(source, eligible).values():
@@ -186,13 +243,21 @@ def fdr_by_source(
 
 
 def fit(
-    features: Sequence[str], score: ArrayLike, length: ArrayLike, scored_fraction: ArrayLike, n_open_frames: ArrayLike,
-    is_virus: ArrayLike, weights: ArrayLike | None = None, ridge: float = 1e-4,
-) -> Calibration:  # fmt: skip
-    """Fit a calibration by iteratively reweighted least squares (Newton) on labelled, scored sequences.
+    features: Sequence[str],
+    score: ArrayLike,
+    length: ArrayLike,
+    scored_fraction: ArrayLike,
+    n_open_frames: ArrayLike,
+    is_virus: ArrayLike,
+    weights: ArrayLike | None = None,
+    ridge: float = 1e-4,
+) -> Calibration:
+    """Fit a calibration by iteratively reweighted least squares (Newton) on labelled, scored
+    sequences.
 
-    `weights` lets rare groups count fully; the training prevalence is the weighted share of viruses. `ridge` keeps
-    coefficients finite where the classes separate (the intercept is free). Raises ModelError without both classes.
+    `weights` lets rare groups count fully; the training prevalence is the weighted share of
+    viruses. `ridge` keeps coefficients finite where the classes separate (the intercept is free).
+    Raises ModelError without both classes.
     """
     plain = design(features, score, length, scored_fraction, n_open_frames)
     y = np.asarray(is_virus, np.float64)

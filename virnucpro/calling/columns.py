@@ -1,8 +1,10 @@
 """What calling takes and gives: plain numpy columns, one entry a frame, a chunk, or a sequence.
 
-`record` is always the row of the sequence among all records in input order, `chunk` counts from 1 within a sequence,
-and positions are 1-based and inclusive on the forward strand, as in the tables. Knows no names, files or weights.
+`record` is always the row of the sequence among all records in input order, `chunk` counts from 1
+within a sequence, and positions are 1-based and inclusive on the forward strand, as in the tables.
+Knows no names, files or weights.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -73,7 +75,10 @@ class FrameColumns:
 
 @dataclass(frozen=True, slots=True)
 class RecordColumns:
-    """Every input sequence, in input order, answered or not. `n_chunks` is 0 where it was never cut."""
+    """Every input sequence, in input order, answered or not.
+
+    `n_chunks` is 0 where it was never cut.
+    """
 
     input: NDArray[np.int32]
     length: NDArray[np.int64]
@@ -89,7 +94,10 @@ class RecordColumns:
 
 @dataclass(frozen=True, slots=True)
 class ChunkColumns:
-    """Every chunk of every sequence, in input order. The scores are NaN where `status` is not scored."""
+    """Every chunk of every sequence, in input order.
+
+    The scores are NaN where `status` is not scored.
+    """
 
     record: NDArray[np.int64]
     chunk: NDArray[np.int32]

@@ -1,7 +1,9 @@
 """Frames to chunks to sequences: the rules by which scores become a call (SPEC 2).
 
-Arrays in, arrays out; the order of the frames does not matter. Knows no names, files, weights or torch.
+Arrays in, arrays out; the order of the frames does not matter. Knows no names, files, weights or
+torch.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -31,7 +33,9 @@ LEAST_SCORE = 1e-7  # a float32 score may round to 0, of which there is no logar
 
 @dataclass(frozen=True, slots=True)
 class CallRules:
-    """What makes a score a call: the points, the model's chunk length, and whether short sequences count."""
+    """What makes a score a call: the points, the model's chunk length, and whether short sequences
+    count.
+    """
 
     chunk_length: int
     points: CallPoints = field(default_factory=CallPoints)
@@ -46,20 +50,26 @@ class CallRules:
 
 
 def chunk_offsets(records: RecordColumns) -> NDArray[np.int64]:
-    """Row of each record's first chunk among all chunks, and their number at the end: [records + 1]."""
+    """Row of each record's first chunk among all chunks, and their number at the end: [records +
+    1].
+    """
     return np.concatenate([[0], np.cumsum(records.n_chunks, dtype=np.int64)])
 
 
 def call_chunks(
-    frames: FrameColumns, records: RecordColumns, rules: CallRules, longest_protein: int = LONGEST_PROTEIN
+    frames: FrameColumns,
+    records: RecordColumns,
+    rules: CallRules,
+    longest_protein: int = LONGEST_PROTEIN,
 ) -> ChunkColumns:
     """Every chunk with the scores of its frames; a chunk without a scored frame says why.
 
     `max_others` and `max_virus` are maxima over the chunk's frames, so they need not sum to 1;
-    `virus_score` = max_virus / (max_virus + max_others), and a tie is virus. By the frame policy `stretches` the frames of a
-    chunk are not alike: the longer, the likelier it is what is translated. There `max_virus` is 1 / (1 + exp(-m)) with m the
-    mean of log(virus / others) of the frames, weighted by the squares of their residues (chosen on validation data:
-    docs/MODELS.md), and `max_others` 1 less that.
+    `virus_score` = max_virus / (max_virus + max_others), and a tie is virus. By the frame policy
+    `stretches` the frames of a chunk are not alike: the longer, the likelier it is what is
+    translated. There `max_virus` is 1 / (1 + exp(-m)) with m the mean of log(virus / others) of the
+    frames, weighted by the squares of their residues (chosen on validation data: docs/MODELS.md),
+    and `max_others` 1 less that.
     """
     spans = all_spans(_cut_lengths(records), rules.chunk_length)
     if len(spans.chunk) != int(records.n_chunks.sum()):
@@ -69,9 +79,14 @@ def call_chunks(
 
 
 def call_windows(
-    frames: FrameColumns, records: RecordColumns, rules: CallRules, longest_protein: int = LONGEST_PROTEIN
+    frames: FrameColumns,
+    records: RecordColumns,
+    rules: CallRules,
+    longest_protein: int = LONGEST_PROTEIN,
 ) -> ChunkColumns:
-    """The same for the windows of `--stride` and their frames; `chunk` counts a sequence's windows from 1."""
+    """The same for the windows of `--stride` and their frames; `chunk` counts a sequence's windows
+    from 1.
+    """
     spans = all_windows(_cut_lengths(records), rules.chunk_length, rules.stride)
     first = np.searchsorted(spans.sequence, np.arange(len(records)))
     row = first[frames.record] + (frames.chunk - records.n_chunks[frames.record] - 1)
@@ -84,7 +99,12 @@ def _cut_lengths(records: RecordColumns) -> NDArray[np.int64]:
 
 
 def _joined(
-    spans: Spans, row: NDArray[np.int64], frames: FrameColumns, records: RecordColumns, rules: CallRules, longest_protein: int
+    spans: Spans,
+    row: NDArray[np.int64],
+    frames: FrameColumns,
+    records: RecordColumns,
+    rules: CallRules,
+    longest_protein: int,
 ) -> ChunkColumns:
     """`spans` with the scores of their frames; `row` [frames] is the span of each."""
     record, chunk, start, end = spans
@@ -93,7 +113,9 @@ def _joined(
 
     good = ~frames.failed
     join = _weighted if rules.frame_policy == STRETCHES else _maxima
-    others, virus = join(row[good], frames.others[good], frames.virus[good], frames.aa_length[good], total)
+    others, virus = join(
+        row[good], frames.others[good], frames.virus[good], frames.aa_length[good], total
+    )
 
     status = np.full(total, ChunkStatus.scored, np.uint8)
     status[np.isneginf(virus)] = ChunkStatus.failed
@@ -107,9 +129,17 @@ def _joined(
     others[~scored] = virus[~scored] = np.nan
     sum_of_both = virus.astype(np.float64) + others
     return ChunkColumns(
-        record=record, chunk=chunk.astype(np.int32), start=start + 1, end=end, n_open_frames=n_open,
-        max_others=others, max_virus=virus, virus_score=virus / sum_of_both, is_virus=scored & (virus >= others), status=status,
-    )  # fmt: skip
+        record=record,
+        chunk=chunk.astype(np.int32),
+        start=start + 1,
+        end=end,
+        n_open_frames=n_open,
+        max_others=others,
+        max_virus=virus,
+        virus_score=virus / sum_of_both,
+        is_virus=scored & (virus >= others),
+        status=status,
+    )
 
 
 def _maxima(row, others, virus, _, total: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -120,12 +150,20 @@ def _maxima(row, others, virus, _, total: int) -> tuple[NDArray[np.float32], NDA
     return best_others, best_virus
 
 
-def _weighted(row, others, virus, residues, total: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(others, virus) of each span by its frames' mean log-odds, weighted by residues squared; -inf where it has none."""
-    odds = np.log(np.maximum(virus, LEAST_SCORE).astype(np.float64)) - np.log(np.maximum(others, LEAST_SCORE).astype(np.float64))
+def _weighted(
+    row, others, virus, residues, total: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(others, virus) of each span by its frames' mean log-odds, weighted by residues squared; -inf
+    where it has none.
+    """
+    odds = np.log(np.maximum(virus, LEAST_SCORE).astype(np.float64)) - np.log(
+        np.maximum(others, LEAST_SCORE).astype(np.float64)
+    )
     weight = residues.astype(np.float64) ** 2
     weights = np.bincount(row, weight, total)
-    mean = np.divide(np.bincount(row, weight * odds, total), weights, out=np.zeros(total), where=weights > 0)
+    mean = np.divide(
+        np.bincount(row, weight * odds, total), weights, out=np.zeros(total), where=weights > 0
+    )
     joined = np.where(weights > 0, 1 / (1 + np.exp(-mean)), -np.inf)
     return np.where(weights > 0, 1 - joined, -np.inf).astype(np.float32), joined.astype(np.float32)
 
@@ -139,9 +177,10 @@ def call_sequences(
 ) -> SequenceColumns:
     """Every sequence's score, call and notes (all but the note on regions, which `regions` adds).
 
-    `prevalence`: the share of viral sequences the user expects; moves the probabilities and enters the fdr.
-    Without it the probabilities are those of the calibration's own prevalence, so that a sequence's call
-    never depends on its company; only the fdr then uses a prevalence estimated from each source.
+    `prevalence`: the share of viral sequences the user expects; moves the probabilities and enters
+    the fdr. Without it the probabilities are those of the calibration's own prevalence, so that a
+    sequence's call never depends on its company; only the fdr then uses a prevalence estimated from
+    each source.
     """
     n = len(records)
     scored = chunks.scored
@@ -155,8 +194,11 @@ def call_sequences(
         return np.divide(numerator, denominator, out=np.full(n, np.nan), where=has_score)
 
     virus_score = per_scored(np.bincount(owner, score * bases, n), np.bincount(owner, bases, n))
-    np.clip(virus_score, 0.0, 1.0, out=virus_score)  # a mean of equal scores may round to just beyond them
-    scored_fraction = np.divide(n_scored, records.n_chunks, out=np.zeros(n), where=records.n_chunks > 0)
+    # a mean of equal scores may round to just beyond them
+    np.clip(virus_score, 0.0, 1.0, out=virus_score)
+    scored_fraction = np.divide(
+        n_scored, records.n_chunks, out=np.zeros(n), where=records.n_chunks > 0
+    )
     max_chunk_score = np.full(n, np.nan)
     np.fmax.at(max_chunk_score, owner, score)
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
@@ -167,10 +209,15 @@ def call_sequences(
     fdr = np.full(n, np.nan)
     if calibration is not None:
         probability[has_score] = calibration.probability(
-            virus_score[has_score], records.length[has_score], scored_fraction[has_score], n_open_frames[has_score],
+            virus_score[has_score],
+            records.length[has_score],
+            scored_fraction[has_score],
+            n_open_frames[has_score],
             prevalence=prevalence,
-        )  # fmt: skip
-        fdr = fdr_by_source(probability, records.input, eligible, calibration.training_prevalence, prevalence)
+        )
+        fdr = fdr_by_source(
+            probability, records.input, eligible, calibration.training_prevalence, prevalence
+        )
 
     little = has_score & (records.length >= EVIDENCE_LENGTH)
     little &= (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
@@ -186,22 +233,34 @@ def call_sequences(
     notes[records.length < rules.chunk_length] |= Note.below_model_length.value
     notes[records.skipped] |= Note.below_min_length.value
     notes[records.problem] |= Note.invalid_characters.value
-    notes[~has_score & (n_open_frames == 0) & ~records.problem & ~records.skipped] |= Note.no_open_frame.value
+    notes[~has_score & (n_open_frames == 0) & ~records.problem & ~records.skipped] |= (
+        Note.no_open_frame.value
+    )
     notes[chunks.record[chunks.status == ChunkStatus.frame_too_long]] |= Note.frame_too_long.value
     notes[chunks.record[chunks.status == ChunkStatus.failed]] |= Note.failed.value
     notes[little] |= Note.low_evidence.value
     if calibration is None:
         notes[has_score] |= Note.uncalibrated.value
     return SequenceColumns(
-        n_scored=n_scored, scored_fraction=scored_fraction, virus_score=virus_score, virus_probability=probability,
+        n_scored=n_scored,
+        scored_fraction=scored_fraction,
+        virus_score=virus_score,
+        virus_probability=probability,
         max_chunk_score=max_chunk_score,
         n_virus_chunks=np.bincount(chunks.record[chunks.is_virus], minlength=n).astype(np.int32),
-        n_open_frames=n_open_frames, call=call, fdr=fdr, notes=notes,
-    )  # fmt: skip
+        n_open_frames=n_open_frames,
+        call=call,
+        fdr=fdr,
+        notes=notes,
+    )
 
 
-def best_first(sequences: SequenceColumns, records: RecordColumns, call: Call = Call.virus) -> NDArray[np.int64]:
-    """Rows with this call, the most certain first; equals by score, then the longer, then input order."""
+def best_first(
+    sequences: SequenceColumns, records: RecordColumns, call: Call = Call.virus
+) -> NDArray[np.int64]:
+    """Rows with this call, the most certain first; equals by score, then the longer, then input
+    order.
+    """
     rows = np.flatnonzero(sequences.call == call)
     keys = (-records.length[rows], -sequences.virus_score[rows], -sequences.deciding_score[rows])
     return rows[np.lexsort(keys)]

@@ -1,9 +1,10 @@
 """Virus-like regions: stretches of long sequences whose chunks score like a virus.
 
-Chunk scores are smoothed over neighbouring chunks; a region opens where the smooth score reaches `opens` and goes on
-while it stays at or over `stays` (hysteresis): a model's calibration may have its own. They are not called proviruses: no
-gene and no attachment site was looked at.
+Chunk scores are smoothed over neighbouring chunks; a region opens where the smooth score reaches
+`opens` and goes on while it stays at or over `stays` (hysteresis): a model's calibration may have
+its own. They are not called proviruses: no gene and no attachment site was looked at.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -27,11 +28,12 @@ class RegionLimits:
 
 @dataclass(frozen=True, slots=True)
 class RegionColumns:
-    """Every region, in input order. `start` and `end` are 1-based and inclusive; `region` counts from 1 in a sequence.
+    """Every region, in input order. `start` and `end` are 1-based and inclusive; `region` counts
+    from 1 in a sequence.
 
-    `resolution`: bases within which either border is known: the distance from it to the nearest scored chunk
-    outside, or to the end of the sequence where there is none, and never less than the step between chunks, nor than
-    half a chunk: one that straddles a border may score either way.
+    `resolution`: bases within which either border is known: the distance from it to the nearest
+    scored chunk outside, or to the end of the sequence where there is none, and never less than the
+    step between chunks, nor than half a chunk: one that straddles a border may score either way.
     """
 
     record: NDArray[np.int64]
@@ -54,30 +56,39 @@ def fewest_scored(density: int) -> int:
 
 
 def smooth_scores(chunks: ChunkColumns, reach: int = REACH) -> NDArray[np.float64]:
-    """Mean of the scored chunks among each chunk and its `reach` neighbours to either side; NaN where none is scored.
+    """Mean of the scored chunks among each chunk and its `reach` neighbours to either side; NaN
+    where none is scored.
 
-    Added neighbour by neighbour, never as differences of running sums: a sequence's value must not depend on
-    which sequences stand before it.
+    Added neighbour by neighbour, never as differences of running sums: a sequence's value must not
+    depend on which sequences stand before it.
     """
     scored = chunks.scored
     value = np.where(scored, chunks.virus_score, 0.0)
     total, count = value.copy(), scored.astype(np.int32)
     for distance in range(1, min(reach, len(chunks) - 1) + 1):
         same = chunks.record[distance:] == chunks.record[:-distance]
-        for here, there in ((slice(distance, None), slice(None, -distance)), (slice(None, -distance), slice(distance, None))):
+        for here, there in (
+            (slice(distance, None), slice(None, -distance)),
+            (slice(None, -distance), slice(distance, None)),
+        ):
             total[here] += np.where(same, value[there], 0.0)
             count[here] += same & scored[there]
     return np.divide(total, count, out=np.full(len(chunks), np.nan), where=count > 0)
 
 
 def find_regions(
-    chunks: ChunkColumns, sequences: SequenceColumns, lengths: NDArray[np.int64], density: int = 1,
+    chunks: ChunkColumns,
+    sequences: SequenceColumns,
+    lengths: NDArray[np.int64],
+    density: int = 1,
     limits: RegionLimits = RegionLimits(),
-) -> RegionColumns:  # fmt: skip
-    """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at least `stays` themselves.
+) -> RegionColumns:
+    """All regions of at least `FEWEST_SCORED` scored chunks, ends cut back to chunks that score at
+    least `stays` themselves.
 
-    Of a sequence called virus, which is in `virus.fna` as a whole, only a region of at most half of its scored chunks counts.
-    `chunks` may be windows, `density` of them to a chunk: so many more are averaged and wanted, that the bases stay the same.
+    Of a sequence called virus, which is in `virus.fna` as a whole, only a region of at most half of
+    its scored chunks counts. `chunks` may be windows, `density` of them to a chunk: so many more
+    are averaged and wanted, that the bases stay the same.
     """
     smooth = smooth_scores(chunks, REACH * density)
     inside = smooth >= limits.stays  # False where NaN
@@ -107,17 +118,28 @@ def find_regions(
 
     scores = chunks.virus_score[scored]
     mean, highest = np.empty(len(first)), np.empty(len(first))
-    for i, (a, b) in enumerate(zip(scored_before[first], scored_before[last + 1], strict=True)):  # regions are few
+    # regions are few
+    for i, (a, b) in enumerate(zip(scored_before[first], scored_before[last + 1], strict=True)):
         mean[i], highest[i] = scores[a:b].mean(), scores[a:b].max()
     new = np.ones(len(record), bool)
     new[1:] = record[1:] != record[:-1]
     position = np.arange(len(record))
-    number = position - np.maximum.accumulate(np.where(new, position, 0)) + 1 if len(record) else position
+    number = (
+        position - np.maximum.accumulate(np.where(new, position, 0)) + 1
+        if len(record)
+        else position
+    )
     return RegionColumns(
-        record=record, region=number.astype(np.int32), start=chunks.start[first], end=chunks.end[last],
-        n_chunks=(last - first + 1).astype(np.int32), n_scored=n_scored.astype(np.int32),
-        mean_score=mean, max_score=highest, resolution=_resolution(chunks, first, last, lengths),
-    )  # fmt: skip
+        record=record,
+        region=number.astype(np.int32),
+        start=chunks.start[first],
+        end=chunks.end[last],
+        n_chunks=(last - first + 1).astype(np.int32),
+        n_scored=n_scored.astype(np.int32),
+        mean_score=mean,
+        max_score=highest,
+        resolution=_resolution(chunks, first, last, lengths),
+    )
 
 
 def note_regions(sequences: SequenceColumns, regions: RegionColumns) -> None:
@@ -127,7 +149,10 @@ def note_regions(sequences: SequenceColumns, regions: RegionColumns) -> None:
 
 
 def _resolution(
-    chunks: ChunkColumns, first: NDArray[np.int64], last: NDArray[np.int64], lengths: NDArray[np.int64]
+    chunks: ChunkColumns,
+    first: NDArray[np.int64],
+    last: NDArray[np.int64],
+    lengths: NDArray[np.int64],
 ) -> NDArray[np.int64]:
     """See RegionColumns: the larger uncertainty of the two borders, in bases."""
     scored = np.flatnonzero(chunks.scored)
@@ -135,13 +160,20 @@ def _resolution(
 
     def neighbour(place: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         valid = (place >= 0) & (place < len(scored))
-        row = scored[np.clip(place, 0, max(len(scored) - 1, 0))] if len(scored) else np.zeros_like(place)
+        row = (
+            scored[np.clip(place, 0, max(len(scored) - 1, 0))]
+            if len(scored)
+            else np.zeros_like(place)
+        )
         return row, valid & (chunks.record[row] == record)
 
     before, has_before = neighbour(np.searchsorted(scored, first) - 1)
     after, has_after = neighbour(np.searchsorted(scored, last) + 1)
     left = np.where(has_before, chunks.start[first] - chunks.start[before], chunks.start[first] - 1)
-    right = np.where(has_after, chunks.end[after] - chunks.end[last], lengths[record] - chunks.end[last])
-    step = chunks.start[np.minimum(first + 1, len(chunks) - 1)] - chunks.start[first]  # first has a successor: >= 3 chunks
+    right = np.where(
+        has_after, chunks.end[after] - chunks.end[last], lengths[record] - chunks.end[last]
+    )
+    # first has a successor: >= 3 chunks
+    step = chunks.start[np.minimum(first + 1, len(chunks) - 1)] - chunks.start[first]
     half = (chunks.end[first] - chunks.start[first] + 1) // 2
     return np.maximum(np.maximum(left, right), np.maximum(step, half))

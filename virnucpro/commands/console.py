@@ -1,4 +1,5 @@
 """What commands say: log lines on standard error, results on standard output."""
+
 from __future__ import annotations
 
 import logging
@@ -19,7 +20,9 @@ def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.virnucpro_console = True  # type: ignore[attr-defined]
     handler.setFormatter(logging.Formatter("%(message)s"))
-    handler.setLevel(logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO)
+    handler.setLevel(
+        logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO
+    )
     logger.addHandler(handler)
 
 

@@ -1,4 +1,5 @@
 """`models`, `doctor` and `citation`: what is installed, whether it is right, and what to cite."""
+
 from __future__ import annotations
 
 import sys
@@ -19,16 +20,23 @@ def models_list() -> None:
     from virnucpro.models.published import list_models
 
     rows = [("model", "state", "chunk", "where", "what")]
-    rows += [(row.name, row.state, str(row.chunk_length), row.where, row.what) for row in list_models()]
+    rows += [
+        (row.name, row.state, str(row.chunk_length), row.where, row.what) for row in list_models()
+    ]
     _print_columns(rows)
 
 
 @models.command("download")
 def models_download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="500 or 300.", show_default=False)],
-    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro.")] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro."),
+    ] = None,
 ) -> None:
-    """Fetch a published model (13 GB), checked and converted once; goes on where it was interrupted."""
+    """Fetch a published model (13 GB), checked and converted once; goes on where it was
+    interrupted.
+    """
     from virnucpro.models.published import download
 
     console_logging(False, False, True)
@@ -37,9 +45,17 @@ def models_download(
 
 @models.command("import")
 def models_import(
-    path: Annotated[Path, typer.Argument(metavar="PATH", show_default=False,
-                                        help="The original's .pth, a .safetensors, or an encoder's directory.")],
-    name: Annotated[str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")] = None,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="The original's .pth, a .safetensors, or an encoder's directory.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")
+    ] = None,
 ) -> None:
     """Take a model that was brought by other means; nothing in it is executed."""
     from virnucpro.models.published import import_model
@@ -49,13 +65,23 @@ def models_import(
 
 @models.command("verify")
 def models_verify(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="500, 300, or any installed bundle.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="500, 300, or any installed bundle.", show_default=False
+        ),
+    ],
 ) -> None:
-    """Compare an installed model with the published figures on this machine, in every precision it has."""
+    """Compare an installed model with the published figures on this machine, in every precision it
+    has.
+    """
     from virnucpro.models.verify import verify_model
 
     verification = verify_model(name, _say)
-    for line in (*verification.wrong_files, *(comparison.line() for comparison in verification.comparisons)):
+    for line in (
+        *verification.wrong_files,
+        *(comparison.line() for comparison in verification.comparisons),
+    ):
         print(line)
     if not verification.passed:
         print(f"{name}: not passed")
@@ -67,14 +93,20 @@ def models_verify(
 
 
 def doctor(
-    directory: Annotated[Path | None, typer.Argument(metavar="DIR", help="Where results would go.", show_default=False)] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Where results would go.", show_default=False),
+    ] = None,
 ) -> None:
     """Look this machine over. A verdict a line, and a fix where one is needed."""
     from virnucpro.doctor import PROBLEM, check_all, worst
 
     checks = check_all(directory)
     for check in checks:
-        print(f"{check.verdict:8} {check.name:12} {check.found}" + (f" -> {check.fix}" if check.fix else ""))
+        print(
+            f"{check.verdict:8} {check.name:12} {check.found}"
+            + (f" -> {check.fix}" if check.fix else "")
+        )
     raise typer.Exit(1 if worst(checks) == PROBLEM else 0)
 
 
@@ -92,4 +124,6 @@ def _say(line: str) -> None:
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )

@@ -1,8 +1,11 @@
-"""A word from the main process to the others that may take hours to come, without a collective waiting on it.
+"""A word from the main process to the others that may take hours to come, without a collective
+waiting on it.
 
-Collectives time out after minutes, which is what keeps a dead process from hanging a run; the store behind the process
-group waits as long as it is told to. Knows torch.distributed's errors; does not know what the notes say.
+Collectives time out after minutes, which is what keeps a dead process from hanging a run; the store
+behind the process group waits as long as it is told to. Knows torch.distributed's errors; does not
+know what the notes say.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,7 +20,14 @@ from virnucpro.errors import VirNucProError
 
 PATIENCE = timedelta(days=30)
 PATIENCE_FOR_READERS = timedelta(seconds=30)
-BROKEN_CONNECTION = ("gloo", "Connection closed", "Connection reset", "Broken pipe", "ncclRemoteError", "ncclSystemError")
+BROKEN_CONNECTION = (
+    "gloo",
+    "Connection closed",
+    "Connection reset",
+    "Broken pipe",
+    "ncclRemoteError",
+    "ncclSystemError",
+)
 
 
 class PeerLost(VirNucProError):
@@ -57,7 +67,9 @@ def peers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(word in str(error) for word in BROKEN_CONNECTION):
+        if isinstance(error, dist.DistError) or any(
+            word in str(error) for word in BROKEN_CONNECTION
+        ):
             raise PeerLost("another process of this run is gone") from error
         raise
 

@@ -1,7 +1,9 @@
-"""Which frames have all their embeddings, and what is said of the others. Only row numbers decide here.
+"""Which frames have all their embeddings, and what is said of the others. Only row numbers decide
+here.
 
 Knows the frame table's columns and what extraction reported; does not know scores.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -20,13 +22,17 @@ TOO_LONG = "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoi
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """kept: bool [frames], has a row of features; failures: one for each record with a frame that has none."""
+    """kept: bool [frames], has a row of features; failures: one for each record with a frame that
+    has none.
+    """
 
     kept: np.ndarray
     failures: tuple[Failure, ...]
 
 
-def coverage(table: FrameTable, work: Mapping[str, Work], done: Mapping[str, Extraction]) -> Coverage:
+def coverage(
+    table: FrameTable, work: Mapping[str, Work], done: Mapping[str, Extraction]
+) -> Coverage:
     """What came of every frame of `table`."""
     kept = embeddable(table)
     reasons = dict.fromkeys(np.flatnonzero(~kept).tolist(), TOO_LONG)
@@ -43,21 +49,33 @@ def coverage(table: FrameTable, work: Mapping[str, Work], done: Mapping[str, Ext
 def _failures(table: FrameTable, reasons: Mapping[int, str]) -> list[Failure]:
     """One for each record that owns one of the rows `reasons`, which names its first frame."""
     rows = np.array(sorted(reasons), dtype=np.int64)
-    owners, first, counts = np.unique(column(table, "record")[rows], return_index=True, return_counts=True)
+    owners, first, counts = np.unique(
+        column(table, "record")[rows], return_index=True, return_counts=True
+    )
     failures = []
-    for owner, row, count in zip(owners.tolist(), rows[first].tolist(), counts.tolist(), strict=True):
+    for owner, row, count in zip(
+        owners.tolist(), rows[first].tolist(), counts.tolist(), strict=True
+    ):
         source = table.inputs[table.records["input"][owner].as_py()]
         name = table.records["name"][owner].as_py()
         more = f" and {count - 1} more of its frames" if count > 1 else ""
         frame = table.frame_ids(row, row + 1)[0]
-        failures.append(Failure(str(source["path"]), "embed", f"record {name}: frame {frame} {reasons[row]}{more}"))
+        failures.append(
+            Failure(
+                str(source["path"]), "embed", f"record {name}: frame {frame} {reasons[row]}{more}"
+            )
+        )
     return failures
 
 
 def any_answered(table: FrameTable, kept: np.ndarray | None = None) -> bool:
-    """Whether some input is answered: a file that was read without a failure, or a record that did not fail as a whole."""
+    """Whether some input is answered: a file that was read without a failure, or a record that did
+    not fail as a whole.
+    """
     failed_files = {failure.path for failure in table.failures}
-    if any(str(file["path"]) not in failed_files and file["n_records"] == 0 for file in table.inputs):
+    if any(
+        str(file["path"]) not in failed_files and file["n_records"] == 0 for file in table.inputs
+    ):
         return True
     good = pc.equal(table.records["problem"], "").to_numpy()
     if kept is not None:

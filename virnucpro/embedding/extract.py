@@ -1,8 +1,10 @@
 """The Accelerator loop: planned batches in, feature rows out, by index.
 
-Every process embeds its share of the planned batches, a part of them at each step, after which `gather_for_metrics` brings
-the rows to the main process, which hands them to the store by index. Knows accelerate; does not know what a sequence means.
+Every process embeds its share of the planned batches, a part of them at each step, after which
+`gather_for_metrics` brings the rows to the main process, which hands them to the store by index.
+Knows accelerate; does not know what a sequence means.
 """
+
 from __future__ import annotations
 
 import logging
@@ -34,9 +36,13 @@ FAILURE_REASONS = {
 }
 # Libraries below torch report a full memory as a plain RuntimeError.
 NO_MEMORY_WORDS = (
-    "CUBLAS_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_NOT_INITIALIZED", "CUDA out of memory", "DefaultCPUAllocator: can't allocate",
-)  # fmt: skip
-CPU_OPERATIONS_BETWEEN_MEETINGS = 5e11  # about ten seconds of a core: more would be lost when a run is killed
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDA out of memory",
+    "DefaultCPUAllocator: can't allocate",
+)
+# about ten seconds of a core: more would be lost when a run is killed
+CPU_OPERATIONS_BETWEEN_MEETINGS = 5e11
 MOST_BATCHES_BETWEEN_MEETINGS = 16  # whatever they cost: all of them are in memory
 
 
@@ -86,11 +92,15 @@ class PlannedBatch:
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PlannedBatch:
         return PlannedBatch(
-            self.index.to(device, non_blocking=non_blocking), self.packed.to(device, non_blocking=non_blocking), self.sequences
+            self.index.to(device, non_blocking=non_blocking),
+            self.packed.to(device, non_blocking=non_blocking),
+            self.sequences,
         )
 
     def pin_memory(self) -> PlannedBatch:
-        """So that the copy to a GPU waits for nothing that is computed there; the loader calls this."""
+        """So that the copy to a GPU waits for nothing that is computed there; the loader calls
+        this.
+        """
         return PlannedBatch(self.index.pin_memory(), self.packed.pin_memory(), self.sequences)
 
 
@@ -115,7 +125,9 @@ class PlannedBatches:
 
 @dataclass(frozen=True, slots=True)
 class Parts(Dataset):
-    """The dataset's items are parts of the deal, so Accelerate deals whole batches, not sequences, to the processes."""
+    """The dataset's items are parts of the deal, so Accelerate deals whole batches, not sequences,
+    to the processes.
+    """
 
     batches: PlannedBatches
     deal: Deal
@@ -134,35 +146,50 @@ def extract(
     store: FeatureStore | None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Extraction:
-    """Embed every planned batch once, over all processes; `store` is the main process's, None elsewhere.
+    """Embed every planned batch once, over all processes; `store` is the main process's, None
+    elsewhere.
 
-    Rows that are not finite are computed a second time in fp32, after all others; what stays so fails alone.
+    Rows that are not finite are computed a second time in fp32, after all others; what stays so
+    fails alone.
     """
     short = _shorter(batches, encoder.in_16_bits_below)
     if short and accelerator.is_main_process:
-        log.info("%s: %d sequences of fewer than %d tokens are computed in 16 bits: too short for 8", encoder.name, short,
-                 encoder.in_16_bits_below)
+        log.info(
+            "%s: %d sequences of fewer than %d tokens are computed in 16 bits: too short for 8",
+            encoder.name,
+            short,
+            encoder.in_16_bits_below,
+        )
     first = _pass(accelerator, encoder, encoder.embed, batches, store, on_step)
     with peers():
         processes = tuple(gather_object([first.seconds]))
         # the main process's word comes last: after it the others may leave the group
-        again = broadcast_object_list([sorted(r for r, how in first.lost.items() if how == NOT_FINITE)])[0]
+        again = broadcast_object_list(
+            [sorted(r for r, how in first.lost.items() if how == NOT_FINITE)]
+        )[0]
     second = Pass()
     if again:
         log.warning("%d embeddings are not finite: computing them again in fp32", len(again))
         rows = np.asarray(again, dtype=np.int64)
         lengths = np.array([len(ids) for ids in batches.token_ids(rows)])
-        plan = make_plan(rows, lengths, batches.longest)  # one size for all runs, whichever rows are left in this one
-        second = _pass(accelerator, encoder, encoder.recompute_fp32, replace(batches, plan=plan), store)
+        # one size for all runs, whichever rows are left in this one
+        plan = make_plan(rows, lengths, batches.longest)
+        second = _pass(
+            accelerator, encoder, encoder.recompute_fp32, replace(batches, plan=plan), store
+        )
     lost = {row: how for row, how in first.lost.items() if how != NOT_FINITE} | second.lost
     failed = {row: FAILURE_REASONS[how] for row, how in lost.items()}
-    return Extraction(first.kept + second.kept, first.split + second.split, second.kept, short, failed, processes)
+    return Extraction(
+        first.kept + second.kept, first.split + second.split, second.kept, short, failed, processes
+    )
 
 
 def _shorter(batches: PlannedBatches, tokens: int) -> int:
     """How many of the planned sequences, which are sorted, have fewer than `tokens` tokens."""
     rows = batches.plan.rows if tokens else ()
-    return len(rows) - bisect_left(rows, True, key=lambda row: len(batches.token_ids(np.array([row]))[0]) < tokens)
+    return len(rows) - bisect_left(
+        rows, True, key=lambda row: len(batches.token_ids(np.array([row]))[0]) < tokens
+    )
 
 
 @dataclass(slots=True)
@@ -176,7 +203,11 @@ class Pass:
 
     def keep(self, store: FeatureStore, copies: tuple[torch.Tensor, ...]) -> None:
         """Drop padding, set lost rows aside, and hand the others to the store, by index."""
-        index, how, rows = copies[0].flatten().numpy(), copies[2].flatten().numpy(), copies[1].flatten(0, 1).numpy()
+        index, how, rows = (
+            copies[0].flatten().numpy(),
+            copies[2].flatten().numpy(),
+            copies[1].flatten(0, 1).numpy(),
+        )
         lost = (index >= 0) & (how >= NOT_FINITE)
         good = (index >= 0) & ~lost
         self.lost.update(zip(index[lost].tolist(), how[lost].tolist(), strict=True))
@@ -185,22 +216,42 @@ class Pass:
         store.add(index[good], rows[good])
 
 
-def _pass(accelerator, encoder: Encoder, embed, batches: PlannedBatches, store, on_step=lambda step: None) -> Pass:
+def _pass(
+    accelerator, encoder: Encoder, embed, batches: PlannedBatches, store, on_step=lambda step: None
+) -> Pass:
     result = Pass()
     if len(batches) == 0:
         return result
     device, processes = accelerator.device, accelerator.num_processes
-    deal = Deal.of(batches.plan, processes, batches_between_meetings(device, encoder.weights, batches.plan.tokens))
-    loader = accelerator.prepare(DataLoader(Parts(batches, deal), batch_size=1, collate_fn=_only, pin_memory=device.type == "cuda"))
+    deal = Deal.of(
+        batches.plan,
+        processes,
+        batches_between_meetings(device, encoder.weights, batches.plan.tokens),
+    )
+    loader = accelerator.prepare(
+        DataLoader(
+            Parts(batches, deal), batch_size=1, collate_fn=_only, pin_memory=device.type == "cuda"
+        )
+    )
     meter = Meter(device)
     waiting = None
     with torch.inference_mode():
         for number, part in enumerate(loader):
             meter.mark()
-            done = [(batch.index, *embed_or_split(embed, encoder.width, batch, batches)) for batch in part]
-            mine = tuple(map(partial(_padded, deal.room_at(number)), zip(*done, strict=True), (-1, 0.0, PLAIN)))
-            # Gathered before the loader advances: what is trimmed depends on the loader's state. Only the copy to the
-            # host lags one step, so that the device is not idle while the store writes.
+            done = [
+                (batch.index, *embed_or_split(embed, encoder.width, batch, batches))
+                for batch in part
+            ]
+            mine = tuple(
+                map(
+                    partial(_padded, deal.room_at(number)),
+                    zip(*done, strict=True),
+                    (-1, 0.0, PLAIN),
+                )
+            )
+            # Gathered before the loader advances: what is trimmed depends on the loader's state.
+            # Only the copy to the host lags one step, so that the device is not idle while the
+            # store writes.
             meter.mark()
             with peers():
                 gathered = accelerator.gather_for_metrics(mine)
@@ -221,17 +272,25 @@ def _pass(accelerator, encoder: Encoder, embed, batches: PlannedBatches, store, 
 
 
 def batches_between_meetings(device: torch.device, weights: int, tokens: int) -> int:
-    """How many batches of `tokens` tokens a process embeds before it meets the others, for a model of `weights` numbers.
+    """How many batches of `tokens` tokens a process embeds before it meets the others, for a model
+    of `weights` numbers.
 
-    On a GPU one. CPU cores that a host shares out are by turns the slower one, and the longer the stretch, the less it is.
+    On a GPU one. CPU cores that a host shares out are by turns the slower one, and the longer the
+    stretch, the less it is.
     """
     if device.type == "cuda":
         return 1
-    return min(int(CPU_OPERATIONS_BETWEEN_MEETINGS / (2 * weights * tokens)), MOST_BATCHES_BETWEEN_MEETINGS)
+    return min(
+        int(CPU_OPERATIONS_BETWEEN_MEETINGS / (2 * weights * tokens)), MOST_BATCHES_BETWEEN_MEETINGS
+    )
 
 
-def embed_or_split(embed, width: int, batch: PlannedBatch, batches: PlannedBatches) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows [n, width], how [n]) of one batch, on the device; a batch too large for the memory is split."""
+def embed_or_split(
+    embed, width: int, batch: PlannedBatch, batches: PlannedBatches
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(rows [n, width], how [n]) of one batch, on the device; a batch too large for the memory is
+    split.
+    """
     rows, split = _unless_no_memory(embed, batch.packed), None
     if rows is None:
         rows, split = _embed_halves(embed, width, batch.sequences, batches, batch.index.device)
@@ -242,8 +301,12 @@ def embed_or_split(embed, width: int, batch: PlannedBatch, batches: PlannedBatch
     return rows, how
 
 
-def _embed_halves(embed, width: int, sequences, batches: PlannedBatches, device) -> tuple[torch.Tensor, list[int]]:
-    """Embed `sequences` in halves, and those in halves again, down to one sequence; rows and how each came about."""
+def _embed_halves(
+    embed, width: int, sequences, batches: PlannedBatches, device
+) -> tuple[torch.Tensor, list[int]]:
+    """Embed `sequences` in halves, and those in halves again, down to one sequence; rows and how
+    each came about.
+    """
     log.warning("out of memory: splitting a batch of %d frames", len(sequences))
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -263,11 +326,16 @@ def _embed_halves(embed, width: int, sequences, batches: PlannedBatches, device)
 
 
 def _unless_no_memory(embed, packed: PackedBatch) -> torch.Tensor | None:
-    """The rows, or None where memory does not suffice. The traceback, which holds the tensors that filled it, is let go."""
+    """The rows, or None where memory does not suffice.
+
+    The traceback, which holds the tensors that filled it, is let go.
+    """
     try:
         return embed(packed)
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(word in str(error) for word in NO_MEMORY_WORDS):
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            word in str(error) for word in NO_MEMORY_WORDS
+        ):
             raise
     return None
 
@@ -283,7 +351,9 @@ def _only(items: list[PlannedBatch]) -> PlannedBatch:
 
 
 def _padded(rows: int, values: Sequence[torch.Tensor], filling: float) -> torch.Tensor:
-    """[1, rows, ...] of all `values` [n, ...], together no more than `rows`: every process gathers the same shape."""
+    """[1, rows, ...] of all `values` [n, ...], together no more than `rows`: every process gathers
+    the same shape.
+    """
     out = values[0].new_full((1, rows, *values[0].shape[1:]), filling)
     torch.cat(values, out=out[0, : sum(map(len, values))])
     return out
@@ -293,7 +363,10 @@ def _to_host(gathered: tuple[torch.Tensor, ...]):
     """Start the copy to the host; `_wait` ends it."""
     if gathered[0].device.type != "cuda":
         return gathered, None
-    copies = tuple(torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True) for t in gathered)
+    copies = tuple(
+        torch.empty(t.shape, dtype=t.dtype, pin_memory=True).copy_(t, non_blocking=True)
+        for t in gathered
+    )
     event = torch.cuda.Event()
     event.record()
     return copies, event

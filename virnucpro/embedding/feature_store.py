@@ -1,8 +1,11 @@
-"""Finished embeddings of one encoder on disk: append-only shards that are whole or absent, and read back only when sound.
+"""Finished embeddings of one encoder on disk: append-only shards that are whole or absent, and read
+back only when sound.
 
-A shard is a safetensors file with `index` (int64 [n], representatives) and `rows` ([n, width]); its checksum stands in its
-name, so that a flipped byte or a cut file shows. Everything is keyed by index; the order of arrival means nothing.
+A shard is a safetensors file with `index` (int64 [n], representatives) and `rows` ([n, width]); its
+checksum stands in its name, so that a flipped byte or a cut file shows. Everything is keyed by
+index; the order of arrival means nothing.
 """
+
 from __future__ import annotations
 
 import os
@@ -28,7 +31,9 @@ FLUSH_BYTES = 64 << 20  # a shard is in memory three times while it is written
 
 @dataclass(frozen=True, slots=True)
 class StoreState:
-    """What was found at the start: rows that count, and the shards that were set aside with the reason."""
+    """What was found at the start: rows that count, and the shards that were set aside with the
+    reason.
+    """
 
     done: np.ndarray  # int64, ascending
     damaged: tuple[str, ...]
@@ -53,11 +58,16 @@ class FeatureStore:
         self._writing: Future[None] | None = None
 
     def load(self) -> StoreState:
-        """Verify every shard. A damaged one is renamed to `*.damaged`: its rows are embedded again."""
+        """Verify every shard.
+
+        A damaged one is renamed to `*.damaged`: its rows are embedded again.
+        """
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"{self.directory}: cannot keep work here ({error.strerror}); choose another directory") from error
+            raise StoreError(
+                f"{self.directory}: cannot keep work here ({error.strerror}); choose another directory"
+            ) from error
         for leftover in self.directory.glob(".*.part"):
             leftover.unlink()
         done, damaged = [], []
@@ -72,9 +82,13 @@ class FeatureStore:
         return StoreState(rows, tuple(damaged))
 
     def add(self, index: np.ndarray, rows: np.ndarray) -> None:
-        """Take over `rows` [n, width] of representatives `index` [n]; written within FLUSH_SECONDS. Errors: as `flush`."""
+        """Take over `rows` [n, width] of representatives `index` [n]; written within FLUSH_SECONDS.
+        Errors: as `flush`.
+        """
         if rows.shape != (len(index), self.width):
-            raise ValueError(f"rows of shape {rows.shape} for {len(index)} representatives of width {self.width}")
+            raise ValueError(
+                f"rows of shape {rows.shape} for {len(index)} representatives of width {self.width}"
+            )
         with self._lock:
             self._index.append(np.asarray(index, dtype=np.int64))
             self._rows.append(rows.astype(self.dtype, copy=False))
@@ -83,7 +97,10 @@ class FeatureStore:
                 self._start_writing()
 
     def flush(self) -> None:
-        """Write what is held, and return when it is on the disk. Raises StoreError where it cannot be written."""
+        """Write what is held, and return when it is on the disk.
+
+        Raises StoreError where it cannot be written.
+        """
         with self._lock:
             self._start_writing()
             self._end_writing()
@@ -119,13 +136,17 @@ class FeatureStore:
             ) from error
 
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(index, rows) of each shard on disk, verified again, memory-mapped; raises StoreError on damage since `load`."""
+        """(index, rows) of each shard on disk, verified again, memory-mapped; raises StoreError on
+        damage since `load`.
+        """
         self.flush()
         for path in self.files():
             try:
                 yield self._read(path)
             except (OSError, SafetensorError, KeyError, ValueError) as error:
-                raise StoreError(f"{path}: damaged while the run was going on ({error}); run the same command again") from error
+                raise StoreError(
+                    f"{path}: damaged while the run was going on ({error}); run the same command again"
+                ) from error
 
     def remove(self) -> None:
         """Drop everything stored: the run has what it needed."""
@@ -139,7 +160,9 @@ class FeatureStore:
         content = load_file(path)  # torch's, which maps the file instead of reading it
         index, rows = content["index"].numpy(), content["rows"].numpy()
         if rows.shape != (len(index), self.width) or rows.dtype != self.dtype:
-            raise ValueError(f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width {self.width}")
+            raise ValueError(
+                f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width {self.width}"
+            )
         if path.stem.rpartition("-")[2] != _checksum(index, rows):
             raise ValueError("its checksum does not fit its content")
         return index, rows

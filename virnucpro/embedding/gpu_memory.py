@@ -1,6 +1,7 @@
-"""Used and total memory of the visible GPUs, for the display: asked of the driver, since asking CUDA would open a context
-of some hundred MB on every card of the other processes.
+"""Used and total memory of the visible GPUs, for the display: asked of the driver, since asking
+CUDA would open a context of some hundred MB on every card of the other processes.
 """
+
 from __future__ import annotations
 
 import subprocess
@@ -13,7 +14,9 @@ QUERY = ["nvidia-smi", "--query-gpu=uuid,memory.used,memory.total", "--format=cs
 
 
 class GpuMemory:
-    """Callable: (used, total) bytes of each device, in CUDA's order; [] where there is none or the driver does not say."""
+    """Callable: (used, total) bytes of each device, in CUDA's order; [] where there is none or the
+    driver does not say.
+    """
 
     def __init__(self) -> None:
         self._asked_at = float("-inf")
@@ -36,7 +39,9 @@ def ask_driver() -> str:
 
 
 def parse(answer: str, wanted: list[str]) -> list[tuple[int, int]]:
-    """(used, total) bytes of the devices `wanted` (by UUID) from lines of `uuid, MiB used, MiB total`; [] if one is missing."""
+    """(used, total) bytes of the devices `wanted` (by UUID) from lines of `uuid, MiB used, MiB
+    total`; [] if one is missing.
+    """
     found = {}
     for line in answer.splitlines():
         uuid, used, total = (word.strip() for word in line.split(","))

@@ -1,8 +1,10 @@
-"""What is left to embed: the frame table's unique sequences, less what the stores hold, as one plan an encoder.
+"""What is left to embed: the frame table's unique sequences, less what the stores hold, as one plan
+an encoder.
 
-The main process makes a job and writes its plans; the others open them. Knows the frame table's columns; does not know
-devices or weights.
+The main process makes a job and writes its plans; the others open them. Knows the frame table's
+columns; does not know devices or weights.
 """
+
 from __future__ import annotations
 
 import logging
@@ -40,12 +42,16 @@ def column(table: FrameTable, name: str) -> np.ndarray:
 
 
 def embeddable(table: FrameTable) -> np.ndarray:
-    """bool [frames]: the protein is no longer than ESM-2 was trained on; the others are never truncated silently."""
+    """bool [frames]: the protein is no longer than ESM-2 was trained on; the others are never
+    truncated silently.
+    """
     return column(table, "esm2_length") <= LONGEST_ESM2
 
 
 def longest_tokens(table: FrameTable, encoder: str) -> int:
-    """An upper bound on an encoder's sequences that depends on the table alone: 1,024, or a power of two above."""
+    """An upper bound on an encoder's sequences that depends on the table alone: 1,024, or a power
+    of two above.
+    """
     if encoder == "esm2" or len(table) == 0:
         return LONGEST_ESM2
     return max(LONGEST_ESM2, 1 << int(column(table, f"{encoder}_length").max() - 1).bit_length())
@@ -54,31 +60,53 @@ def longest_tokens(table: FrameTable, encoder: str) -> int:
 def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: int) -> int:
     """T, the tokens of a packed batch: constant over a run, never below the longest frame.
 
-    By default no more than what as many sequences as a batch may have fill, on average: all of T is computed.
+    By default no more than what as many sequences as a batch may have fill, on average: all of T is
+    computed.
     """
     lengths = column(table, f"{encoder}_length")[embeddable(table)]
     longest = int(lengths.max()) if len(lengths) else 1
     while len(lengths) and lengths.mean() * MAX_ROWS < default:
         default //= 2
     if asked is not None and asked < longest:
-        raise UsageError(f"--batch-size {asked}: the longest frame has {longest} tokens; give {longest} or more")
+        raise UsageError(
+            f"--batch-size {asked}: the longest frame has {longest} tokens; give {longest} or more"
+        )
     return asked if asked is not None else max(default, longest)
 
 
-TakeUp = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]  # store and what it has -> what was added
+# store and what it has -> what was added
+TakeUp = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]
 
 
-def make_work(table: FrameTable, encoder: str, store: FeatureStore, tokens: int, take_up: TakeUp | None = None) -> Work:
+def make_work(
+    table: FrameTable, encoder: str, store: FeatureStore, tokens: int, take_up: TakeUp | None = None
+) -> Work:
     """Verify what `store` holds of `encoder`, let `take_up` add to it, and plan the rest."""
     key = KEYS[encoder]
     sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
     state = store.load()
     for line in state.damaged:
-        log.warning("a stored part of %s is damaged and set aside (%s); its rows are embedded again", encoder, line)
+        log.warning(
+            "a stored part of %s is damaged and set aside (%s); its rows are embedded again",
+            encoder,
+            line,
+        )
     if len(np.setdiff1d(state.done, sharing.unique, assume_unique=True)):
         raise StoreError(f"{store.directory}: holds rows of other frames; start over with --force")
     if len(state.done):
-        log.info("%s: %d of %d embeddings are there already", encoder, len(state.done), len(sharing.unique))
-    added = take_up(sharing, store, state.done) if take_up is not None else np.empty(0, dtype=np.int64)
+        log.info(
+            "%s: %d of %d embeddings are there already",
+            encoder,
+            len(state.done),
+            len(sharing.unique),
+        )
+    added = (
+        take_up(sharing, store, state.done) if take_up is not None else np.empty(0, dtype=np.int64)
+    )
     todo = np.setdiff1d(sharing.unique, np.union1d(state.done, added), assume_unique=True)
-    return Work(sharing, store, make_plan(todo, column(table, f"{encoder}_length")[todo], tokens), len(added))
+    return Work(
+        sharing,
+        store,
+        make_plan(todo, column(table, f"{encoder}_length")[todo], tokens),
+        len(added),
+    )

@@ -1,7 +1,10 @@
-"""The rows of all encoders side by side, read from the stores' shards where they lie: what is classified and saved.
+"""The rows of all encoders side by side, read from the stores' shards where they lie: what is
+classified and saved.
 
-Looks like the matrix of `merged_features.pt` to a reader of blocks of frames, and takes no room on the disk.
+Looks like the matrix of `merged_features.pt` to a reader of blocks of frames, and takes no room on
+the disk.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -16,14 +19,18 @@ from virnucpro.mapped_files import check_length, read_here_and_there
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One encoder's share of the columns: its store, and int64 [frames] the representative of every frame kept."""
+    """One encoder's share of the columns: its store, and int64 [frames] the representative of every
+    frame kept.
+    """
 
     store: FeatureStore
     representative: np.ndarray
 
 
 class JoinedRows:
-    """[frames, width]; only slices of frames can be read. Errors: StoreError when a row is missing or a shard is damaged."""
+    """[frames, width]; only slices of frames can be read. Errors: StoreError when a row is missing
+    or a shard is damaged.
+    """
 
     def __init__(self, parts: Sequence[Part]):
         self._columns = [_Column(part) for part in parts]
@@ -43,27 +50,35 @@ class JoinedRows:
 
 
 class _Column:
-    """One encoder's share: the place of every frame's row among its memory-mapped shards, which are numbered through."""
+    """One encoder's share: the place of every frame's row among its memory-mapped shards, which are
+    numbered through.
+    """
 
     def __init__(self, part: Part):
         found = list(part.store.shards())
         self.width, self._shards = part.store.width, [rows for _, rows in found]
         self._files = [(path, path.stat().st_size) for path in part.store.files()]
-        self._first = np.cumsum([0, *map(len, self._shards)])  # place of each shard's first row, and the end
+        # place of each shard's first row, and the end
+        self._first = np.cumsum([0, *map(len, self._shards)])
         for rows in self._shards:
             read_here_and_there(rows)
         index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in found)])
         order = np.argsort(index, kind="stable")
         index = index[order]
-        at = np.searchsorted(index, part.representative, "right") - 1  # of a row stored twice, the later one
+        # of a row stored twice, the later one
+        at = np.searchsorted(index, part.representative, "right") - 1
         missing = at < 0
         missing[~missing] = index[at[~missing]] != part.representative[~missing]
         if missing.any():
-            raise StoreError(f"{part.store.directory}: {int(missing.sum())} rows are missing; run the same command again")
+            raise StoreError(
+                f"{part.store.directory}: {int(missing.sum())} rows are missing; run the same command again"
+            )
         self._place = order[at]  # [frames]
 
     def read(self, frames: slice, out: np.ndarray) -> None:
-        """Copy the rows of `frames` to `out`, shard after shard and in the order in which they lie there: disks like that."""
+        """Copy the rows of `frames` to `out`, shard after shard and in the order in which they lie
+        there: disks like that.
+        """
         place = self._place[frames]
         order = np.argsort(place)
         place = place[order]

@@ -1,8 +1,9 @@
 """`merged_features.pt`: the rows of all encoders side by side, one a frame, in input order.
 
-Written block by block from the memory-mapped shards into the file that `torch.load` reads, so that memory stays flat
-however many frames there are. Only the index decides where a row goes.
+Written block by block from the memory-mapped shards into the file that `torch.load` reads, so that
+memory stays flat however many frames there are. Only the index decides where a row goes.
 """
+
 from __future__ import annotations
 
 import io
@@ -29,7 +30,9 @@ DATA = "/data/0"  # how the archive calls the tensor's bytes
 
 
 class Rows(Protocol):
-    """What is written: a matrix [frames, width] of which slices of frames are asked for, in order, and nothing else."""
+    """What is written: a matrix [frames, width] of which slices of frames are asked for, in order,
+    and nothing else.
+    """
 
     shape: tuple[int, int]
     dtype: np.dtype
@@ -52,7 +55,8 @@ def _size(n: int) -> str:
 
 
 def write_matrix(path: Path, ids: Sequence[str], rows: Rows, model: Mapping[str, str]) -> None:
-    """Write {"ids", "data" = rows [len(ids), width], "model"} to `path`, whole or not at all. Errors: StoreError.
+    """Write {"ids", "data" = rows [len(ids), width], "model"} to `path`, whole or not at all.
+    Errors: StoreError.
 
     Of `ids` too, slices are asked for, in order, and nothing else.
     """
@@ -65,9 +69,12 @@ def write_matrix(path: Path, ids: Sequence[str], rows: Rows, model: Mapping[str,
         with open(beside, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(beside, path)
-    except (OSError, RuntimeError) as error:  # torch reports a failed write as the latter, without a reason
+    # torch reports a failed write as the latter, without a reason
+    except (OSError, RuntimeError) as error:
         reason = (getattr(error, "strerror", None) or "is the disk full?").lower()
-        raise StoreError(f"{path}: cannot be written ({reason}); make room and run the same command again") from error
+        raise StoreError(
+            f"{path}: cannot be written ({reason}); make room and run the same command again"
+        ) from error
     finally:
         shutil.rmtree(beside.parent, ignore_errors=True)
 
@@ -78,29 +85,50 @@ def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:
         content = torch.load(path, mmap=True, weights_only=True)
         return content["ids"], content["data"].numpy()
     except (OSError, RuntimeError, KeyError, AttributeError, ValueError) as error:
-        raise StoreError(f"{path}: not a readable feature file ({error}); run predict again") from error
+        raise StoreError(
+            f"{path}: not a readable feature file ({error}); run predict again"
+        ) from error
 
 
 def _place_of_data(path: Path) -> tuple[int, int, zipfile.ZipInfo, int]:
-    """(first byte, size, entry in the directory, place of the directory) of the tensor in the archive."""
+    """(first byte, size, entry in the directory, place of the directory) of the tensor in the
+    archive.
+    """
     with zipfile.ZipFile(path) as archive, open(path, "rb") as file:
         info = next(i for i in archive.infolist() if i.filename.endswith(DATA))
         file.seek(info.header_offset + 26)
         name_length, extra_length = struct.unpack("<HH", file.read(4))
-        return info.header_offset + 30 + name_length + extra_length, info.file_size, info, archive.start_dir
+        return (
+            info.header_offset + 30 + name_length + extra_length,
+            info.file_size,
+            info,
+            archive.start_dir,
+        )
 
 
-def _write_empty(path: Path, ids: Sequence[str], shape: tuple[int, int], dtype: np.dtype, model: Mapping[str, str]) -> None:
+def _write_empty(
+    path: Path,
+    ids: Sequence[str],
+    shape: tuple[int, int],
+    dtype: np.dtype,
+    model: Mapping[str, str],
+) -> None:
     """The archive with a hole where the data will stand: a sparse file takes its place."""
     size = shape[0] * shape[1] * dtype.itemsize
     kind = torch.from_numpy(np.empty(0, dtype)).dtype
     sparse = path.with_suffix(".room")
     with open(sparse, "wb") as file:
         file.truncate(max(size, 1))
-    storage = torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size) if size else torch.UntypedStorage(0)
+    storage = (
+        torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size)
+        if size
+        else torch.UntypedStorage(0)
+    )
     data = torch.empty(0, dtype=kind).set_(storage, 0, shape)
     with skip_data():
-        torch.save({"ids": [], "data": data, "model": dict(model)}, path, pickle_module=_pickle_with(ids))
+        torch.save(
+            {"ids": [], "data": data, "model": dict(model)}, path, pickle_module=_pickle_with(ids)
+        )
     sparse.unlink()
     with open(path, "rb+") as file:  # claims the blocks at once: cheaper than growing into a hole
         if hasattr(os, "posix_fallocate"):
@@ -108,9 +136,11 @@ def _write_empty(path: Path, ids: Sequence[str], shape: tuple[int, int], dtype: 
 
 
 def _pickle_with(ids: Sequence[str]) -> SimpleNamespace:
-    """For torch.save, a pickle whose Pickler fills the empty list `ids` of what it is given, a slice at a time.
+    """For torch.save, a pickle whose Pickler fills the empty list `ids` of what it is given, a
+    slice at a time.
 
-    It notes no string in order to refer to it again: with ten million of them, that alone would take a gigabyte.
+    It notes no string in order to refer to it again: with ten million of them, that alone would
+    take a gigabyte.
     """
 
     class WithIds(pickle.Pickler):
@@ -122,7 +152,9 @@ def _pickle_with(ids: Sequence[str]) -> SimpleNamespace:
             super().dump(content)
             head, empty, tail = self.file.getvalue().partition(b"ids" + pickle.EMPTY_LIST)
             if not empty:
-                raise RuntimeError("this torch pickles an empty list in a way that is not known here")
+                raise RuntimeError(
+                    "this torch pickles an empty list in a way that is not known here"
+                )
             self.file.seek(0)
             self.file.truncate()
             self.file.write(head + empty)
@@ -143,7 +175,9 @@ def _items(values: list[str]) -> bytes:
 
 
 def _fill(path: Path, rows: Rows) -> None:
-    """Write the data into its hole, and its checksum into the archive (APPNOTE.TXT 4.3): any zip reader accepts the file."""
+    """Write the data into its hole, and its checksum into the archive (APPNOTE.TXT 4.3): any zip
+    reader accepts the file.
+    """
     start, size, info, directory = _place_of_data(path)
     step, crc = max(1, BLOCK // (rows.shape[1] * rows.dtype.itemsize)), 0
     with open(path, "r+b") as file:
@@ -155,7 +189,8 @@ def _fill(path: Path, rows: Rows) -> None:
         packed = struct.pack("<I", crc)
         file.seek(info.header_offset)
         header = file.read(30)
-        behind = struct.unpack_from("<H", header, 6)[0] & 8  # then the checksum stands in a descriptor behind the data
+        # then the checksum stands in a descriptor behind the data
+        behind = struct.unpack_from("<H", header, 6)[0] & 8
         _put(file, start + size + 4 if behind else info.header_offset + 14, packed)
         while True:
             file.seek(directory)

@@ -1,7 +1,9 @@
 """Where a process's time in the embedding loop goes: the encoder, the gather, the rest.
 
-By events on a GPU, whose work runs behind the host's; by the clock elsewhere. Knows nothing of what is computed.
+By events on a GPU, whose work runs behind the host's; by the clock elsewhere. Knows nothing of what
+is computed.
 """
+
 from __future__ import annotations
 
 import time
@@ -10,12 +12,15 @@ from dataclasses import asdict, dataclass
 
 import torch
 
-PENDING = 16  # marks whose time is not asked for yet: the host runs a few steps ahead of its GPU, and no further
+# marks whose time is not asked for yet: the host runs a few steps ahead of its GPU, and no further
+PENDING = 16
 
 
 @dataclass(frozen=True, slots=True)
 class LoopSeconds:
-    """Seconds of one process: in the encoder, in the gather (waiting for slower processes included), and between."""
+    """Seconds of one process: in the encoder, in the gather (waiting for slower processes
+    included), and between.
+    """
 
     encoder: float = 0.0
     gather: float = 0.0

@@ -1,9 +1,11 @@
 """Finished work of an earlier program -> rows of this run's frame table.
 
-Rows are matched by frame id, never by position, and count only where the sequence beside them is the frame's own; the
-rest is embedded anew. Whether the numbers are this model's is not decided here: a caller embeds some rows again and asks
-`same_model`. Knows the frame table; the files are `older_files`' matter. Reads everything, writes nothing.
+Rows are matched by frame id, never by position, and count only where the sequence beside them is
+the frame's own; the rest is embedded anew. Whether the numbers are this model's is not decided
+here: a caller embeds some rows again and asks `same_model`. Knows the frame table; the files are
+`older_files`' matter. Reads everything, writes nothing.
 """
+
 from __future__ import annotations
 
 import re
@@ -23,8 +25,14 @@ from virnucpro.sequences.frame_table import FrameTable
 from virnucpro.sequences.frames import FRAME_NAMES
 
 FRAME_ID = re.compile(r"(.+)_chunk_(\d+)([FR][123])", re.DOTALL)
-PARTS = {"DNABERT_S": ("dnabert_s",), "DNABERT": ("dnabert_s",), "ESM": ("esm2",), "merged": ENCODERS}
-SEQUENCES = {"dnabert_s": ("nucleotide", "nucleotides"), "esm2": ("protein", "protein")}  # folder, column of the table
+PARTS = {
+    "DNABERT_S": ("dnabert_s",),
+    "DNABERT": ("dnabert_s",),
+    "ESM": ("esm2",),
+    "merged": ENCODERS,
+}
+# folder, column of the table
+SEQUENCES = {"dnabert_s": ("nucleotide", "nucleotides"), "esm2": ("protein", "protein")}
 FP32_TOLERANCE = 1e-4  # of a component, between two devices' fp32
 LEAST_COSINE = 0.999
 
@@ -49,16 +57,28 @@ class Counts:
         return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     def __str__(self) -> str:
-        words = {"taken": "taken", "again": "there already", "wrong_width": "of a wrong width", "not_finite": "with NaN or infinity",
-                 "no_match": "of no frame of this run", "other_sequence": "of another sequence",
-                 "no_sequence": "without their sequence", "ambiguous": "with an id that occurs twice"}
-        said = [f"{getattr(self, name):,} {text}" for name, text in words.items() if name == "taken" or getattr(self, name)]
+        words = {
+            "taken": "taken",
+            "again": "there already",
+            "wrong_width": "of a wrong width",
+            "not_finite": "with NaN or infinity",
+            "no_match": "of no frame of this run",
+            "other_sequence": "of another sequence",
+            "no_sequence": "without their sequence",
+            "ambiguous": "with an id that occurs twice",
+        }
+        said = [
+            f"{getattr(self, name):,} {text}"
+            for name, text in words.items()
+            if name == "taken" or getattr(self, name)
+        ]
         return ", ".join(said)
 
 
 @dataclass(frozen=True, slots=True)
 class OlderRows:
-    """What one file gives one encoder: `rows` float32 [n, width] of the frames `index` int64 [n], ascending.
+    """What one file gives one encoder: `rows` float32 [n, width] of the frames `index` int64 [n],
+    ascending.
 
     `problem` says why a whole file was refused ("" where it was not).
     """
@@ -74,8 +94,8 @@ class OlderRows:
 def read_rows(work: OlderWork, table: FrameTable, widths: Mapping[str, int]) -> Iterator[OlderRows]:
     """The usable rows of every file, one encoder at a time; a file at a time is in memory.
 
-    widths: of each encoder's embedding. A frame is given once to each encoder. An unreadable file and one whose ids and
-    rows differ in number come with no row and the reason.
+    widths: of each encoder's embedding. A frame is given once to each encoder. An unreadable file
+    and one whose ids and rows differ in number come with no row and the reason.
     """
     frames = _FrameIndex(table)
     given = {encoder: np.zeros(len(table), dtype=bool) for encoder in widths}
@@ -85,7 +105,14 @@ def read_rows(work: OlderWork, table: FrameTable, widths: Mapping[str, int]) -> 
             ids, data = load(file)
         except (ModelError, ValueError) as error:
             for encoder in parts:
-                yield OlderRows(encoder, file.path, np.empty(0, np.int64), np.empty((0, widths[encoder]), np.float32), Counts(), str(error))
+                yield OlderRows(
+                    encoder,
+                    file.path,
+                    np.empty(0, np.int64),
+                    np.empty((0, widths[encoder]), np.float32),
+                    Counts(),
+                    str(error),
+                )
             continue
         index = frames.rows_of(ids)
         for encoder in parts:
@@ -93,22 +120,38 @@ def read_rows(work: OlderWork, table: FrameTable, widths: Mapping[str, int]) -> 
 
 
 def same_model(old: np.ndarray, new: np.ndarray, precision: str) -> bool:
-    """Whether rows of old files and the same frames embedded again, both [n, width], are one model's.
+    """Whether rows of old files and the same frames embedded again, both [n, width], are one
+    model's.
 
-    In fp32 they must be fp32's rows; in fewer bits they must be as close as the run's own rows are to fp32 (SPEC 5).
+    In fp32 they must be fp32's rows; in fewer bits they must be as close as the run's own rows are
+    to fp32 (SPEC 5).
     """
     if old.shape != new.shape or not (np.isfinite(old).all() and np.isfinite(new).all()):
         return False
     if precision == "fp32":
         return bool((np.abs(old.astype(np.float64) - new) <= FP32_TOLERANCE).all())
     products = (old.astype(np.float64) * new).sum(1)
-    return bool((products >= LEAST_COSINE * np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)).all())
+    return bool(
+        (products >= LEAST_COSINE * np.linalg.norm(old, axis=1) * np.linalg.norm(new, axis=1)).all()
+    )
 
 
-def _usable(file: OlderFile, encoder: str, ids: list[str], data: Sequence[np.ndarray | None], index: np.ndarray,
-            widths: Mapping[str, int], frames: _FrameIndex, given: np.ndarray) -> OlderRows:
+def _usable(
+    file: OlderFile,
+    encoder: str,
+    ids: list[str],
+    data: Sequence[np.ndarray | None],
+    index: np.ndarray,
+    widths: Mapping[str, int],
+    frames: _FrameIndex,
+    given: np.ndarray,
+) -> OlderRows:
     width = widths[encoder]
-    whole, first = (sum(widths.values()), _first_column(encoder, widths)) if file.kind == "merged" else (width, 0)
+    whole, first = (
+        (sum(widths.values()), _first_column(encoder, widths))
+        if file.kind == "merged"
+        else (width, 0)
+    )
     beside = read_fasta(file.fasta(SEQUENCES[encoder][0]))
     own = frames.sequences(index, SEQUENCES[encoder][1])
     counts = dict.fromkeys((f.name for f in fields(Counts)), 0)
@@ -125,17 +168,21 @@ def _usable(file: OlderFile, encoder: str, ids: list[str], data: Sequence[np.nda
             what = "no_sequence"
         elif beside[name] != own[row]:
             what = "other_sequence"
-        elif not np.isfinite(values[first:first + width]).all():
+        elif not np.isfinite(values[first : first + width]).all():
             what = "not_finite"
         elif given[row]:
             what = "again"
         else:
             what = "taken"
             given[row] = True
-            good[row] = values[first:first + width]
+            good[row] = values[first : first + width]
         counts[what] += 1
     order = np.array(sorted(good), dtype=np.int64)
-    rows = np.stack([good[row] for row in order.tolist()]).astype(np.float32) if good else np.empty((0, width), np.float32)
+    rows = (
+        np.stack([good[row] for row in order.tolist()]).astype(np.float32)
+        if good
+        else np.empty((0, width), np.float32)
+    )
     return OlderRows(encoder, file.path, order, rows, Counts(**counts))
 
 
@@ -148,7 +195,9 @@ class _FrameIndex:
         self._stride = int(self._chunk.max(initial=0)) + 1
         self._keys = self._key(self._record, self._chunk, column(table, "frame"))
         if (np.diff(self._keys) <= 0).any():
-            raise ValueError("the rows of the frame table are not in the order of records, chunks and frames")
+            raise ValueError(
+                "the rows of the frame table are not in the order of records, chunks and frames"
+            )
         self._wanted = embeddable(table)
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
@@ -159,8 +208,15 @@ class _FrameIndex:
             match = FRAME_ID.fullmatch(text)
             chunk = int(match[2]) if match and len(match[2]) < 18 else 0
             names.append(match[1] if match and 0 < chunk < self._stride else None)
-            places[i] = chunk if names[-1] is not None else 0, FRAME_NAMES.index(match[3]) if match else 0
-        found = pc.index_in(pa.array(names, pa.string()), value_set=self._table.records["name"].combine_chunks(), skip_nulls=True)
+            places[i] = (
+                chunk if names[-1] is not None else 0,
+                FRAME_NAMES.index(match[3]) if match else 0,
+            )
+        found = pc.index_in(
+            pa.array(names, pa.string()),
+            value_set=self._table.records["name"].combine_chunks(),
+            skip_nulls=True,
+        )
         record = found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         if not len(self._keys):
             return np.full(len(ids), -1, dtype=np.int64)
@@ -170,7 +226,9 @@ class _FrameIndex:
         return np.where(good, row, -1)
 
     def sequences(self, index: np.ndarray, name: str) -> dict[int, str]:
-        """By row: a text column of the rows `index` (negative ones left out). Old files follow the table, so a slice is read."""
+        """By row: a text column of the rows `index` (negative ones left out). Old files follow the
+        table, so a slice is read.
+        """
         rows = np.unique(index[index >= 0])
         if not len(rows):
             return {}
@@ -184,4 +242,4 @@ class _FrameIndex:
 
 def _first_column(encoder: str, widths: Mapping[str, int]) -> int:
     order = list(ENCODERS)
-    return sum(widths[name] for name in order[:order.index(encoder)])
+    return sum(widths[name] for name in order[: order.index(encoder)])

@@ -1,9 +1,11 @@
 """Which sequences go to an encoder, in which order, in which batches.
 
-A plan is made once by the main process and read by all. It knows lengths and content keys, not text and not processes:
-identical sequences are embedded once, under the row of the first frame that has them (their representative), and the
-batches do not depend on the number of processes. A batch is the unit of work and of failure; a row is the unit of resume.
+A plan is made once by the main process and read by all. It knows lengths and content keys, not text
+and not processes: identical sequences are embedded once, under the row of the first frame that has
+them (their representative), and the batches do not depend on the number of processes. A batch is
+the unit of work and of failure; a row is the unit of resume.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ MAX_ROWS = 1024  # sequences in one batch: bounds the rows that travel in one ga
 class Sharing:
     """Who shares an embedding with whom.
 
-    representative: int64 [frames], the row of the first frame with the same sequence; -1 where the encoder takes none.
-    unique: int64 [u], the representatives, ascending.
+    representative: int64 [frames], the row of the first frame with the same sequence; -1 where the
+    encoder takes none. unique: int64 [u], the representatives, ascending.
     """
 
     representative: np.ndarray
@@ -29,7 +31,9 @@ class Sharing:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Batches of representatives: batch b holds rows[offsets[b]:offsets[b + 1]], at most `tokens` tokens together."""
+    """Batches of representatives: batch b holds rows[offsets[b]:offsets[b + 1]], at most `tokens`
+    tokens together.
+    """
 
     rows: np.ndarray  # int64 [n], longest first
     offsets: np.ndarray  # int64 [batches + 1]
@@ -65,15 +69,18 @@ class Plan:
         return digest.hexdigest()
 
 
-FEWEST_MEETINGS = 8  # in a run that has the batches: what a kill loses is a small part, and progress shows
+# in a run that has the batches: what a kill loses is a small part, and progress shows
+FEWEST_MEETINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Deal:
-    """A plan's batches as parts of one or several neighbours, dealt to the processes in turn; after each part all meet.
+    """A plan's batches as parts of one or several neighbours, dealt to the processes in turn; after
+    each part all meet.
 
-    Part p holds the batches bounds[p]:bounds[p + 1]. Parts differ by one batch at most, and the processes have equally
-    many; where there are fewer batches than processes, Accelerate repeats parts from the first on.
+    Part p holds the batches bounds[p]:bounds[p + 1]. Parts differ by one batch at most, and the
+    processes have equally many; where there are fewer batches than processes, Accelerate repeats
+    parts from the first on.
     """
 
     plan: Plan
@@ -99,17 +106,27 @@ class Deal:
 
     def at(self, step: int) -> tuple[int, int]:
         """(batches, rows) of all processes at `step`, without repeated ones."""
-        first, end = self.bounds[[step * self.processes, min((step + 1) * self.processes, len(self))]]
+        first, end = self.bounds[
+            [step * self.processes, min((step + 1) * self.processes, len(self))]
+        ]
         return int(end - first), int(self.plan.offsets[end] - self.plan.offsets[first])
 
     def room_at(self, step: int) -> int:
-        """Rows to make room for when the parts of `step` are gathered: those of the largest, repeated ones included."""
+        """Rows to make room for when the parts of `step` are gathered: those of the largest,
+        repeated ones included.
+        """
         parts = np.arange(step * self.processes, (step + 1) * self.processes) % len(self)
-        return int((self.plan.offsets[self.bounds[parts + 1]] - self.plan.offsets[self.bounds[parts]]).max())
+        return int(
+            (
+                self.plan.offsets[self.bounds[parts + 1]] - self.plan.offsets[self.bounds[parts]]
+            ).max()
+        )
 
 
 def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Sharing:
-    """Group frames by their 128-bit content key (uint64 halves, [frames]); `accepted` [frames] bool: the encoder takes it."""
+    """Group frames by their 128-bit content key (uint64 halves, [frames]); `accepted` [frames]
+    bool: the encoder takes it.
+    """
     frames = len(key_hi)
     representative = np.full(frames, -1, dtype=np.int64)
     rows = np.flatnonzero(accepted)
@@ -118,19 +135,25 @@ def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Shari
     order = rows[np.lexsort((key_lo[rows], key_hi[rows]))]  # stable: equal keys stay in row order
     first = np.empty(len(order), dtype=bool)
     first[0] = True
-    first[1:] = (key_hi[order[1:]] != key_hi[order[:-1]]) | (key_lo[order[1:]] != key_lo[order[:-1]])
+    first[1:] = (key_hi[order[1:]] != key_hi[order[:-1]]) | (
+        key_lo[order[1:]] != key_lo[order[:-1]]
+    )
     representative[order] = order[first][np.cumsum(first) - 1]
     return Sharing(representative, np.sort(order[first]))
 
 
 def make_plan(todo: np.ndarray, lengths: np.ndarray, tokens: int, max_rows: int = MAX_ROWS) -> Plan:
-    """Pack the representatives `todo` (int64 rows) with `lengths` (tokens, same shape) into batches, longest first.
+    """Pack the representatives `todo` (int64 rows) with `lengths` (tokens, same shape) into
+    batches, longest first.
 
-    Longest first: memory is at its highest in the first batch, and the last batches, which may be uneven, are cheap.
-    Raises ValueError when a sequence is longer than a batch; the caller checks that first.
+    Longest first: memory is at its highest in the first batch, and the last batches, which may be
+    uneven, are cheap. Raises ValueError when a sequence is longer than a batch; the caller checks
+    that first.
     """
     if len(todo) and int(lengths.max()) > tokens:
-        raise ValueError(f"a sequence of {int(lengths.max())} tokens does not fit a batch of {tokens}")
+        raise ValueError(
+            f"a sequence of {int(lengths.max())} tokens does not fit a batch of {tokens}"
+        )
     order = np.lexsort((todo, -lengths.astype(np.int64)))
     rows, ends = todo[order].astype(np.int64), np.cumsum(lengths[order], dtype=np.int64)
     offsets, at, used = [0], 0, 0

@@ -1,7 +1,9 @@
-"""Finished rows of older programs into a store of this run: each file's only after a sample of them has been embedded again.
+"""Finished rows of older programs into a store of this run: each file's only after a sample of them
+has been embedded again.
 
 Knows what older_checkpoints found and what the store lacks; does not know how a sample is embedded.
 """
+
 from __future__ import annotations
 
 import logging
@@ -21,11 +23,22 @@ SAMPLE = 16  # rows of a file that are embedded again, the same everywhere in it
 Embed = Callable[[np.ndarray], np.ndarray]  # frame rows -> float32 [n, width]
 
 
-def take_up(older: OlderWork, encoder: str, table: FrameTable, widths: Mapping[str, int], sharing: Sharing, store: FeatureStore,
-            done: np.ndarray, embed: Embed, precision: str) -> np.ndarray:
-    """Add what `store` lacks and `older` has of `encoder`; the representatives added, int64, ascending.
+def take_up(
+    older: OlderWork,
+    encoder: str,
+    table: FrameTable,
+    widths: Mapping[str, int],
+    sharing: Sharing,
+    store: FeatureStore,
+    done: np.ndarray,
+    embed: Embed,
+    precision: str,
+) -> np.ndarray:
+    """Add what `store` lacks and `older` has of `encoder`; the representatives added, int64,
+    ascending.
 
-    done: representatives that are there already; widths: of all encoders. Says how many rows were taken, and why not the others.
+    done: representatives that are there already; widths: of all encoders. Says how many rows were
+    taken, and why not the others.
     """
     counts, added, before = Counts(), np.empty(0, dtype=np.int64), done
     for old in read_rows(older, table, widths):
@@ -42,8 +55,12 @@ def take_up(older: OlderWork, encoder: str, table: FrameTable, widths: Mapping[s
             continue
         sample = first[np.unique(np.linspace(0, len(first) - 1, SAMPLE).astype(np.int64))]
         if not same_model(old.rows[sample], embed(old.index[sample]), precision):
-            log.warning("%s: %d of its rows embedded again came out otherwise, they are another model's; all %d are embedded anew",
-                        old.source, len(sample), len(keys))  # fmt: skip
+            log.warning(
+                "%s: %d of its rows embedded again came out otherwise, they are another model's; all %d are embedded anew",
+                old.source,
+                len(sample),
+                len(keys),
+            )
             continue
         store.add(keys, old.rows[first])
         done, added = np.union1d(done, keys), np.union1d(added, keys)

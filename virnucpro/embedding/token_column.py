@@ -1,4 +1,5 @@
 """Token ids of chosen frames, as views into the memory-mapped Arrow column of an encoder."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -9,7 +10,9 @@ from virnucpro.sequences.frame_table import FrameTable
 
 
 class TokenColumn:
-    """Callable: frame rows (int64 [n]) -> n arrays of token ids, without a copy. Errors: StoreError when the file was cut short."""
+    """Callable: frame rows (int64 [n]) -> n arrays of token ids, without a copy. Errors: StoreError
+    when the file was cut short.
+    """
 
     def __init__(self, table: FrameTable, encoder: str):
         self._check = table.check

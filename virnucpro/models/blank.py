@@ -1,4 +1,5 @@
 """Networks built without values, for weights that come from a file."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ from torch.overrides import TorchFunctionMode
 def blank() -> Iterator[None]:
     """Modules made inside lie on the meta device, and no first values are drawn for them.
 
-    Drawing there would compute nothing, but bring in torch's compiler: two thousand modules, seconds of a short run.
+    Drawing there would compute nothing, but bring in torch's compiler: two thousand modules,
+    seconds of a short run.
     """
     with torch.device("meta"), _Undrawn():
         yield

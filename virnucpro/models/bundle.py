@@ -1,15 +1,18 @@
-"""A model bundle: the two encoders and the classifier that belong together, and which one a run uses.
+"""A model bundle: the two encoders and the classifier that belong together, and which one a run
+uses.
 
-Knows `bundle.json`, names and places of bundles, and the identity of their files. Does not read weights and loads no
-torch. `bundle.json`:
+Knows `bundle.json`, names and places of bundles, and the identity of their files. Does not read
+weights and loads no torch. `bundle.json`:
 
-    {"name": "mini", "chunk_length": 500, "frame_policy": "stretches", "classes": ["others", "virus"],
+    {"name": "mini", "chunk_length": 500, "frame_policy": "stretches", "classes": ["others",
+    "virus"],
      "esm2": "esm2", "dnabert_s": "dnabert_s", "classifier": "classifier.safetensors",
      "licence": "...", "accuracy": {...}, "calibration": {...}}
 
-An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit, "path": where it lies}.
-frame_policy (then it is open), accuracy, licence and calibration may be absent.
+An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit, "path":
+where it lies}. frame_policy (then it is open), accuracy, licence and calibration may be absent.
 """
+
 from __future__ import annotations
 
 import json
@@ -33,7 +36,9 @@ MINI = Path(__file__).parent / "mini"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose parts are all on this machine: `esm2` and `dnabert_s` directories, `classifier` a file."""
+    """A bundle whose parts are all on this machine: `esm2` and `dnabert_s` directories,
+    `classifier` a file.
+    """
 
     name: str
     chunk_length: int
@@ -59,14 +64,18 @@ class Bundle:
         """Raises ModelError unless a classifier of `width` columns fits the encoders."""
         dna, esm = self.widths.values()
         if width != dna + esm:
-            raise ModelError(f"{self.classifier}: takes {width} features, but DNABERT-S gives {dna} and ESM-2 {esm}; choose a "
-                             "classifier trained with these encoders (--classifier, --esm-model, --dna-model)")
+            raise ModelError(
+                f"{self.classifier}: takes {width} features, but DNABERT-S gives {dna} and ESM-2 {esm}; choose a "
+                "classifier trained with these encoders (--classifier, --esm-model, --dna-model)"
+            )
 
     def identity(self) -> dict[str, str]:
         """sha256 of each part's content (weights, configuration, tokenizer), whatever its path."""
-        return {"esm2": directory_digest(self.esm2, ("vocab.txt",)),
-                "dnabert_s": directory_digest(self.dnabert_s, ("tokenizer.json",)),
-                "classifier": file_digest(self.classifier)}
+        return {
+            "esm2": directory_digest(self.esm2, ("vocab.txt",)),
+            "dnabert_s": directory_digest(self.dnabert_s, ("tokenizer.json",)),
+            "classifier": file_digest(self.classifier),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +97,10 @@ def read_spec(directory: Path) -> BundleSpec:
     try:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; a bundle is a directory with bundle.json, an ESM-2 directory, a DNABERT-S "
-                         "directory and classifier.safetensors") from None
+        raise ModelError(
+            f"{file}: no such file; a bundle is a directory with bundle.json, an ESM-2 directory, a DNABERT-S "
+            "directory and classifier.safetensors"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from None
 
@@ -101,11 +112,17 @@ def read_spec(directory: Path) -> BundleSpec:
     missing = [name for name in ("name", "chunk_length", *PARTS) if name not in stored]
     if missing:
         raise wrong(f"lacks {', '.join(missing)}")
-    name, length, policy = stored["name"], stored["chunk_length"], stored.get("frame_policy", "open")
+    name, length, policy = (
+        stored["name"],
+        stored["chunk_length"],
+        stored.get("frame_policy", "open"),
+    )
     if not isinstance(name, str) or not name:
         raise wrong("name is not a text")
     if not isinstance(length, int) or isinstance(length, bool) or length < SHORTEST_CHUNK:
-        raise wrong(f"chunk_length {length!r} is not a whole number of at least {SHORTEST_CHUNK} bases")
+        raise wrong(
+            f"chunk_length {length!r} is not a whole number of at least {SHORTEST_CHUNK} bases"
+        )
     if policy not in FRAME_POLICIES:
         raise wrong(f"frame_policy {policy!r} is not one of {', '.join(FRAME_POLICIES)}")
     if tuple(stored.get("classes", CLASSES)) != CLASSES:
@@ -117,15 +134,27 @@ def read_spec(directory: Path) -> BundleSpec:
         parts = {part: parse_part(part, stored[part], directory) for part in PARTS}
     except ValueError as error:
         raise wrong(str(error)) from None
-    return BundleSpec(name, length, parts, policy, stored.get("licence"), stored.get("accuracy"), calibration)
+    return BundleSpec(
+        name, length, parts, policy, stored.get("licence"), stored.get("accuracy"), calibration
+    )
 
 
 def locate(spec: BundleSpec) -> Bundle:
-    """The bundle with every part found on this machine (hub parts are fetched if need be) and fitting the others."""
+    """The bundle with every part found on this machine (hub parts are fetched if need be) and
+    fitting the others.
+    """
     paths = {name: part.locate() for name, part in spec.parts.items()}
     sources = {name: str(part) for name, part in spec.parts.items()}
-    bundle = Bundle(spec.name, spec.chunk_length, **paths, frame_policy=spec.frame_policy, licence=spec.licence,
-                    accuracy=spec.accuracy, calibration=spec.calibration, sources=sources)
+    bundle = Bundle(
+        spec.name,
+        spec.chunk_length,
+        **paths,
+        frame_policy=spec.frame_policy,
+        licence=spec.licence,
+        accuracy=spec.accuracy,
+        calibration=spec.calibration,
+        sources=sources,
+    )
     if bundle.classifier.suffix == ".safetensors":
         bundle.check_classifier(classifier_width(bundle.classifier))
     return bundle
@@ -134,20 +163,32 @@ def locate(spec: BundleSpec) -> Bundle:
 def resolve_bundle(settings: ModelSettings) -> tuple[Bundle, Choice]:
     """The bundle `settings` ask for, and why it is that one.
 
-    A replaced part or another chunk length drops the calibration, which holds for the whole only. Raises ModelError
-    when a part is missing, UsageError when the chunk length is impossible.
+    A replaced part or another chunk length drops the calibration, which holds for the whole only.
+    Raises ModelError when a part is missing, UsageError when the chunk length is impossible.
     """
-    replaced = {name: value for name, value in zip(PARTS, (settings.esm_model, settings.dna_model, settings.classifier),
-                                                   strict=True) if value is not None}
+    replaced = {
+        name: value
+        for name, value in zip(
+            PARTS, (settings.esm_model, settings.dna_model, settings.classifier), strict=True
+        )
+        if value is not None
+    }
     parts = {name: parse_option(name, value) for name, value in replaced.items()}
     spec, reason = base_spec(settings.model, parts)
     if parts:
-        spec = replace(spec, parts=spec.parts | parts, calibration=None, accuracy=None,
-                       name=spec.name if spec.name == "custom" else f"{spec.name} (modified)")
+        spec = replace(
+            spec,
+            parts=spec.parts | parts,
+            calibration=None,
+            accuracy=None,
+            name=spec.name if spec.name == "custom" else f"{spec.name} (modified)",
+        )
         reason += "; " + " ".join(f"{OPTIONS[name]} {value}" for name, value in replaced.items())
     if settings.chunk_length is not None and settings.chunk_length != spec.chunk_length:
         if settings.chunk_length < SHORTEST_CHUNK:
-            raise UsageError(f"--chunk-length {settings.chunk_length}: at least {SHORTEST_CHUNK} bases")
+            raise UsageError(
+                f"--chunk-length {settings.chunk_length}: at least {SHORTEST_CHUNK} bases"
+            )
         spec = replace(spec, chunk_length=settings.chunk_length, calibration=None, accuracy=None)
         reason += f"; --chunk-length {settings.chunk_length}"
     bundle = locate(spec)
@@ -158,19 +199,28 @@ def base_spec(model: str | None, parts: dict[str, Part]) -> tuple[BundleSpec, st
     """The bundle to start from, and the reason."""
     if len(parts) == len(PARTS) and (model is None or model in PUBLISHED):
         length = PUBLISHED[model or "500"]
-        return BundleSpec("custom", length, parts), "all parts given" + (f", chunks of --model {model}" if model else "")
+        return BundleSpec("custom", length, parts), "all parts given" + (
+            f", chunks of --model {model}" if model else ""
+        )
     pinned = os.environ.get("VIRNUCPRO_MODEL")
     if model is not None:
         return named_spec(model), "as asked for" + (FULL_ONE if model == "mini" else "")
     if pinned:
-        return named_spec(pinned, "VIRNUCPRO_MODEL"), "VIRNUCPRO_MODEL" + (FULL_ONE if pinned == "mini" else "")
+        return named_spec(pinned, "VIRNUCPRO_MODEL"), "VIRNUCPRO_MODEL" + (
+            FULL_ONE if pinned == "mini" else ""
+        )
     if installed("500"):
         return named_spec("500"), "the full model is installed"
-    return named_spec("mini"), "shipped with the package; `virnucpro models download 500` gets the full model"
+    return named_spec(
+        "mini"
+    ), "shipped with the package; `virnucpro models download 500` gets the full model"
 
 
 def named_spec(model: str, said: str = "--model") -> BundleSpec:
-    """A bundle by name (`mini`, `500`, `300`, any in the models directory) or by directory. said: where it was asked for."""
+    """A bundle by name (`mini`, `500`, `300`, any in the models directory) or by directory.
+
+    said: where it was asked for.
+    """
     if model == "mini":
         return read_spec(MINI)
     if (models_dir() / model / "bundle.json").is_file() and Path(model).name == model:
@@ -179,7 +229,8 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
         raise ModelError(
             f"{said} {model}: not on this machine; `virnucpro models download {model}` fetches it. Without a network bring "
             f"facebook/esm2_t36_3B_UR50D (config.json vocab.txt and weights), zhihan1996/DNABERT-S (config.json tokenizer.json "
-            f"and weights) and {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}")
+            f"and weights) and {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}"
+        )
     if Path(model).is_dir():
         return read_spec(Path(model))
     raise ModelError(f"{said} {model}: neither a known name (500, 300, mini) nor a directory")
@@ -208,7 +259,9 @@ def hidden_size(directory: Path) -> int:
     except FileNotFoundError:
         raise ModelError(f"{file}: no such file; copy it from the model's source") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{file}: no hidden_size to be read ({error!r}); download it again") from None
+        raise ModelError(
+            f"{file}: no hidden_size to be read ({error!r}); download it again"
+        ) from None
     if not isinstance(width, int) or width < 1:
         raise ModelError(f"{file}: hidden_size {width!r} is no width; download it again")
     return width
@@ -223,4 +276,6 @@ def classifier_width(file: Path) -> int:
                 raise ValueError("header too long")
             return int(json.loads(opened.read(size))["hidden_layer.weight"]["shape"][1])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise ModelError(f"{file}: not a classifier in safetensors format ({error}); give another --classifier") from None
+        raise ModelError(
+            f"{file}: not a classifier in safetensors format ({error}); give another --classifier"
+        ) from None

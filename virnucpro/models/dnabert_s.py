@@ -1,8 +1,11 @@
-"""DNABERT-S: nucleotides to vectors; a post-LayerNorm BERT with ALiBi and gated feed-forward layers, on packed batches.
+"""DNABERT-S: nucleotides to vectors; a post-LayerNorm BERT with ALiBi and gated feed-forward
+layers, on packed batches.
 
-Written after the published architecture (zhihan1996/DNABERT-S, itself MosaicBERT's), since the hub's code does not load
-on current transformers. Parameter names are the published ones. Does not know how attention is computed.
+Written after the published architecture (zhihan1996/DNABERT-S, itself MosaicBERT's), since the
+hub's code does not load on current transformers. Parameter names are the published ones. Does not
+know how attention is computed.
 """
+
 from __future__ import annotations
 
 import json
@@ -44,24 +47,34 @@ class DnabertConfig:
     def read(cls, directory: Path) -> DnabertConfig:
         file = directory / "config.json"
         if not file.is_file():
-            raise ModelError(f"{file}: no such file; DNABERT-S is config.json, tokenizer.json and weights")
+            raise ModelError(
+                f"{file}: no such file; DNABERT-S is config.json, tokenizer.json and weights"
+            )
         try:
             stored = json.loads(file.read_text())
-            config = cls(**{name: stored[name] for name in cls.__dataclass_fields__ if name in stored})
+            config = cls(
+                **{name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
+            )
         except (ValueError, TypeError, AttributeError, OSError) as error:
-            raise ModelError(f"{file}: not a DNABERT-S configuration ({error}); download it again") from None
+            raise ModelError(
+                f"{file}: not a DNABERT-S configuration ({error}); download it again"
+            ) from None
         if config.hidden_size % config.num_attention_heads:
-            raise ModelError(f"{file}: hidden_size {config.hidden_size} is no multiple of its "
-                             f"{config.num_attention_heads} heads; download it again")
+            raise ModelError(
+                f"{file}: hidden_size {config.hidden_size} is no multiple of its "
+                f"{config.num_attention_heads} heads; download it again"
+            )
         return config
 
 
 def alibi_slopes(heads: int) -> list[float]:
-    """The usual slopes: a geometric series for powers of two; else those of the next lower power, then every other one
-    of the next higher (12 heads: 2^-1 .. 2^-8, 2^-0.5, 2^-1.5, 2^-2.5, 2^-3.5)."""
+    """The usual slopes: a geometric series for powers of two; else those of the next lower power,
+    then every other one of the next higher (12 heads: 2^-1 .. 2^-8, 2^-0.5, 2^-1.5, 2^-2.5,
+    2^-3.5).
+    """
     power = 2 ** int(math.log2(heads))
     slopes = [2.0 ** (-8.0 * (i + 1) / power) for i in range(power)]
-    return slopes if power == heads else slopes + alibi_slopes(2 * power)[0::2][:heads - power]
+    return slopes if power == heads else slopes + alibi_slopes(2 * power)[0::2][: heads - power]
 
 
 class DnabertModel(nn.Module):
@@ -72,7 +85,9 @@ class DnabertModel(nn.Module):
         self.config = config
         self.embeddings = DnabertEmbeddings(config)
         self.encoder = nn.Module()
-        self.encoder.layer = nn.ModuleList(DnabertLayer(config) for _ in range(config.num_hidden_layers))
+        self.encoder.layer = nn.ModuleList(
+            DnabertLayer(config) for _ in range(config.num_hidden_layers)
+        )
 
     def forward(self, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
         hidden = self.embeddings(batch.tokens)
@@ -99,20 +114,30 @@ class DnabertLayer(nn.Module):
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
         self.heads = heads
-        self.attention = nn.ModuleDict({
-            "self": nn.ModuleDict({"Wqkv": nn.Linear(width, 3 * width)}),
-            "output": nn.ModuleDict({"dense": nn.Linear(width, width), "LayerNorm": _norm(config)}),
-        })
-        self.mlp = nn.ModuleDict({
-            "gated_layers": nn.Linear(width, 2 * config.intermediate_size, bias=False),
-            "wo": nn.Linear(config.intermediate_size, width),
-            "layernorm": _norm(config),
-        })
+        self.attention = nn.ModuleDict(
+            {
+                "self": nn.ModuleDict({"Wqkv": nn.Linear(width, 3 * width)}),
+                "output": nn.ModuleDict(
+                    {"dense": nn.Linear(width, width), "LayerNorm": _norm(config)}
+                ),
+            }
+        )
+        self.mlp = nn.ModuleDict(
+            {
+                "gated_layers": nn.Linear(width, 2 * config.intermediate_size, bias=False),
+                "wo": nn.Linear(config.intermediate_size, width),
+                "layernorm": _norm(config),
+            }
+        )
 
-    def forward(self, hidden: torch.Tensor, groups: tuple[LengthGroup, ...], biases: list[torch.Tensor]) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, groups: tuple[LengthGroup, ...], biases: list[torch.Tensor]
+    ) -> torch.Tensor:
         packed = self.attention["self"]["Wqkv"](hidden)  # [T, q | k | v]
         query, key, value = packed.unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D] each
-        mixed = grouped_attention(query, key, value, groups, query.shape[-1] ** -0.5, biases).flatten(1)
+        mixed = grouped_attention(
+            query, key, value, groups, query.shape[-1] ** -0.5, biases
+        ).flatten(1)
         output = self.attention["output"]
         hidden = output["LayerNorm"](output["dense"](mixed).add_(hidden))
         gate, up = (linear(hidden, half) for half in self.mlp["gated_layers"].weight.chunk(2))
@@ -124,9 +149,12 @@ def _norm(config: DnabertConfig) -> nn.LayerNorm:
     return nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
 
-def choose_forward(model: DnabertModel, device: torch.device, precision: str,
-                   compile: str) -> tuple[Forward, tuple[Choice, ...]]:
-    """The way the network is run, and why: the one place where a faster one takes the plain model's."""
+def choose_forward(
+    model: DnabertModel, device: torch.device, precision: str, compile: str
+) -> tuple[Forward, tuple[Choice, ...]]:
+    """The way the network is run, and why: the one place where a faster one takes the plain
+    model's.
+    """
     slopes = torch.tensor(alibi_slopes(model.config.num_attention_heads), device=device)
     width = model.config.hidden_size // model.config.num_attention_heads
     layers = choose_fast_path(LAYERS, device, precision, width, compile)
@@ -135,7 +163,10 @@ def choose_forward(model: DnabertModel, device: torch.device, precision: str,
         return model(batch, slopes)
 
     if layers.value == PLAIN:
-        return plain, (layers, Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"))
+        return plain, (
+            layers,
+            Choice("DNABERT-S attention", "grouped", "ALiBi over groups of equal length"),
+        )
 
     def fast() -> Forward:
         from virnucpro.models.fused import FusedDnabert
@@ -143,11 +174,15 @@ def choose_forward(model: DnabertModel, device: torch.device, precision: str,
         return FusedDnabert(model, slopes)
 
     pad = model.config.pad_token_id
-    return checked(plain, fast, pad, device, skip=0, least_cosine=LEAST_COSINE[precision]), (layers,)
+    return checked(plain, fast, pad, device, skip=0, least_cosine=LEAST_COSINE[precision]), (
+        layers,
+    )
 
 
 def read_dnabert_s(directory: Path, device: torch.device, dtype: torch.dtype) -> DnabertModel:
-    """The network of a DNABERT-S directory (config.json and weights, names with or without `bert.`)."""
+    """The network of a DNABERT-S directory (config.json and weights, names with or without
+    `bert.`).
+    """
     with blank():
         model = DnabertModel(DnabertConfig.read(directory))
     assign_weights(model, read_state_dict(directory, prefix="bert."), device, dtype, directory)

@@ -1,8 +1,9 @@
 """What the rest of the program sees of a model: packed tokens in, one fp32 vector a sequence out.
 
-Knows how an encoder is loaded, run, pooled, and computed again in fp32 where 16 bits overflowed; does not know an
-architecture: esm2.py and dnabert_s.py say what is theirs.
+Knows how an encoder is loaded, run, pooled, and computed again in fp32 where 16 bits overflowed;
+does not know an architecture: esm2.py and dnabert_s.py say what is theirs.
 """
+
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -17,17 +18,22 @@ from virnucpro.models.precision import compute_dtype
 from virnucpro.models.self_check import FastPathFailed, plain_instead
 from virnucpro.settings import Choice
 
-Forward = Callable[[PackedBatch], torch.Tensor]  # to final hidden states [T, width] in the compute dtype
+# to final hidden states [T, width] in the compute dtype
+Forward = Callable[[PackedBatch], torch.Tensor]
 
 
 class Encoder(ABC):
-    """A frozen encoder on one device. An architecture is a subclass that fills in what stands first."""
+    """A frozen encoder on one device.
+
+    An architecture is a subclass that fills in what stands first.
+    """
 
     name: str  # "esm2" or "dnabert_s"
     layers: str  # how the choice of its layers is called
     longest: int | None  # most tokens of a sequence, special ones included
     skip: int  # special tokens at each end of a sequence that stay out of its mean
-    shortest_int8: int | None  # tokens; what is shorter stays in 16 bits. None: --precision int8 leaves all in bf16
+    # tokens; what is shorter stays in 16 bits. None: --precision int8 leaves all in bf16
+    shortest_int8: int | None
 
     @staticmethod
     @abstractmethod
@@ -36,23 +42,41 @@ class Encoder(ABC):
 
     @staticmethod
     @abstractmethod
-    def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
-                       compile: str) -> tuple[Forward, tuple[Choice, ...]]:
-        """How the network is run, and why: the one place where a faster way takes the plain one's. May take its layers over."""
+    def choose_forward(
+        model: torch.nn.Module, device: torch.device, precision: str, compile: str
+    ) -> tuple[Forward, tuple[Choice, ...]]:
+        """How the network is run, and why: the one place where a faster way takes the plain one's.
+        May take its layers over.
+        """
 
-    def __init__(self, model: torch.nn.Module, device: torch.device, precision: str, compile: str = "auto",
-                 rescue: Fp32Rescue | None = None):
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        device: torch.device,
+        precision: str,
+        compile: str = "auto",
+        rescue: Fp32Rescue | None = None,
+    ):
         self.device, self.precision = device, self.own(precision)
         self.width, self.pad_id = model.config.hidden_size, model.config.pad_token_id
-        self.weights = sum(weight.numel() for weight in model.parameters())  # of all; a forward may take some over
+        # of all; a forward may take some over
+        self.weights = sum(weight.numel() for weight in model.parameters())
         self.model = model
         self.in_16_bits_below = self.shortest_int8 if self.precision == "int8" else 0
         self._forward, self.choices = self.choose_forward(model, device, self.precision, compile)
         self._rescue = rescue
 
     @classmethod
-    def load(cls, directory: Path | str, device: torch.device | str, precision: str, compile: str = "auto") -> Encoder:
-        """The encoder of a directory; on the plain layers where the fast ones fail their check. Raises ModelError."""
+    def load(
+        cls,
+        directory: Path | str,
+        device: torch.device | str,
+        precision: str,
+        compile: str = "auto",
+    ) -> Encoder:
+        """The encoder of a directory; on the plain layers where the fast ones fail their check.
+        Raises ModelError.
+        """
         directory, device, precision = Path(directory), torch.device(device), cls.own(precision)
         model = cls.read(directory, device, compute_dtype(precision))
         try:
@@ -60,7 +84,13 @@ class Encoder(ABC):
         except FastPathFailed as error:
             failure = str(error)
         del model  # half of its layers may be rearranged
-        return plain_instead(failure, cls.layers, precision, compile, lambda: cls.load(directory, device, precision, compile="off"))
+        return plain_instead(
+            failure,
+            cls.layers,
+            precision,
+            compile,
+            lambda: cls.load(directory, device, precision, compile="off"),
+        )
 
     @classmethod
     def own(cls, precision: str) -> str:
@@ -77,14 +107,20 @@ class Encoder(ABC):
         return self._forward(even_rows(batch, self.pad_id))
 
     def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
-        """What `embed` gives, in fp32 from the full weights: for rows that came out infinite or NaN in 16 bits."""
+        """What `embed` gives, in fp32 from the full weights: for rows that came out infinite or NaN
+        in 16 bits.
+        """
         if self._rescue is None:
-            raise ModelError("this encoder was not loaded from a directory: nothing to compute in fp32 from")
+            raise ModelError(
+                "this encoder was not loaded from a directory: nothing to compute in fp32 from"
+            )
         return self._rescue(batch)
 
 
 class Fp32Rescue:
-    """The fp32 twin of an encoder, loaded when first needed; on the CPU where the device has no room for it."""
+    """The fp32 twin of an encoder, loaded when first needed; on the CPU where the device has no
+    room for it.
+    """
 
     def __init__(self, load: Callable[..., Encoder], directory: Path, device: torch.device):
         self._load, self._directory, self._device = load, directory, device
@@ -104,23 +140,34 @@ class Fp32Rescue:
         return self._twin.embed(batch.to(self._twin.device)).to(self._device)
 
 
-def assign_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], device: torch.device, dtype: torch.dtype,
-                   source: Path) -> None:
-    """Give `model` (built on the meta device) its weights, one tensor at a time, in `dtype` on `device`.
+def assign_weights(
+    model: torch.nn.Module,
+    tensors: dict[str, torch.Tensor],
+    device: torch.device,
+    dtype: torch.dtype,
+    source: Path,
+) -> None:
+    """Give `model` (built on the meta device) its weights, one tensor at a time, in `dtype` on
+    `device`.
 
-    Raises ModelError when a weight is missing or of another shape. Tensors the model has no place for are left out
-    (heads of other tasks).
+    Raises ModelError when a weight is missing or of another shape. Tensors the model has no place
+    for are left out (heads of other tasks).
     """
     wanted = dict(model.named_parameters())
     missing = [name for name in wanted if name not in tensors]
     if missing:
-        raise ModelError(f"{source}: {len(missing)} weights missing ({missing[0]} ...); another architecture, or an "
-                         "incomplete file: download it again")
+        raise ModelError(
+            f"{source}: {len(missing)} weights missing ({missing[0]} ...); another architecture, or an "
+            "incomplete file: download it again"
+        )
     for name, parameter in wanted.items():
         if tensors[name].shape != parameter.shape:
-            raise ModelError(f"{source}: {name} is {tuple(tensors[name].shape)} but {tuple(parameter.shape)} by "
-                             "config.json; config and weights do not belong together")
-    # moved first and rounded there: on the host that would be one core's work for as long as the file takes to read
+            raise ModelError(
+                f"{source}: {name} is {tuple(tensors[name].shape)} but {tuple(parameter.shape)} by "
+                "config.json; config and weights do not belong together"
+            )
+    # moved first and rounded there: on the host that would be one core's work for as long as the
+    # file takes to read
     state = {name: tensors[name].to(device).to(dtype) for name in wanted}
     model.load_state_dict(state, strict=False, assign=True)
     model.eval().requires_grad_(False)

@@ -1,8 +1,9 @@
 """ESM-2: proteins to vectors, with the stock transformers EsmModel on packed batches.
 
-Knows how to load an EsmModel directory in a compute dtype and to run it on a packed row. Does not know attention's back
-ends (attention.py) nor the faster layers that may take the stock ones' place.
+Knows how to load an EsmModel directory in a compute dtype and to run it on a packed row. Does not
+know attention's back ends (attention.py) nor the faster layers that may take the stock ones' place.
 """
+
 from __future__ import annotations
 
 from bisect import bisect_left
@@ -23,16 +24,23 @@ from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
 LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
-SHORTEST_INT8 = 32  # tokens: shorter proteins are too few residues for the errors of int8 to average out (docs/PERFORMANCE.md)
+# tokens: shorter proteins are too few residues for the errors of int8 to average out
+# (docs/PERFORMANCE.md)
+SHORTEST_INT8 = 32
 LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
 
 
-def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
-                   compile: str) -> tuple[Forward, tuple[Choice, ...]]:
-    """The way the network is run, and why: the one place where a faster one takes the stock model's."""
+def choose_forward(
+    model: torch.nn.Module, device: torch.device, precision: str, compile: str
+) -> tuple[Forward, tuple[Choice, ...]]:
+    """The way the network is run, and why: the one place where a faster one takes the stock
+    model's.
+    """
     if device.type == "cpu" and precision == "fp32" and compile != "off":
-        return CpuEsm2(model), (Choice(LAYERS, "rearranged", "fewer passes over memory on the CPU"),)
+        return CpuEsm2(model), (
+            Choice(LAYERS, "rearranged", "fewer passes over memory on the CPU"),
+        )
     width = model.config.hidden_size // model.config.num_attention_heads
     layers = choose_fast_path(LAYERS, device, precision, width, compile)
     attention = choose_attention(device, compute_dtype(precision), width)
@@ -40,7 +48,14 @@ def choose_forward(model: torch.nn.Module, device: torch.device, precision: str,
     if layers.value == PLAIN:
         return plain, (layers, attention)
     pad = model.config.pad_token_id
-    fast = checked(plain, lambda: fast_forward(model, layers.value), pad, device, skip=1, least_cosine=LEAST_COSINE[precision])
+    fast = checked(
+        plain,
+        lambda: fast_forward(model, layers.value),
+        pad,
+        device,
+        skip=1,
+        least_cosine=LEAST_COSINE[precision],
+    )
     return fast, (layers,)
 
 
@@ -58,9 +73,11 @@ def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
 def short_apart(forward: Forward, precise: Forward, shortest: int) -> Forward:
     """`forward`, but `precise` for the sequences of fewer than `shortest` tokens.
 
-    Each runs on the whole batch or not at all, so that the bits of a sequence depend on its company no more than theirs do.
-    A plan's batches are sorted by length: it has one at most in which both run.
+    Each runs on the whole batch or not at all, so that the bits of a sequence depend on its company
+    no more than theirs do. A plan's batches are sorted by length: it has one at most in which both
+    run.
     """
+
     def apart(batch: PackedBatch) -> torch.Tensor:
         short = bisect_left(batch.lengths, shortest)
         if short == 0:
@@ -75,7 +92,10 @@ def short_apart(forward: Forward, precise: Forward, shortest: int) -> Forward:
 
 
 def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
-    """The stock EsmModel on the row [1, T] with our attention. No mask is passed: the back end knows the bounds."""
+    """The stock EsmModel on the row [1, T] with our attention.
+
+    No mask is passed: the back end knows the bounds.
+    """
     register_attention()
     model.set_attn_implementation(REGISTERED[attention])
 
@@ -92,10 +112,18 @@ def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> torc
     """The EsmModel of a directory (config.json and weights, names with or without `esm.`)."""
     model = build_esm2(read_config(directory))
     # transformers 5 saves LayerNorm's weight and bias as gamma and beta
-    tensors = {name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor
-               for name, tensor in read_state_dict(directory, prefix="esm.").items()}
+    tensors = {
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
+            "LayerNorm.beta", "LayerNorm.bias"
+        ): tensor
+        for name, tensor in read_state_dict(directory, prefix="esm.").items()
+    }
     assign_weights(model, tensors, device, dtype, directory)
-    set_inv_freq(model, device, next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None))
+    set_inv_freq(
+        model,
+        device,
+        next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None),
+    )
     return model
 
 
@@ -104,18 +132,30 @@ def read_config(directory: Path):
 
     file = directory / "config.json"
     if not file.is_file():
-        raise ModelError(f"{file}: no such file; an ESM-2 directory holds config.json, vocab.txt and model.safetensors")
+        raise ModelError(
+            f"{file}: no such file; an ESM-2 directory holds config.json, vocab.txt and model.safetensors"
+        )
     try:
         config = EsmConfig.from_json_file(file)
     except (ValueError, TypeError, OSError) as error:
-        raise ModelError(f"{file}: not an ESM-2 configuration ({error}); download it again") from None
-    if config.model_type != "esm" or config.position_embedding_type != "rotary" or config.is_decoder:
-        raise ModelError(f"{file}: not an ESM-2 encoder (rotary positions); take one such as facebook/esm2_t36_3B_UR50D")
+        raise ModelError(
+            f"{file}: not an ESM-2 configuration ({error}); download it again"
+        ) from None
+    if (
+        config.model_type != "esm"
+        or config.position_embedding_type != "rotary"
+        or config.is_decoder
+    ):
+        raise ModelError(
+            f"{file}: not an ESM-2 encoder (rotary positions); take one such as facebook/esm2_t36_3B_UR50D"
+        )
     return config
 
 
 def build_esm2(config) -> torch.nn.Module:
-    """An EsmModel without values (on the meta device), and without the heads that features do not need."""
+    """An EsmModel without values (on the meta device), and without the heads that features do not
+    need.
+    """
     from transformers import EsmModel
 
     with blank():
@@ -124,10 +164,14 @@ def build_esm2(config) -> torch.nn.Module:
     return model
 
 
-def set_inv_freq(model: torch.nn.Module, device: torch.device, stored: torch.Tensor | None = None) -> None:
-    """Give `model` its RoPE frequencies in fp32 whatever the dtype of the weights: a checkpoint's own, if it has them.
+def set_inv_freq(
+    model: torch.nn.Module, device: torch.device, stored: torch.Tensor | None = None
+) -> None:
+    """Give `model` its RoPE frequencies in fp32 whatever the dtype of the weights: a checkpoint's
+    own, if it has them.
 
-    (Rounded to bf16 they are off by 0.09 rad at position 167; the original program uses those of its checkpoint.)
+    (Rounded to bf16 they are off by 0.09 rad at position 167; the original program uses those of
+    its checkpoint.)
     """
     config = model.config
     width = config.hidden_size // config.num_attention_heads

@@ -1,9 +1,12 @@
-"""The ESM-2 network on the CPU, with fewer passes over memory than the stock one; the same function of the same weights.
+"""The ESM-2 network on the CPU, with fewer passes over memory than the stock one; the same function
+of the same weights.
 
-q, k and v in one product; RoPE as one complex multiplication in place (the rows of q and k are reordered so that the two
-numbers it turns lie side by side; the product of q and k does not see their order); one kernel for the erf GELU; residuals
-added in place. Does not know how weights are loaded.
+q, k and v in one product; RoPE as one complex multiplication in place (the rows of q and k are
+reordered so that the two numbers it turns lie side by side; the product of q and k does not see
+their order); one kernel for the erf GELU; residuals added in place. Does not know how weights are
+loaded.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -27,15 +30,25 @@ class Layer(NamedTuple):
 
 
 class CpuEsm2:
-    """A stock EsmModel's layers, rearranged; called with a packed batch, gives final hidden states [T, W].
+    """A stock EsmModel's layers, rearranged; called with a packed batch, gives final hidden states
+    [T, W].
 
-    Takes over the weights of q, k and v, so that they are in memory once: `model` itself cannot be called any more.
+    Takes over the weights of q, k and v, so that they are in memory once: `model` itself cannot be
+    called any more.
     """
 
     def __init__(self, model: torch.nn.Module):
         config = model.config
-        self.embeddings, self.rotary, self.final_norm = model.embeddings, model.rotary_embeddings, model.encoder.emb_layer_norm_after
-        self.width, self.heads, self.eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
+        self.embeddings, self.rotary, self.final_norm = (
+            model.embeddings,
+            model.rotary_embeddings,
+            model.encoder.emb_layer_norm_after,
+        )
+        self.width, self.heads, self.eps = (
+            config.hidden_size,
+            config.num_attention_heads,
+            config.layer_norm_eps,
+        )
         self.layers = [self._rearranged(layer) for layer in model.encoder.layer]
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
@@ -48,21 +61,39 @@ class CpuEsm2:
             x.add_(linear(gelu(inner), *layer.down))
         return self.final_norm(x)
 
-    def _attention(self, layer: Layer, x: torch.Tensor, turn: torch.Tensor, batch: PackedBatch) -> torch.Tensor:
+    def _attention(
+        self, layer: Layer, x: torch.Tensor, turn: torch.Tensor, batch: PackedBatch
+    ) -> torch.Tensor:
         qkv = linear(layer_norm(x, (self.width,), *layer.norm, self.eps), *layer.qkv)
         heads = qkv.unflatten(1, (3 * self.heads, -1))  # [T, 3H, D]
-        torch.view_as_complex(heads[:, :2 * self.heads].unflatten(2, (-1, 2))).mul_(turn)
+        torch.view_as_complex(heads[:, : 2 * self.heads].unflatten(2, (-1, 2))).mul_(turn)
         query, key, value = heads.split(self.heads, dim=1)
-        return grouped_attention(query, key, value, batch.groups, query.shape[-1] ** -0.5).flatten(1)
+        return grouped_attention(query, key, value, batch.groups, query.shape[-1] ** -0.5).flatten(
+            1
+        )
 
     def _rearranged(self, layer: torch.nn.Module) -> Layer:
         own, output = layer.attention.self, layer.attention.output.dense
         side_by_side = torch.arange(self.width).view(self.heads, 2, -1).transpose(1, 2).flatten()
-        qkv = tuple(torch.cat([getattr(own.query, kind)[side_by_side], getattr(own.key, kind)[side_by_side],
-                               getattr(own.value, kind)]) for kind in ("weight", "bias"))
+        qkv = tuple(
+            torch.cat(
+                [
+                    getattr(own.query, kind)[side_by_side],
+                    getattr(own.key, kind)[side_by_side],
+                    getattr(own.value, kind),
+                ]
+            )
+            for kind in ("weight", "bias")
+        )
         own.query = own.key = own.value = None
-        return Layer(_pair(layer.attention.LayerNorm), qkv, _pair(output), _pair(layer.LayerNorm),
-                     _pair(layer.intermediate.dense), _pair(layer.output.dense))
+        return Layer(
+            _pair(layer.attention.LayerNorm),
+            qkv,
+            _pair(output),
+            _pair(layer.LayerNorm),
+            _pair(layer.intermediate.dense),
+            _pair(layer.output.dense),
+        )
 
 
 def _pair(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:

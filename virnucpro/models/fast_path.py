@@ -1,7 +1,10 @@
-"""Whether an encoder runs on our own kernels or on plain torch, and how many tokens a batch should have there.
+"""Whether an encoder runs on our own kernels or on plain torch, and how many tokens a batch should
+have there.
 
-Knows what the kernels need of a device; loads neither triton nor the kernels (fused.py, int8.py) themselves.
+Knows what the kernels need of a device; loads neither triton nor the kernels (fused.py, int8.py)
+themselves.
 """
+
 from __future__ import annotations
 
 from importlib.util import find_spec
@@ -16,27 +19,40 @@ PLAIN, FUSED, INT8 = "plain", "fused", "int8"
 HEAD_WIDTHS = (16, 32, 64, 128)
 HOPPER = (9, 0)
 ROWS_OF_A_TILE = 128
-# DNABERT-S is narrow: to everything that the host does for a batch, waiting for Python's lock while a thread loads ESM-2, there is
-# little work on the GPU
+# DNABERT-S is narrow: to everything that the host does for a batch, waiting for Python's lock while
+# a thread loads ESM-2, there is little work on the GPU
 TILES = {"esm2": 1, "dnabert_s": 4}
 
 
-def choose_fast_path(name: str, device: torch.device, precision: str, head_width: int, compile: str) -> Choice:
+def choose_fast_path(
+    name: str, device: torch.device, precision: str, head_width: int, compile: str
+) -> Choice:
     """FUSED, INT8 or PLAIN, and why. Raises UsageError where what was asked for cannot be had."""
     missing = what_is_missing(device, precision, head_width)
     if precision == "int8":
         missing = missing or int8_is_missing(device)
         if missing or compile == "off":
-            raise UsageError(f"--precision int8: {missing or '--compile off forbids the kernels it needs'}; choose bf16 or fp16")
-        return Choice(name, INT8, "8-bit products, as asked for; what lies between them, and very short proteins, in 16 bits")
+            raise UsageError(
+                f"--precision int8: {missing or '--compile off forbids the kernels it needs'}; choose bf16 or fp16"
+            )
+        return Choice(
+            name,
+            INT8,
+            "8-bit products, as asked for; what lies between them, and very short proteins, in 16 bits",
+        )
     if compile == "off":
         return Choice(name, PLAIN, "as asked for with --compile off")
     if missing and compile == "on":
         raise UsageError(f"--compile on: {missing}; leave the option out")
     if missing:
         return Choice(name, PLAIN, missing)
-    return Choice(name, FUSED, "as asked for with --compile on" if compile == "on" else
-                  "own kernels between the products of an NVIDIA GPU in 16 bits")
+    return Choice(
+        name,
+        FUSED,
+        "as asked for with --compile on"
+        if compile == "on"
+        else "own kernels between the products of an NVIDIA GPU in 16 bits",
+    )
 
 
 def what_is_missing(device: torch.device, precision: str, head_width: int) -> str:
@@ -48,7 +64,9 @@ def what_is_missing(device: torch.device, precision: str, head_width: int) -> st
     if compute_dtype(precision) not in (torch.bfloat16, torch.float16):
         return "the fast kernels compute in 16 bits"
     if head_width not in HEAD_WIDTHS:
-        return f"the fast kernels take heads of {', '.join(map(str, HEAD_WIDTHS))}, not {head_width}"
+        return (
+            f"the fast kernels take heads of {', '.join(map(str, HEAD_WIDTHS))}, not {head_width}"
+        )
     if find_spec("triton") is None:
         return "the fast kernels need triton, which is not installed"
     return ""
@@ -62,7 +80,9 @@ def int8_is_missing(device: torch.device) -> str:
 
 
 def preferred_tokens(device: torch.device, encoder: str = "esm2") -> Choice:
-    """Tokens of a batch: a tile of rows, or some, for every multiprocessor, so that no product ends with most of them idle."""
+    """Tokens of a batch: a tile of rows, or some, for every multiprocessor, so that no product ends
+    with most of them idle.
+    """
     if device.type != "cuda":
         return Choice("batch", "4096", f"enough for {device.type}")
     count = torch.cuda.get_device_properties(device).multi_processor_count

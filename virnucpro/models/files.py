@@ -1,7 +1,9 @@
 """Where models are kept, and the sha256 of their files, computed once a file.
 
-Knows the models directory and its cache of hashes (by path, size and time of change); does not know formats.
+Knows the models directory and its cache of hashes (by path, size and time of change); does not know
+formats.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -25,8 +27,14 @@ def models_dir() -> Path:
 
 
 def directory_digest(directory: Path, tokenizer: tuple[str, ...]) -> str:
-    """sha256 over names and digests of what a model directory's results depend on: weights, config.json, tokenizer."""
-    files = [*weight_files(directory), directory / "config.json", *(directory / name for name in tokenizer)]
+    """sha256 over names and digests of what a model directory's results depend on: weights,
+    config.json, tokenizer.
+    """
+    files = [
+        *weight_files(directory),
+        directory / "config.json",
+        *(directory / name for name in tokenizer),
+    ]
     lines = sorted(f"{file.name} {file_digest(file)}\n" for file in files)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 

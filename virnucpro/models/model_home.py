@@ -1,8 +1,10 @@
-"""One directory of the models directory: whole or absent, with a record of what came and from where.
+"""One directory of the models directory: whole or absent, with a record of what came and from
+where.
 
-`checksums.json`: {"origin": ..., "date": ..., "files": {name: {"size", "sha256"}}, "converted_from": {...}}. Knows files;
-does not know which models there are.
+`checksums.json`: {"origin": ..., "date": ..., "files": {name: {"size", "sha256"}},
+"converted_from": {...}}. Knows files; does not know which models there are.
 """
+
 from __future__ import annotations
 
 import json
@@ -17,11 +19,15 @@ CHECKSUMS = "checksums.json"
 
 
 def check_files(directory: Path) -> list[str]:
-    """What is wrong with the files of a part or bundle by its checksums.json, a line each; none: all as they came."""
+    """What is wrong with the files of a part or bundle by its checksums.json, a line each; none:
+    all as they came.
+    """
     try:
         recorded = json.loads((directory / CHECKSUMS).read_text())["files"]
     except (OSError, ValueError, KeyError) as error:
-        return [f"{directory / CHECKSUMS}: not readable ({type(error).__name__}); download or import again"]
+        return [
+            f"{directory / CHECKSUMS}: not readable ({type(error).__name__}); download or import again"
+        ]
     wrong = []
     for name, entry in recorded.items():
         file = directory / name
@@ -40,18 +46,28 @@ def origin_of(directory: Path) -> str:
 
 
 def is_whole(directory: Path) -> bool:
-    """Whether the files of `directory` are those that came, by name and size; `check_files` reads them all."""
+    """Whether the files of `directory` are those that came, by name and size; `check_files` reads
+    them all.
+    """
     try:
         recorded = json.loads((directory / CHECKSUMS).read_text())["files"]
-        return all((directory / name).stat().st_size == entry["size"] for name, entry in recorded.items())
+        return all(
+            (directory / name).stat().st_size == entry["size"] for name, entry in recorded.items()
+        )
     except (OSError, ValueError, KeyError):
         return False
 
 
 def write_checksums(directory: Path, origin: str, more: dict) -> None:
-    files = {file.name: entry_of(file) for file in sorted(directory.iterdir()) if file.is_file() and file.name != CHECKSUMS}
+    files = {
+        file.name: entry_of(file)
+        for file in sorted(directory.iterdir())
+        if file.is_file() and file.name != CHECKSUMS
+    }
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    (directory / CHECKSUMS).write_text(json.dumps({"origin": origin, "date": date, "files": files, **more}, indent=1) + "\n")
+    (directory / CHECKSUMS).write_text(
+        json.dumps({"origin": origin, "date": date, "files": files, **more}, indent=1) + "\n"
+    )
 
 
 def entry_of(file: Path) -> dict:

@@ -1,8 +1,10 @@
-"""Several token sequences end to end in one row of a constant number of tokens, and the means taken back out of it.
+"""Several token sequences end to end in one row of a constant number of tokens, and the means taken
+back out of it.
 
-Knows how a packed batch is laid out: real sequences first, sorted by length, then a dummy tail. Does not know what the
-tokens mean nor how attention keeps the sequences apart.
+Knows how a packed batch is laid out: real sequences first, sorted by length, then a dummy tail.
+Does not know what the tokens mean nor how attention keeps the sequences apart.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -19,7 +21,9 @@ MAX_LENGTH = 1024
 
 
 class LengthGroup(NamedTuple):
-    """Neighbouring sequences of equal length: rows `start : start + count * length` of the packed batch."""
+    """Neighbouring sequences of equal length: rows `start : start + count * length` of the packed
+    batch.
+    """
 
     start: int
     count: int
@@ -32,10 +36,10 @@ class PackedBatch:
 
     tokens      int64 [T]; the tail after the last sequence holds `pad_id`
     positions   int64 [T]; 0.. within each sequence, and within each piece of the tail
-    cu_seqlens  int32 [constant]: bounds of the sequences, then of the tail's pieces, then T repeated
-    max_length  no sequence and no piece of the tail is longer; the same for every batch of a run
-    lengths     S lengths in packed order (ascending); `order[i]` is the caller's row of packed sequence i
-    groups      the packed sequences by equal length
+    cu_seqlens  int32 [constant]: bounds of the sequences, then of the tail's pieces, then T
+    repeated max_length  no sequence and no piece of the tail is longer; the same for every batch of
+    a run lengths     S lengths in packed order (ascending); `order[i]` is the caller's row of
+    packed sequence i groups      the packed sequences by equal length
     """
 
     tokens: torch.Tensor
@@ -57,24 +61,37 @@ class PackedBatch:
         return self._moved(torch.Tensor.pin_memory)
 
     def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:
-        return replace(self, **{name: move(getattr(self, name)) for name in ("tokens", "positions", "cu_seqlens", "order")})
+        return replace(
+            self,
+            **{
+                name: move(getattr(self, name))
+                for name in ("tokens", "positions", "cu_seqlens", "order")
+            },
+        )
 
 
-def pack(sequences: Sequence[np.ndarray], tokens: int, pad_id: int, max_length: int = MAX_LENGTH,
-         max_rows: int = MAX_ROWS) -> PackedBatch:
+def pack(
+    sequences: Sequence[np.ndarray],
+    tokens: int,
+    pad_id: int,
+    max_length: int = MAX_LENGTH,
+    max_rows: int = MAX_ROWS,
+) -> PackedBatch:
     """Pack token id arrays (each 1-D, with its special tokens) into `tokens` tokens.
 
-    Sequences are laid out by length, so that equal lengths are neighbours and attention over a group needs no copy.
-    The embedding of a sequence does not depend on where it lies. Raises ValueError when they do not fit: planning
-    batches is the caller's work.
+    Sequences are laid out by length, so that equal lengths are neighbours and attention over a
+    group needs no copy. The embedding of a sequence does not depend on where it lies. Raises
+    ValueError when they do not fit: planning batches is the caller's work.
     """
     lengths = np.fromiter((len(ids) for ids in sequences), np.int64, len(sequences))
     if len(lengths) == 0 or lengths.min() < 1:
         raise ValueError("a packed batch needs sequences, each of at least one token")
     used = int(lengths.sum())
     if used > tokens or len(lengths) > max_rows or lengths.max() > max_length:
-        raise ValueError(f"{len(lengths)} sequences of {used} tokens, the longest {lengths.max()}, do not fit a batch "
-                         f"of {tokens} tokens, {max_rows} rows and {max_length} tokens a sequence")
+        raise ValueError(
+            f"{len(lengths)} sequences of {used} tokens, the longest {lengths.max()}, do not fit a batch "
+            f"of {tokens} tokens, {max_rows} rows and {max_length} tokens a sequence"
+        )
     order = np.argsort(lengths, kind="stable")
     ids = np.full(tokens, pad_id, np.int64)
     np.concatenate([sequences[i] for i in order], out=ids[:used], casting="unsafe")
@@ -83,30 +100,44 @@ def pack(sequences: Sequence[np.ndarray], tokens: int, pad_id: int, max_length: 
     ends = np.cumsum(pieces)
     bounds = np.full(max_rows + -(-tokens // max_length) + 2, tokens, np.int32)
     bounds[0] = 0
-    bounds[1:len(ends) + 1] = ends
+    bounds[1 : len(ends) + 1] = ends
     positions = np.arange(tokens, dtype=np.int64) - np.repeat(ends - pieces, pieces)
     packed_lengths = tuple(lengths[order].tolist())
-    return PackedBatch(torch.from_numpy(ids), torch.from_numpy(positions), torch.from_numpy(bounds), max_length,
-                       packed_lengths, torch.from_numpy(order), length_groups(packed_lengths))
+    return PackedBatch(
+        torch.from_numpy(ids),
+        torch.from_numpy(positions),
+        torch.from_numpy(bounds),
+        max_length,
+        packed_lengths,
+        torch.from_numpy(order),
+        length_groups(packed_lengths),
+    )
 
 
 FEWEST_ROWS = 1024
-ROW_BLOCK = 48  # a multiple of the row blocks (4, 6, 8, 16, 24, 48) of the CPU libraries' product kernels
+# a multiple of the row blocks (4, 6, 8, 16, 24, 48) of the CPU libraries' product kernels
+ROW_BLOCK = 48
 
 
 def even_rows(batch: PackedBatch, pad_id: int) -> PackedBatch:
-    """On the CPU, `batch` with a tail just long enough that its tokens are a multiple of ROW_BLOCK for every thread.
+    """On the CPU, `batch` with a tail just long enough that its tokens are a multiple of ROW_BLOCK
+    for every thread.
 
-    The library cuts a product's rows evenly among its threads, and computes the odd rows at the end of a share with
-    another kernel: a token there would have other last bits than elsewhere (seen with 3 threads at 4,096 tokens).
-    With even shares the bits do not depend on the number of rows, so no tail need be computed for a constant shape.
+    The library cuts a product's rows evenly among its threads, and computes the odd rows at the end
+    of a share with another kernel: a token there would have other last bits than elsewhere (seen
+    with 3 threads at 4,096 tokens). With even shares the bits do not depend on the number of rows,
+    so no tail need be computed for a constant shape.
     """
     if batch.tokens.device.type != "cpu":
         return batch
     rows = max(sum(batch.lengths), min(len(batch.tokens), FEWEST_ROWS))
     more = rows + -rows % (ROW_BLOCK * torch.get_num_threads()) - len(batch.tokens)
     # a negative pad cuts
-    return replace(batch, tokens=pad(batch.tokens, (0, more), value=pad_id), positions=pad(batch.positions, (0, more)))
+    return replace(
+        batch,
+        tokens=pad(batch.tokens, (0, more), value=pad_id),
+        positions=pad(batch.positions, (0, more)),
+    )
 
 
 def length_groups(lengths: Sequence[int]) -> tuple[LengthGroup, ...]:
@@ -124,10 +155,11 @@ def pool(hidden: torch.Tensor, batch: PackedBatch, skip: int) -> torch.Tensor:
 
     Returns fp32 [rows, W] in the order given to `pack`.
 
-    One thread adds a column of a sequence from its first token to its last (`segment_reduce`), so the bits depend on
-    neither the neighbours nor the place in the batch, and no atomic add is involved.
+    One thread adds a column of a sequence from its first token to its last (`segment_reduce`), so
+    the bits depend on neither the neighbours nor the place in the batch, and no atomic add is
+    involved.
     """
-    bounds = batch.cu_seqlens[:batch.rows + 1].long()
+    bounds = batch.cu_seqlens[: batch.rows + 1].long()
     starts, ends = bounds[:-1] + skip, bounds[1:] - skip
     # segments alternate: a sequence's own tokens, then what lies between it and the next
     offsets = torch.stack((starts, ends), dim=1).flatten()

@@ -1,8 +1,9 @@
 """One part of a bundle: where it is said to be, and where it lies on this machine.
 
-Knows paths, hub ids and the two places a hub model may already be in (the models directory, the Hugging Face cache);
-does not know what a part computes.
+Knows paths, hub ids and the two places a hub model may already be in (the models directory, the
+Hugging Face cache); does not know what a part computes.
 """
+
 from __future__ import annotations
 
 import logging
@@ -17,13 +18,24 @@ from virnucpro.models.files import models_dir
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = {"esm2": ("config.json", "vocab.txt"), "dnabert_s": ("config.json", "tokenizer.json")}
-PATTERNS = ["config.json", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"]
-WEIGHTS = (["*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin", "pytorch_model.bin.index.json"])
+PATTERNS = [
+    "config.json",
+    "vocab.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+]
+WEIGHTS = (
+    ["*.safetensors", "model.safetensors.index.json"],
+    ["pytorch_model*.bin", "pytorch_model.bin.index.json"],
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`kind` is esm2, dnabert_s or classifier; `path`, or `hub` with an optional `revision`, or both: it came from there."""
+    """`kind` is esm2, dnabert_s or classifier; `path`, or `hub` with an optional `revision`, or
+    both: it came from there.
+    """
 
     kind: str
     path: Path | None = None
@@ -53,7 +65,9 @@ class Part:
         return None
 
     def locate(self) -> Path:
-        """Where the part lies; a hub part that is nowhere is fetched. Raises ModelError naming what is missing."""
+        """Where the part lies; a hub part that is nowhere is fetched. Raises ModelError naming what
+        is missing.
+        """
         place = self.local()
         if place is not None:
             return place
@@ -62,14 +76,20 @@ class Part:
             place = self.local()
             if place is not None:
                 return place
-            raise ModelError(f"{self}: the hub's copy lacks {', '.join(FILES[self.kind])} or weights; choose another model")
+            raise ModelError(
+                f"{self}: the hub's copy lacks {', '.join(FILES[self.kind])} or weights; choose another model"
+            )
         if self.kind == "classifier":
-            raise ModelError(f"{self.path}: no such classifier file; give a .safetensors or the original's .pth")
+            raise ModelError(
+                f"{self.path}: no such classifier file; give a .safetensors or the original's .pth"
+            )
         from virnucpro.models.weights import weight_files
 
         missing = [name for name in FILES[self.kind] if not (self.path / name).is_file()]
         if self.path.is_dir() and missing:
-            raise ModelError(f"{self.path}: {' and '.join(missing)} missing; copy it there from the model's source")
+            raise ModelError(
+                f"{self.path}: {' and '.join(missing)} missing; copy it there from the model's source"
+            )
         weight_files(self.path)
         raise ModelError(f"{self.path}: not a model directory")
 
@@ -88,20 +108,30 @@ class Part:
             return None
 
     def _fetch(self) -> None:
-        """Download what is needed into the Hugging Face cache: safetensors if there are any, else `.bin`."""
+        """Download what is needed into the Hugging Face cache: safetensors if there are any, else
+        `.bin`.
+        """
         from huggingface_hub import HfApi
 
         wanted = " ".join(FILES[self.kind])
         try:
             with _without_retries_told():
                 names = HfApi().list_repo_files(self.hub, revision=self.revision)
-                weights = WEIGHTS[0] if any(name.endswith(".safetensors") for name in names) else WEIGHTS[1]
+                weights = (
+                    WEIGHTS[0]
+                    if any(name.endswith(".safetensors") for name in names)
+                    else WEIGHTS[1]
+                )
                 self._snapshot(allow_patterns=PATTERNS + weights)
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise ModelError(f"{self}: not on this machine and not to be had from the hub ({type(error).__name__}: {reason:.120}); "
-                             f"put its {wanted} and model.safetensors or pytorch_model.bin into "
-                             f"{models_dir() / self.hub.replace('/', '--')}, or name a directory") from None
+            reason = (
+                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            )
+            raise ModelError(
+                f"{self}: not on this machine and not to be had from the hub ({type(error).__name__}: {reason:.120}); "
+                f"put its {wanted} and model.safetensors or pytorch_model.bin into "
+                f"{models_dir() / self.hub.replace('/', '--')}, or name a directory"
+            ) from None
 
 
 @contextmanager
@@ -117,12 +147,19 @@ def _without_retries_told() -> Iterator[None]:
 
 
 def parse_part(kind: str, value: object, base: Path) -> Part:
-    """A part from `bundle.json` or the command line; paths are relative to `base`. Raises ValueError saying what is wrong."""
+    """A part from `bundle.json` or the command line; paths are relative to `base`. Raises
+    ValueError saying what is wrong.
+    """
     if isinstance(value, dict) and isinstance(value.get("hub"), str) and kind != "classifier":
         if not HUB_ID.fullmatch(value["hub"]):
             raise ValueError(f"{kind}: {value['hub']!r} is not a hub id (owner/name)")
         path = base / value["path"] if isinstance(value.get("path"), str) else None
-        return Part(kind, path=path if path and path.is_dir() else None, hub=value["hub"], revision=value.get("revision"))
+        return Part(
+            kind,
+            path=path if path and path.is_dir() else None,
+            hub=value["hub"],
+            revision=value.get("revision"),
+        )
     if not isinstance(value, str) or not value:
         raise ValueError(f"{kind}: {value!r} is neither a path nor a hub id")
     path = base / Path(value).expanduser()

@@ -1,7 +1,9 @@
-"""In which number format an encoder computes: what was asked for, the launcher and the device decide.
+"""In which number format an encoder computes: what was asked for, the launcher and the device
+decide.
 
 Knows SPEC's rule for `--precision auto`; does not load models.
 """
+
 from __future__ import annotations
 
 import torch
@@ -9,10 +11,17 @@ import torch
 from virnucpro.errors import UsageError
 from virnucpro.settings import PRECISIONS, Choice
 
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32, "int8": torch.bfloat16}
+DTYPES = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+    "int8": torch.bfloat16,
+}
 
 
-def resolve_precision(requested: str, device: torch.device | str, launcher_precision: str | None = None) -> Choice:
+def resolve_precision(
+    requested: str, device: torch.device | str, launcher_precision: str | None = None
+) -> Choice:
     """The precision to load encoders in, one of bf16, fp16, fp32, int8, and why.
 
     `launcher_precision` is Accelerate's mixed precision as exported; `no` and None count as unset.
@@ -21,7 +30,9 @@ def resolve_precision(requested: str, device: torch.device | str, launcher_preci
     if requested not in PRECISIONS:
         raise UsageError(f"--precision {requested}: choose one of {', '.join(PRECISIONS)}")
     if requested == "int8" and device.type != "cuda":
-        raise UsageError(f"--precision int8: needs an NVIDIA GPU, this run computes on {device.type}; leave it out")
+        raise UsageError(
+            f"--precision int8: needs an NVIDIA GPU, this run computes on {device.type}; leave it out"
+        )
     if requested != "auto":
         return Choice("precision", requested, "as asked for")
     if launcher_precision in ("bf16", "fp16"):

@@ -1,7 +1,9 @@
 """Models of a real shape with random weights: for tests, benchmarks and as the start of training.
 
-Knows the shapes; writes the published formats. Weights are normal with deviation 0.02, biases 0, norms 1, seeded.
+Knows the shapes; writes the published formats. Weights are normal with deviation 0.02, biases 0,
+norms 1, seeded.
 """
+
 from __future__ import annotations
 
 import json
@@ -15,14 +17,24 @@ from virnucpro.models.blank import blank
 from virnucpro.models.dnabert_s import DnabertConfig, DnabertModel
 from virnucpro.models.esm2 import build_esm2, set_inv_freq
 
-ESM_VOCABULARY = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
+ESM_VOCABULARY = (
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    "<null_1>",
+    "<mask>",
+)
 DNA_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 DEVIATION = 0.02
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """(layers, width, heads, inner width) of each encoder, the DNA vocabulary, and the classifier's hidden width."""
+    """(layers, width, heads, inner width) of each encoder, the DNA vocabulary, and the classifier's
+    hidden width.
+    """
 
     esm2: tuple[int, int, int, int]
     dnabert_s: tuple[int, int, int, int]
@@ -44,29 +56,52 @@ def esm2_config(shape: str):
 
     layers, width, heads, inner = SHAPES[shape].esm2
     return EsmConfig(
-        vocab_size=33, hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=inner,
-        pad_token_id=1, mask_token_id=32, max_position_embeddings=1026, position_embedding_type="rotary",
-        layer_norm_eps=1e-5, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, emb_layer_norm_before=False,
-        token_dropout=True, architectures=["EsmModel"])  # fmt: skip
+        vocab_size=33,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=inner,
+        pad_token_id=1,
+        mask_token_id=32,
+        max_position_embeddings=1026,
+        position_embedding_type="rotary",
+        layer_norm_eps=1e-5,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        emb_layer_norm_before=False,
+        token_dropout=True,
+        architectures=["EsmModel"],
+    )
 
 
-def random_esm2(shape: str, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> torch.nn.Module:
+def random_esm2(
+    shape: str, device: torch.device | str, dtype: torch.dtype, seed: int = 0
+) -> torch.nn.Module:
     """An EsmModel of `shape` made on `device` itself: no file, no second copy."""
     model = build_esm2(esm2_config(shape)).to(dtype).to_empty(device=device)
     set_inv_freq(model, torch.device(device))
     return _randomize(model, seed)
 
 
-def random_dnabert_s(shape: str, device: torch.device | str, dtype: torch.dtype, seed: int = 0) -> DnabertModel:
+def random_dnabert_s(
+    shape: str, device: torch.device | str, dtype: torch.dtype, seed: int = 0
+) -> DnabertModel:
     """A DnabertModel of `shape` made on `device` itself."""
     layers, width, heads, inner = SHAPES[shape].dnabert_s
     with blank():
-        model = DnabertModel(DnabertConfig(SHAPES[shape].dna_vocabulary, width, layers, heads, inner))
+        model = DnabertModel(
+            DnabertConfig(SHAPES[shape].dna_vocabulary, width, layers, heads, inner)
+        )
     return _randomize(model.to(dtype).to_empty(device=device), seed)
 
 
-def random_bundle(directory: Path | str, shape: str = "tiny", chunk_length: int = 500, frame_policy: str = "open",
-                  seed: int = 0) -> Path:
+def random_bundle(
+    directory: Path | str,
+    shape: str = "tiny",
+    chunk_length: int = 500,
+    frame_policy: str = "open",
+    seed: int = 0,
+) -> Path:
     """Write a whole bundle of `shape` (fp32) into `directory` and return it."""
     directory = Path(directory)
     esm2, dnabert_s = directory / "esm2", directory / "dnabert_s"
@@ -77,38 +112,75 @@ def random_bundle(directory: Path | str, shape: str = "tiny", chunk_length: int 
     tokenizer = train_tokenizer(random_dna(seed), SHAPES[shape].dna_vocabulary)
     tokenizer.save(str(dnabert_s / "tokenizer.json"))
     width = SHAPES[shape].esm2[1] + SHAPES[shape].dnabert_s[1]
-    random_classifier(width, SHAPES[shape].classifier, seed).save(directory / "classifier.safetensors")
-    (directory / "bundle.json").write_text(json.dumps({
-        "name": f"random-{shape}", "chunk_length": chunk_length, "frame_policy": frame_policy,
-        "classes": ["others", "virus"], "esm2": "esm2", "dnabert_s": "dnabert_s",
-        "classifier": "classifier.safetensors", "licence": "MIT", "accuracy": None}, indent=2) + "\n")  # fmt: skip
+    random_classifier(width, SHAPES[shape].classifier, seed).save(
+        directory / "classifier.safetensors"
+    )
+    (directory / "bundle.json").write_text(
+        json.dumps(
+            {
+                "name": f"random-{shape}",
+                "chunk_length": chunk_length,
+                "frame_policy": frame_policy,
+                "classes": ["others", "virus"],
+                "esm2": "esm2",
+                "dnabert_s": "dnabert_s",
+                "classifier": "classifier.safetensors",
+                "licence": "MIT",
+                "accuracy": None,
+            },
+            indent=2,
+        )
+        + "\n"
+    )
     return directory
 
 
 def save_esm2(model: torch.nn.Module, directory: Path) -> None:
     """Write an EsmModel directory with its vocabulary, names as published.
 
-    (`save_pretrained` of transformers 5 calls LayerNorm's weights gamma and beta, which older readers do not know.)
+    (`save_pretrained` of transformers 5 calls LayerNorm's weights gamma and beta, which older
+    readers do not know.)
     """
     from safetensors.torch import save_file
 
-    tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if "inv_freq" not in name}
+    tensors = {
+        name: tensor.contiguous()
+        for name, tensor in model.state_dict().items()
+        if "inv_freq" not in name
+    }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     model.config.save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(ESM_VOCABULARY))
-    (directory / "tokenizer_config.json").write_text(json.dumps({
-        "tokenizer_class": "EsmTokenizer", "cls_token": "<cls>", "eos_token": "<eos>", "pad_token": "<pad>",
-        "unk_token": "<unk>", "mask_token": "<mask>"}, indent=2))  # fmt: skip
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "EsmTokenizer",
+                "cls_token": "<cls>",
+                "eos_token": "<eos>",
+                "pad_token": "<pad>",
+                "unk_token": "<unk>",
+                "mask_token": "<mask>",
+            },
+            indent=2,
+        )
+    )
 
 
 def save_dnabert_s(model: DnabertModel, directory: Path) -> None:
     """Write a DNABERT-S directory, tokenizer apart."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, directory / "model.safetensors",
-              metadata={"format": "pt"})
-    numbers = asdict(model.config) | {"model_type": "bert", "architectures": ["BertModel"], "hidden_act": "gelu",
-                                      "alibi_starting_size": 512}
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()},
+        directory / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    numbers = asdict(model.config) | {
+        "model_type": "bert",
+        "architectures": ["BertModel"],
+        "hidden_act": "gelu",
+        "alibi_starting_size": 512,
+    }
     (directory / "config.json").write_text(json.dumps(numbers, indent=2, sort_keys=True) + "\n")
 
 
@@ -121,11 +193,18 @@ def random_classifier(width: int, hidden: int, seed: int = 0):
     def values(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=normal) / shape[-1] ** 0.5
 
-    return Classifier({
-        "hidden_layer.weight": values(hidden, width), "hidden_layer.bias": torch.zeros(hidden),
-        "bn1.weight": torch.ones(hidden), "bn1.bias": torch.zeros(hidden), "bn1.running_mean": torch.zeros(hidden),
-        "bn1.running_var": torch.ones(hidden), "output_layer.weight": values(2, hidden),
-        "output_layer.bias": torch.zeros(2)})  # fmt: skip
+    return Classifier(
+        {
+            "hidden_layer.weight": values(hidden, width),
+            "hidden_layer.bias": torch.zeros(hidden),
+            "bn1.weight": torch.ones(hidden),
+            "bn1.bias": torch.zeros(hidden),
+            "bn1.running_mean": torch.zeros(hidden),
+            "bn1.running_var": torch.ones(hidden),
+            "output_layer.weight": values(2, hidden),
+            "output_layer.bias": torch.zeros(2),
+        }
+    )
 
 
 def random_dna(seed: int, count: int = 400, length: int = 500) -> list[str]:
@@ -134,7 +213,10 @@ def random_dna(seed: int, count: int = 400, length: int = 500) -> list[str]:
 
 
 def train_tokenizer(sequences: list[str], vocabulary: int):
-    """A BPE tokenizer with DNABERT-S's special tokens (ids 0 to 4) and [CLS] .. [SEP] around a sequence."""
+    """A BPE tokenizer with DNABERT-S's special tokens (ids 0 to 4) and [CLS] ..
+
+    [SEP] around a sequence.
+    """
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import Whitespace
@@ -143,12 +225,22 @@ def train_tokenizer(sequences: list[str], vocabulary: int):
 
     tokenizer = Tokenizer(BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    trainer = BpeTrainer(vocab_size=vocabulary, special_tokens=DNA_SPECIAL, initial_alphabet=list("ACGT"),
-                         show_progress=False, max_token_length=16)
+    trainer = BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=DNA_SPECIAL,
+        initial_alphabet=list("ACGT"),
+        show_progress=False,
+        max_token_length=16,
+    )
     tokenizer.train_from_iterator(sequences, trainer)
     tokenizer.post_processor = TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B [SEP]",
-        special_tokens=[("[CLS]", DNA_SPECIAL.index("[CLS]")), ("[SEP]", DNA_SPECIAL.index("[SEP]"))])  # fmt: skip
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B [SEP]",
+        special_tokens=[
+            ("[CLS]", DNA_SPECIAL.index("[CLS]")),
+            ("[SEP]", DNA_SPECIAL.index("[SEP]")),
+        ],
+    )
     return tokenizer
 
 

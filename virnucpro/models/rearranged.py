@@ -1,7 +1,9 @@
-"""Weights of the stock layers in the order, and in the number format, that the fast path multiplies them in.
+"""Weights of the stock layers in the order, and in the number format, that the fast path multiplies
+them in.
 
 Knows the stock layers' parts; plain torch, no kernel.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -12,7 +14,10 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class EsmLayerWeights:
-    """One layer in the compute dtype. The shifts are fp32 [H]: residual biases before each LayerNorm, and after all."""
+    """One layer in the compute dtype.
+
+    The shifts are fp32 [H]: residual biases before each LayerNorm, and after all.
+    """
 
     norm: tuple[torch.Tensor, torch.Tensor]
     qkv: torch.Tensor  # [3H, H], q | k | v, RoPE's pairs side by side
@@ -30,18 +35,36 @@ class EsmLayerWeights:
 def esm_layer_weights(layer: torch.nn.Module, heads: int, shift: torch.Tensor) -> EsmLayerWeights:
     """The weights of a stock EsmLayer, rearranged; q, k and v are copied, the others shared."""
     own, output = layer.attention.self, layer.attention.output.dense
-    qkv, qkv_bias = (torch.cat([pairs_together(getattr(own.query, part), heads),
-                                pairs_together(getattr(own.key, part), heads),
-                                getattr(own.value, part)]) for part in ("weight", "bias"))
+    qkv, qkv_bias = (
+        torch.cat(
+            [
+                pairs_together(getattr(own.query, part), heads),
+                pairs_together(getattr(own.key, part), heads),
+                getattr(own.value, part),
+            ]
+        )
+        for part in ("weight", "bias")
+    )
     ffn_shift = shift + output.bias.float()
     return EsmLayerWeights(
-        norm_weights(layer.attention.LayerNorm), qkv, qkv_bias, output.weight, norm_weights(layer.LayerNorm),
-        layer.intermediate.dense.weight, layer.intermediate.dense.bias, layer.output.dense.weight,
-        shift, ffn_shift, ffn_shift + layer.output.dense.bias.float())
+        norm_weights(layer.attention.LayerNorm),
+        qkv,
+        qkv_bias,
+        output.weight,
+        norm_weights(layer.LayerNorm),
+        layer.intermediate.dense.weight,
+        layer.intermediate.dense.bias,
+        layer.output.dense.weight,
+        shift,
+        ffn_shift,
+        ffn_shift + layer.output.dense.bias.float(),
+    )
 
 
 def take_layers(holder: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """The layers of `holder.layer`, which gives them up one by one: no weight stays on the device twice."""
+    """The layers of `holder.layer`, which gives them up one by one: no weight stays on the device
+    twice.
+    """
     layers = list(holder.layer)
     holder.layer = torch.nn.ModuleList()
     while layers:
@@ -49,7 +72,8 @@ def take_layers(holder: torch.nn.Module) -> Iterator[torch.nn.Module]:
 
 
 def pairs_together(weight: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a q or k weight (or bias) [H, ...] so that RoPE's pairs (i, i + D/2) of each head become neighbours.
+    """Rows of a q or k weight (or bias) [H, ...] so that RoPE's pairs (i, i + D/2) of each head
+    become neighbours.
 
     Products of q with k do not change when the columns of both are put in another order.
     """
@@ -59,7 +83,9 @@ def pairs_together(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 def rope_tables(inv_freq: torch.Tensor, longest: int) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin of position times frequency, fp32 [longest, D/2]."""
-    angles = torch.arange(longest, device=inv_freq.device).float()[:, None] * inv_freq.float()[None, :]
+    angles = (
+        torch.arange(longest, device=inv_freq.device).float()[:, None] * inv_freq.float()[None, :]
+    )
     return angles.cos(), angles.sin()
 
 

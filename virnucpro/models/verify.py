@@ -1,9 +1,12 @@
-"""Whether a bundle, on this machine, computes what its authors' program computed with the published weights.
+"""Whether a bundle, on this machine, computes what its authors' program computed with the published
+weights.
 
-The published figures (scores, labels, norms and some components of the features of two small inputs) are in the package.
-Knows how to compare; is handed the pipeline as a function, and the figures, so that it holds for any bundle. A result is
-kept in the models directory under the bundle's content, and later runs say in `run.json` that it passed.
+The published figures (scores, labels, norms and some components of the features of two small
+inputs) are in the package. Knows how to compare; is handed the pipeline as a function, and the
+figures, so that it holds for any bundle. A result is kept in the models directory under the
+bundle's content, and later runs say in `run.json` that it passed.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -30,7 +33,8 @@ FEATURE_TOLERANCE = 2e-5  # fp32 (SPEC 5)
 SCORE_TOLERANCE = 1e-4
 LEAST_COSINE = 0.999  # 16 bits and less, against fp32 on the same machine
 
-# Runs the pipeline: (input file, output directory, precision) -> nothing; the output directory is then read.
+# Runs the pipeline: (input file, output directory, precision) -> nothing; the output directory is
+# then read.
 Predict = Callable[[Path, Path, str], object]
 
 
@@ -49,16 +53,22 @@ class Comparison:
     problem: str = ""
 
     def line(self) -> str:
-        against = (f"features within {self.max_feature_deviation:.1e}, norms within {self.max_norm_deviation:.1e}"
-                   if self.max_feature_deviation is not None else f"cosine to fp32 at least {self.least_cosine:.6f}"
-                   if self.least_cosine is not None else "")
+        against = (
+            f"features within {self.max_feature_deviation:.1e}, norms within {self.max_norm_deviation:.1e}"
+            if self.max_feature_deviation is not None
+            else f"cosine to fp32 at least {self.least_cosine:.6f}"
+            if self.least_cosine is not None
+            else ""
+        )
         text = f"{self.precision}: {self.labels_equal} of {self.frames} labels equal, scores within {self.max_score_deviation:.1e}"
         return f"{text}{', ' if against else ''}{against}: {'passed' if self.passed else 'FAILED, ' + self.problem}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """What `models verify NAME` found: files that changed, comparisons (none where nothing was published), and the record."""
+    """What `models verify NAME` found: files that changed, comparisons (none where nothing was
+    published), and the record.
+    """
 
     wrong_files: tuple[str, ...]
     comparisons: tuple[Comparison, ...]
@@ -70,11 +80,16 @@ class Verification:
 
 
 def verify_model(name: str, log: Callable[[str], object] = lambda line: None) -> Verification:
-    """Check the files of an installed model, and, where figures of it were published, what it computes in every
-    precision this machine has; the result is kept for later runs."""
+    """Check the files of an installed model, and, where figures of it were published, what it
+    computes in every precision this machine has; the result is kept for later runs.
+    """
     spec = named_spec(name, "models verify")
     bundle = Bundle.load(spec.parts["classifier"].path.parent)
-    kept = [d for d in (bundle.esm2, bundle.dnabert_s, bundle.classifier.parent) if (d / "checksums.json").is_file()]
+    kept = [
+        d
+        for d in (bundle.esm2, bundle.dnabert_s, bundle.classifier.parent)
+        if (d / "checksums.json").is_file()
+    ]
     wrong = tuple(line for directory in kept for line in check_files(directory))
     figures = load_figures()
     if wrong or bundle.name != figures["model"]:
@@ -84,8 +99,12 @@ def verify_model(name: str, log: Callable[[str], object] = lambda line: None) ->
     cuda = torch.cuda.is_available()
     device = torch.cuda.get_device_name(0) if cuda else "CPU"
     log(f"{name}: {len(figures['inputs'])} inputs on {device}, compared with {figures['source']}")
-    comparisons = verify(pipeline_of(bundle, "0" if cuda else "none"), figures, machine_precisions())
-    return Verification(wrong, comparisons, sign_off(comparisons, name, bundle.identity(), device, figures))
+    comparisons = verify(
+        pipeline_of(bundle, "0" if cuda else "none"), figures, machine_precisions()
+    )
+    return Verification(
+        wrong, comparisons, sign_off(comparisons, name, bundle.identity(), device, figures)
+    )
 
 
 def pipeline_of(bundle: Bundle, gpus: str) -> Predict:
@@ -94,8 +113,14 @@ def pipeline_of(bundle: Bundle, gpus: str) -> Predict:
     def predict(file: Path, directory: Path, precision: str) -> None:
         from virnucpro import api
 
-        api.predict(file, output_dir=directory, model=str(bundle.classifier.parent), precision=precision, gpus=gpus,
-                    cache_dir=file.parent / "cache")
+        api.predict(
+            file,
+            output_dir=directory,
+            model=str(bundle.classifier.parent),
+            precision=precision,
+            gpus=gpus,
+            cache_dir=file.parent / "cache",
+        )
 
     return predict
 
@@ -108,12 +133,20 @@ def machine_precisions() -> tuple[str, ...]:
 
     if not torch.cuda.is_available():
         return ("fp32",)
-    return ("fp32", "fp16", "bf16", "int8") if computes_bf16(torch.device("cuda", 0)) else ("fp32", "fp16")
+    return (
+        ("fp32", "fp16", "bf16", "int8")
+        if computes_bf16(torch.device("cuda", 0))
+        else ("fp32", "fp16")
+    )
 
 
-def verify(predict: Predict, figures: Mapping[str, Any], precisions: Sequence[str]) -> tuple[Comparison, ...]:
-    """Run every input of `figures` in every precision and compare. fp32 comes first, whatever the order given:
-    it is compared with the figures, the others with it (features) and with the figures (labels)."""
+def verify(
+    predict: Predict, figures: Mapping[str, Any], precisions: Sequence[str]
+) -> tuple[Comparison, ...]:
+    """Run every input of `figures` in every precision and compare. fp32 comes first, whatever the
+    order given: it is compared with the figures, the others with it (features) and with the figures
+    (labels).
+    """
     done: list[Comparison] = []
     reference: dict[str, Rows] = {}
     for precision in dict.fromkeys(["fp32", *precisions]):
@@ -131,20 +164,36 @@ def verify(predict: Predict, figures: Mapping[str, Any], precisions: Sequence[st
     return tuple(done)
 
 
-def sign_off(comparisons: Iterable[Comparison], model: str, identity: Mapping[str, str], device: str, figures: Mapping[str, Any]) -> Path:
-    """Keep a result under the bundle's content; returns the file. A failed result replaces a passed one."""
+def sign_off(
+    comparisons: Iterable[Comparison],
+    model: str,
+    identity: Mapping[str, str],
+    device: str,
+    figures: Mapping[str, Any],
+) -> Path:
+    """Keep a result under the bundle's content; returns the file. A failed result replaces a passed
+    one.
+    """
     import torch
     import transformers
 
     done = list(comparisons)
     date = datetime.now(timezone.utc).isoformat(timespec="seconds")
     content = {
-        "passed": all(comparison.passed for comparison in done), "model": model, "date": date, "device": device,
+        "passed": all(comparison.passed for comparison in done),
+        "model": model,
+        "date": date,
+        "device": device,
         "precisions": {comparison.precision: asdict(comparison) for comparison in done},
-        "versions": {"virnucpro": __version__, "torch": torch.__version__, "transformers": transformers.__version__,
-                     "python": platform.python_version()},
-        "figures": figures["source"], "identity": dict(identity),
-    }  # fmt: skip
+        "versions": {
+            "virnucpro": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "figures": figures["source"],
+        "identity": dict(identity),
+    }
     file = _result_file(identity)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -152,13 +201,17 @@ def sign_off(comparisons: Iterable[Comparison], model: str, identity: Mapping[st
         beside.write_text(json.dumps(content, indent=1) + "\n")
         os.replace(beside, file)
     except OSError as error:
-        raise ModelError(f"{file}: the result cannot be kept ({error.strerror}); set VIRNUCPRO_HOME to a place that can be "
-                         "written to") from None
+        raise ModelError(
+            f"{file}: the result cannot be kept ({error.strerror}); set VIRNUCPRO_HOME to a place that can be "
+            "written to"
+        ) from None
     return file
 
 
 def read_verification(identity: Mapping[str, str]) -> dict[str, Any] | None:
-    """What is known of a bundle of this content: for `run.json`. None where it was never verified here."""
+    """What is known of a bundle of this content: for `run.json`. None where it was never verified
+    here.
+    """
     try:
         found = json.loads(_result_file(identity).read_text())
     except (OSError, ValueError):
@@ -171,7 +224,12 @@ def _result_file(identity: Mapping[str, str]) -> Path:
     return models_dir() / "verified" / f"{key[:24]}.json"
 
 
-def _compare(precision: str, figures: Mapping[str, Any], found: Mapping[str, Rows], reference: Mapping[str, Rows] | None) -> Comparison:
+def _compare(
+    precision: str,
+    figures: Mapping[str, Any],
+    found: Mapping[str, Rows],
+    reference: Mapping[str, Rows] | None,
+) -> Comparison:
     widths = figures["widths"]
     frames = labels = 0
     score = feature = norm = 0.0
@@ -180,13 +238,21 @@ def _compare(precision: str, figures: Mapping[str, Any], found: Mapping[str, Row
         rows = found[given["name"]]
         expected = {frame["id"]: frame for frame in given["frames"]}
         frames += len(expected)
-        if set(rows.ids) != set(expected) or len(rows.ids) != len(expected) or rows.features.shape[1] != sum(widths.values()):
+        if (
+            set(rows.ids) != set(expected)
+            or len(rows.ids) != len(expected)
+            or rows.features.shape[1] != sum(widths.values())
+        ):
             problem = f"{given['name']}: other frames ({len(rows.ids)}, not {len(expected)}) or another width"
-            return Comparison(precision, False, frames, labels, float("inf"), None, None, None, problem)
+            return Comparison(
+                precision, False, frames, labels, float("inf"), None, None, None, problem
+            )
         for i, name in enumerate(rows.ids):
             frame = expected[name]
             labels += rows.labels[i] == frame["label"]
-            score = _most(score, abs(rows.others[i] - frame["others"]), abs(rows.virus[i] - frame["virus"]))
+            score = _most(
+                score, abs(rows.others[i] - frame["others"]), abs(rows.virus[i] - frame["virus"])
+            )
             for part, columns in columns_of(widths).items():
                 values = rows.features[i, columns].astype(np.float64)
                 feature = _most(feature, *np.abs(values[places(len(values))] - frame[part]))
@@ -196,8 +262,12 @@ def _compare(precision: str, figures: Mapping[str, Any], found: Mapping[str, Row
     if reference is None:
         # The norms of two vectors differ at most by the norm of their difference.
         norm_tolerance = FEATURE_TOLERANCE * max(widths.values()) ** 0.5
-        limits = {"labels": labels == frames, "scores": score <= SCORE_TOLERANCE, "features": feature <= FEATURE_TOLERANCE,
-                  "norms": norm <= norm_tolerance}
+        limits = {
+            "labels": labels == frames,
+            "scores": score <= SCORE_TOLERANCE,
+            "features": feature <= FEATURE_TOLERANCE,
+            "norms": norm <= norm_tolerance,
+        }
         shown = (feature, norm, None)
     else:
         limits = {"labels": labels == frames, "cosine": cosine >= LEAST_COSINE}
@@ -211,7 +281,10 @@ def _least_cosine(rows: Rows, reference: Rows, widths: Mapping[str, int]) -> flo
     order = [reference.ids.index(name) for name in rows.ids]
     least = 1.0
     for columns in columns_of(widths).values():
-        a, b = rows.features[:, columns].astype(np.float64), reference.features[order][:, columns].astype(np.float64)
+        a, b = (
+            rows.features[:, columns].astype(np.float64),
+            reference.features[order][:, columns].astype(np.float64),
+        )
         with np.errstate(invalid="ignore"):
             cosines = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
         least = min(least, float(np.where(np.isfinite(cosines), cosines, -1.0).min(initial=1.0)))

@@ -1,8 +1,10 @@
 """Files of weights -> named tensors, without executing anything found in them.
 
-Knows file names, shards and prefixes of published checkpoints; does not know what the tensors are for. Tensors are
-memory mapped: nothing is read until it is used. torch is loaded only when weights are.
+Knows file names, shards and prefixes of published checkpoints; does not know what the tensors are
+for. Tensors are memory mapped: nothing is read until it is used. torch is loaded only when weights
+are.
 """
+
 from __future__ import annotations
 
 import json
@@ -16,40 +18,58 @@ from virnucpro.errors import ModelError
 if TYPE_CHECKING:
     import torch
 
-WEIGHT_NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin",
-                "pytorch_model.bin.index.json")
+WEIGHT_NAMES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
-    """The files that hold the weights at `path`: a file itself, or a model directory's, shards in order."""
+    """The files that hold the weights at `path`: a file itself, or a model directory's, shards in
+    order.
+    """
     path = Path(path)
     if path.is_file():
         return (path,)
     if not path.is_dir():
-        raise ModelError(f"{path}: no such model directory or file; name one, or a hub id (owner/name)")
+        raise ModelError(
+            f"{path}: no such model directory or file; name one, or a hub id (owner/name)"
+        )
     found = next((path / name for name in WEIGHT_NAMES if (path / name).is_file()), None)
     if found is None:
-        raise ModelError(f"{path}: no weights there; put model.safetensors (or its shards with "
-                         f"model.safetensors.index.json) or pytorch_model.bin into it")
+        raise ModelError(
+            f"{path}: no weights there; put model.safetensors (or its shards with "
+            f"model.safetensors.index.json) or pytorch_model.bin into it"
+        )
     if found.suffix != ".json":
         return (found,)
     try:
         shards = sorted(set(json.loads(found.read_text())["weight_map"].values()))
     except (ValueError, KeyError, AttributeError, OSError) as error:
-        raise ModelError(f"{found}: not an index of weight shards ({error!r}); download it again") from None
+        raise ModelError(
+            f"{found}: not an index of weight shards ({error!r}); download it again"
+        ) from None
     if any(Path(shard).name != shard for shard in shards):
         raise ModelError(f"{found}: names shards outside its directory; download it again")
     missing = [shard for shard in shards if not (path / shard).is_file()]
     if missing:
-        raise ModelError(f"{path}: weights incomplete, missing {', '.join(missing)}; download them into it")
+        raise ModelError(
+            f"{path}: weights incomplete, missing {', '.join(missing)}; download them into it"
+        )
     return tuple(path / shard for shard in shards)
 
 
 def read_state_dict(path: Path, prefix: str = "") -> dict[str, torch.Tensor]:
-    """Named CPU tensors of a file or model directory; `prefix` is cut off where every name but a head's carries it."""
+    """Named CPU tensors of a file or model directory; `prefix` is cut off where every name but a
+    head's carries it.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for file in weight_files(path):
-        tensors.update(read_safetensors(file) if file.suffix == ".safetensors" else read_pickled(file))
+        tensors.update(
+            read_safetensors(file) if file.suffix == ".safetensors" else read_pickled(file)
+        )
     if prefix and any(name.startswith(prefix) for name in tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
@@ -62,7 +82,9 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         with safetensors.safe_open(file, "pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no iterator)
     except (safetensors.SafetensorError, OSError) as error:
-        raise ModelError(f"{file}: not a complete safetensors file ({error}); download it again") from None
+        raise ModelError(
+            f"{file}: not a complete safetensors file ({error}); download it again"
+        ) from None
 
 
 def read_pickled(file: Path) -> dict[str, torch.Tensor]:
@@ -72,13 +94,17 @@ def read_pickled(file: Path) -> dict[str, torch.Tensor]:
         loaded = loaded["state_dict"]
     import torch
 
-    if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
+    if not isinstance(loaded, dict) or not all(
+        isinstance(value, torch.Tensor) for value in loaded.values()
+    ):
         raise ModelError(f"{file}: holds no plain table of weights; convert it to safetensors")
     return dict(loaded)
 
 
 def load_restricted(file: Path, safe_globals: tuple = ()):
-    """`torch.load(weights_only=True)` with `safe_globals` beside plain tensors; user errors in one line."""
+    """`torch.load(weights_only=True)` with `safe_globals` beside plain tensors; user errors in one
+    line.
+    """
     import torch
 
     try:
@@ -93,6 +119,10 @@ def load_restricted(file: Path, safe_globals: tuple = ()):
     except Exception as error:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
-            raise ModelError(f"{file}: refused, it would run {named[1]} when loaded; weights hold tensors only: get the "
-                             f"file from its source again, or convert it to safetensors") from None
-        raise ModelError(f"{file}: not a readable weights file ({type(error).__name__}); download it again") from None
+            raise ModelError(
+                f"{file}: refused, it would run {named[1]} when loaded; weights hold tensors only: get the "
+                f"file from its source again, or convert it to safetensors"
+            ) from None
+        raise ModelError(
+            f"{file}: not a readable weights file ({type(error).__name__}); download it again"
+        ) from None

@@ -1,7 +1,9 @@
-"""The whole result of a run as columns: what every table, the FASTA files and the report are written from.
+"""The whole result of a run as columns: what every table, the FASTA files and the report are
+written from.
 
 Knows how the frame table's columns and the scores become calls; does not know files or formats.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -45,12 +47,17 @@ class Answers:
     regions: RegionColumns
     prevalence: Mapping[str, float] = field(default_factory=dict)  # by source: what the fdr assumes
     limits: RegionLimits = field(default_factory=RegionLimits)  # of the regions
-    windows: ChunkColumns | None = None  # of --stride: what the regions rest on; frames and chunks are without them
+    # of --stride: what the regions rest on; frames and chunks are without them
+    windows: ChunkColumns | None = None
 
     @property
     def model_label(self) -> str:
         """The model's name for tables, with a word on the full one where it was the small one."""
-        return f"{self.model} (small; the full model is {FULL_MODEL})" if self.model == "mini" else self.model
+        return (
+            f"{self.model} (small; the full model is {FULL_MODEL})"
+            if self.model == "mini"
+            else self.model
+        )
 
 
 def assemble(
@@ -64,7 +71,9 @@ def assemble(
     calibration: Calibration | None = None,
     prevalence: float | None = None,
 ) -> Answers:
-    """Calls from a frame table and its scores [frames, 2] (others, virus); rows of `failed` frames are ignored."""
+    """Calls from a frame table and its scores [frames, 2] (others, virus); rows of `failed` frames
+    are ignored.
+    """
     records = record_columns(record_table)
     frames, windows = frame_columns(frame_table, scores, failed), None
     if rules.stride:
@@ -74,7 +83,9 @@ def assemble(
     chunks = call_chunks(frames, records, rules)
     sequences = call_sequences(chunks, records, rules, calibration, prevalence)
     limits = RegionLimits() if calibration is None else calibration.regions
-    regions = find_regions(chunks if windows is None else windows, sequences, records.length, rules.density, limits)
+    regions = find_regions(
+        chunks if windows is None else windows, sequences, records.length, rules.density, limits
+    )
     note_regions(sequences, regions)
     sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
     used: dict[str, float] = {}
@@ -87,33 +98,54 @@ def assemble(
         )
         used = {sources[i].source: share for i, share in found.items()}
     return Answers(
-        inputs=sources, model=model, rules=rules, names=_text(record_table, "name"),
-        record_notes=_text(record_table, "notes"), records=records, frames=frames, chunks=chunks, sequences=sequences,
-        regions=regions, prevalence=used, limits=limits, windows=windows,
-    )  # fmt: skip
+        inputs=sources,
+        model=model,
+        rules=rules,
+        names=_text(record_table, "name"),
+        record_notes=_text(record_table, "notes"),
+        records=records,
+        frames=frames,
+        chunks=chunks,
+        sequences=sequences,
+        regions=regions,
+        prevalence=used,
+        limits=limits,
+        windows=windows,
+    )
 
 
 def record_columns(table: pa.Table) -> RecordColumns:
-    """The numbers of the record table; `problem` there is text, here whether there is any. Skipped records have no chunks."""
+    """The numbers of the record table; `problem` there is text, here whether there is any. Skipped
+    records have no chunks.
+    """
     skipped = _numbers(table, "skipped", np.bool_)
     return RecordColumns(
-        input=_numbers(table, "input", np.int32), length=_numbers(table, "length", np.int64),
-        gc=_numbers(table, "gc", np.float64), n_chunks=np.where(skipped, 0, _numbers(table, "n_chunks", np.int32)).astype(np.int32),
+        input=_numbers(table, "input", np.int32),
+        length=_numbers(table, "length", np.int64),
+        gc=_numbers(table, "gc", np.float64),
+        n_chunks=np.where(skipped, 0, _numbers(table, "n_chunks", np.int32)).astype(np.int32),
         n_ambiguous=_numbers(table, "n_ambiguous", np.int64),
         problem=_numbers_of(pc.not_equal(pc.fill_null(table["problem"], ""), ""), np.bool_),
         skipped=skipped,
-    )  # fmt: skip
+    )
 
 
-def frame_columns(table: pa.Table, scores: NDArray[np.float32], failed: NDArray[np.bool_]) -> FrameColumns:
+def frame_columns(
+    table: pa.Table, scores: NDArray[np.float32], failed: NDArray[np.bool_]
+) -> FrameColumns:
     """The small columns of the frame table beside its scores; sequences and tokens stay on disk."""
     scores = np.where(failed[:, None], np.float32(np.nan), scores).astype(np.float32, copy=False)
     return FrameColumns(
-        record=_numbers(table, "record", np.int64), chunk=_numbers(table, "chunk", np.int32),
-        frame=_numbers(table, "frame", np.int8), start=_numbers(table, "start", np.int64),
-        end=_numbers(table, "end", np.int64), aa_length=_numbers(table, "aa_length", np.int32),
-        others=np.ascontiguousarray(scores[:, 0]), virus=np.ascontiguousarray(scores[:, 1]), failed=failed,
-    )  # fmt: skip
+        record=_numbers(table, "record", np.int64),
+        chunk=_numbers(table, "chunk", np.int32),
+        frame=_numbers(table, "frame", np.int8),
+        start=_numbers(table, "start", np.int64),
+        end=_numbers(table, "end", np.int64),
+        aa_length=_numbers(table, "aa_length", np.int32),
+        others=np.ascontiguousarray(scores[:, 0]),
+        virus=np.ascontiguousarray(scores[:, 1]),
+        failed=failed,
+    )
 
 
 def _numbers(table: pa.Table, column: str, dtype: type) -> NDArray:
@@ -123,7 +155,12 @@ def _numbers(table: pa.Table, column: str, dtype: type) -> NDArray:
 def _numbers_of(column: pa.ChunkedArray, dtype: type) -> NDArray:
     if dtype is np.float64:
         column = pc.fill_null(column, float("nan"))
-    return np.asarray(column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy(), dtype)
+    return np.asarray(
+        column.to_numpy(zero_copy_only=False)
+        if isinstance(column, pa.Array)
+        else column.to_numpy(),
+        dtype,
+    )
 
 
 def _text(table: pa.Table, column: str) -> pa.Array:

@@ -1,8 +1,10 @@
 """Charts as inline SVG, drawn by matplotlib, coloured by the page.
 
-Matplotlib draws in marker colours that stand for roles (`#010101` is virus); they are exchanged for CSS variables, so that one
-picture serves the light and the dark page. Text stays text, in the page's font. Knows arrays; knows no tables and no HTML.
+Matplotlib draws in marker colours that stand for roles (`#010101` is virus); they are exchanged for
+CSS variables, so that one picture serves the light and the dark page. Text stays text, in the
+page's font. Knows arrays; knows no tables and no HTML.
 """
+
 from __future__ import annotations
 
 import io
@@ -15,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 ROLES = {
-    "virus": "#010101", "ambiguous": "#020202", "non-virus": "#030303", "not_scored": "#040404", "text": "#050505",
-    "grid": "#060606", "gap": "#070707", "region": "#080808", "line": "#090909",
-}  # fmt: skip
+    "virus": "#010101",
+    "ambiguous": "#020202",
+    "non-virus": "#030303",
+    "not_scored": "#040404",
+    "text": "#050505",
+    "grid": "#060606",
+    "gap": "#070707",
+    "region": "#080808",
+    "line": "#090909",
+}
 LENGTH_EDGES = (0, 500, 1000, 3000, 10_000, 30_000, 100_000)
 LENGTH_NAMES = ("< 500", "500-1k", "1k-3k", "3k-10k", "10k-30k", "30k-100k", "≥ 100k")
 LENGTH_TICKS = tuple(n * 10**power for power in range(10) for n in (1, 3))
@@ -28,18 +37,29 @@ CALLS = ("virus", "ambiguous", "non-virus")
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """Chunk scores along one sequence, NaN where a chunk has none. `edges` [n + 1] in bases, `regions` as (start, end)."""
+    """Chunk scores along one sequence, NaN where a chunk has none.
+
+    `edges` [n + 1] in bases, `regions` as (start, end).
+    """
 
     edges: NDArray[np.float64]
     scores: NDArray[np.float64]
     regions: Sequence[tuple[int, int]] = ()
 
 
-def score_histogram(score: NDArray[np.float64], call: NDArray[np.str_], points: Sequence[float], label: str) -> str:
+def score_histogram(
+    score: NDArray[np.float64], call: NDArray[np.str_], points: Sequence[float], label: str
+) -> str:
     """How many sequences have which score, stacked by call; `points` are drawn as lines."""
     figure, axes = _figure(6.2, 2.9)
     bins = np.linspace(0, 1, 41)
-    _stack(axes, bins[:-1], [np.histogram(score[call == word], bins)[0] for word in CALLS], 0.025 * 0.92, "edge")
+    _stack(
+        axes,
+        bins[:-1],
+        [np.histogram(score[call == word], bins)[0] for word in CALLS],
+        0.025 * 0.92,
+        "edge",
+    )
     for point in sorted(set(points)):
         axes.axvline(point, color=ROLES["line"], lw=1, ls=(0, (4, 3)))
     axes.set(xlim=(0, 1), xlabel=label, ylabel="sequences")
@@ -48,7 +68,9 @@ def score_histogram(score: NDArray[np.float64], call: NDArray[np.str_], points: 
 
 
 def length_against_score(length: NDArray[np.int64], score: NDArray[np.float64], label: str) -> str:
-    """A map of how many sequences have which length and score; the darker, the more (on a logarithmic scale)."""
+    """A map of how many sequences have which length and score; the darker, the more (on a
+    logarithmic scale).
+    """
     figure, axes = _figure(6.2, 2.9)
     axes.set_xscale("log")
     if len(length):
@@ -74,26 +96,46 @@ def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
     totals = np.bincount(group, minlength=len(LENGTH_NAMES))
     x = np.arange(len(LENGTH_NAMES))
     words = (*CALLS, "not_scored")
-    shares = [np.bincount(group[call == word], minlength=len(x)) / np.maximum(totals, 1) * 100 for word in words]
+    shares = [
+        np.bincount(group[call == word], minlength=len(x)) / np.maximum(totals, 1) * 100
+        for word in words
+    ]
     _stack(axes, x, shares, 0.72, "center", words)
     for place, total in zip(x, totals, strict=True):
-        axes.text(place, 103, f"{total:,}", ha="center", va="bottom", fontsize=8, color=ROLES["text"])
+        axes.text(
+            place, 103, f"{total:,}", ha="center", va="bottom", fontsize=8, color=ROLES["text"]
+        )
     axes.set(xlabel="length (bases)", ylabel="% of sequences", ylim=(0, 115), yticks=(0, 50, 100))
     axes.set_xticks(x, LENGTH_NAMES)
     return _svg(figure, "Calls by length")
 
 
 def track(data: Track) -> str:
-    """Chunk scores along a sequence: filled steps, grey where a chunk has no score, regions underlined."""
+    """Chunk scores along a sequence: filled steps, grey where a chunk has no score, regions
+    underlined.
+    """
     figure, axes = _figure(9.6, 0.95, margins=TRACK_MARGINS)
     edges, scores = _binned(data)
     gap = np.isnan(scores)
     axes.stairs(np.where(gap, 1.0, 0.0), edges, fill=True, color=ROLES["gap"], lw=0)
     for role, inside in (("virus", scores >= 0.5), ("non-virus", scores < 0.5)):
-        axes.stairs(np.where(inside, np.maximum(scores, 0.02), 0.0), edges, fill=True, color=ROLES[role], lw=0)
+        axes.stairs(
+            np.where(inside, np.maximum(scores, 0.02), 0.0),
+            edges,
+            fill=True,
+            color=ROLES[role],
+            lw=0,
+        )
     axes.axhline(0.5, color=ROLES["line"], lw=0.8, ls=(0, (4, 3)))
     for start, end in data.regions:
-        axes.plot([start, end], [1.1, 1.1], color=ROLES["region"], lw=3, solid_capstyle="butt", clip_on=False)
+        axes.plot(
+            [start, end],
+            [1.1, 1.1],
+            color=ROLES["region"],
+            lw=3,
+            solid_capstyle="butt",
+            clip_on=False,
+        )
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1), yticks=(0, 1))
     axes.grid(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -101,7 +143,9 @@ def track(data: Track) -> str:
 
 
 def _binned(data: Track) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Edges and scores of a track in at most `MOST_BINS` steps: means of the scored chunks, a gap where none is."""
+    """Edges and scores of a track in at most `MOST_BINS` steps: means of the scored chunks, a gap
+    where none is.
+    """
     n = len(data.scores)
     if n <= MOST_BINS:
         return data.edges, data.scores
@@ -132,7 +176,9 @@ def _boxes(axes, left, right, bottom, top, color: str = ROLES["virus"], alpha: f
 
     if not len(left):
         return
-    corners = np.stack([left, bottom, right, bottom, right, top, left, top, left, bottom], axis=1).reshape(-1, 2)
+    corners = np.stack(
+        [left, bottom, right, bottom, right, top, left, top, left, bottom], axis=1
+    ).reshape(-1, 2)
     codes = np.tile([Path.MOVETO, Path.LINETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY], len(left))
     axes.add_patch(PathPatch(Path(corners, codes), facecolor=color, alpha=alpha, lw=0))
 
@@ -140,7 +186,8 @@ def _boxes(axes, left, right, bottom, top, color: str = ROLES["virus"], alpha: f
 def _figure(width: float, height: float, margins: Mapping[str, float] | None = None):
     """An empty, quiet pair of axes; `width` and `height` in inches of 72 points.
 
-    margins: edges of the axes as shares of the figure, where they are known: to find them takes as long as to draw.
+    margins: edges of the axes as shares of the figure, where they are known: to find them takes as
+    long as to draw.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
@@ -161,7 +208,9 @@ def _figure(width: float, height: float, margins: Mapping[str, float] | None = N
 
 
 def _svg(figure, label: str) -> str:
-    """The figure as an `<svg>` element in the page's colours and font, the same bytes for the same data."""
+    """The figure as an `<svg>` element in the page's colours and font, the same bytes for the same
+    data.
+    """
     import matplotlib
 
     stream = io.StringIO()

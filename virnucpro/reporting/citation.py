@@ -1,4 +1,5 @@
 """What to cite when results of this program are published."""
+
 from __future__ import annotations
 
 CITATIONS: tuple[tuple[str, str, str], ...] = (

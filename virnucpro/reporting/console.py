@@ -2,6 +2,7 @@
 
 `summary` makes it, `show_outcome` prints it to standard output for the command line.
 """
+
 from __future__ import annotations
 
 import logging
@@ -21,7 +22,12 @@ from virnucpro.reporting.tables import counts
 log = logging.getLogger(__name__)
 
 TOP = 10  # hits shown
-CALL_PHRASES = {"virus": "virus", "non_virus": "non-virus", "ambiguous": "ambiguous", "not_scored": "not scored"}
+CALL_PHRASES = {
+    "virus": "virus",
+    "non_virus": "non-virus",
+    "ambiguous": "ambiguous",
+    "not_scored": "not scored",
+}
 CALL_STYLES = {"virus": "bold cyan", "non_virus": "", "ambiguous": "yellow", "not_scored": "dim"}
 
 
@@ -38,17 +44,27 @@ def show_outcome(outcome: OutcomeLike, quiet: bool = False, console: Console | N
     if outcome.answers is None:
         return
     if not quiet:
-        (console or Console(highlight=False, soft_wrap=False)).print(summary(outcome.outputs, outcome.answers))
+        (console or Console(highlight=False, soft_wrap=False)).print(
+            summary(outcome.outputs, outcome.answers)
+        )
     if outcome.failures:
         first, more = outcome.failures[0], len(outcome.failures) - 1
-        log.warning("failed: %s: %s%s; see %s", first.path, first.reason, f" ({more} more)" if more else "", outcome.outputs.failed_files)
+        log.warning(
+            "failed: %s: %s%s; see %s",
+            first.path,
+            first.reason,
+            f" ({more} more)" if more else "",
+            outcome.outputs.failed_files,
+        )
 
 
 def summary(outputs: Outputs, answers: Answers) -> RenderableType:
     """The calls in one line, the best hits as a table, the files to open next."""
     number = counts(answers)
     calls = Text("\n")
-    calls.append(f"{number['sequences']:,} sequence{'' if number['sequences'] == 1 else 's'}", "bold")
+    calls.append(
+        f"{number['sequences']:,} sequence{'' if number['sequences'] == 1 else 's'}", "bold"
+    )
     for key, phrase in CALL_PHRASES.items():
         calls.append("   ")
         calls.append(f"{number[key]:,} {phrase}", CALL_STYLES[key] if number[key] else "dim")
@@ -69,9 +85,11 @@ def _hits(answers: Answers) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in best[:TOP].tolist():
         table.add_row(
-            Text(answers.names[row].as_py()), f"{answers.records.length[row]:,}",
-            f"{answers.sequences.deciding_score[row]:.4f}", f"{answers.sequences.n_scored[row]} of {answers.records.n_chunks[row]}",
-        )  # fmt: skip
+            Text(answers.names[row].as_py()),
+            f"{answers.records.length[row]:,}",
+            f"{answers.sequences.deciding_score[row]:.4f}",
+            f"{answers.sequences.n_scored[row]} of {answers.records.n_chunks[row]}",
+        )
     if len(best) > TOP:
         table.add_row(Text(f"and {len(best) - TOP:,} more", "dim"))
     return table
@@ -85,5 +103,7 @@ def _files(outputs: Outputs, any_virus: bool, any_region: bool) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for name in wanted:
         if (outputs.directory / name).exists():
-            table.add_row(Text(str(outputs.directory / name), overflow="fold"), Text(phrases[name], "dim"))
+            table.add_row(
+                Text(str(outputs.directory / name), overflow="fold"), Text(phrases[name], "dim")
+            )
     return table

@@ -1,8 +1,9 @@
 """`virus.fna` and `regions.fna`: one more pass over the inputs that picks out the called sequences.
 
-Best first needs any order, so the picked sequences wait in a temporary file (in memory while they are few).
-Letters are as the program read them: upper case, U as T.
+Best first needs any order, so the picked sequences wait in a temporary file (in memory while they
+are few). Letters are as the program read them: upper case, U as T.
 """
+
 from __future__ import annotations
 
 import tempfile
@@ -33,7 +34,8 @@ def write_fastas(outputs: Outputs, answers: Answers) -> None:
     wanted = np.union1d(best, regions.record)
     called = np.zeros(len(answers.records), bool)
     called[best] = True
-    place = np.zeros((len(answers.records), 2) if len(best) else (0, 2), np.int64)  # offset and length while waiting
+    # offset and length while waiting
+    place = np.zeros((len(answers.records), 2) if len(best) else (0, 2), np.int64)
     with (
         tempfile.SpooledTemporaryFile(IN_MEMORY, prefix=LEFTOVER, dir=outputs.directory) as waiting,
         writing(outputs.regions_fasta) as region_stream,
@@ -59,10 +61,17 @@ def _pick(answers: Answers, wanted: NDArray[np.int64]) -> Iterable[tuple[int, by
     for i, source in enumerate(answers.inputs):
         rows = wanted[(wanted >= bounds[i]) & (wanted < bounds[i + 1])]
         if len(rows):
-            yield from _pick_from(InputFile(Path(source.path), source.source, source.stem), rows, int(bounds[i]), answers)
+            yield from _pick_from(
+                InputFile(Path(source.path), source.source, source.stem),
+                rows,
+                int(bounds[i]),
+                answers,
+            )
 
 
-def _pick_from(file: InputFile, rows: Sequence[int], first: int, answers: Answers) -> Iterable[tuple[int, bytes]]:
+def _pick_from(
+    file: InputFile, rows: Sequence[int], first: int, answers: Answers
+) -> Iterable[tuple[int, bytes]]:
     left = iter(np.asarray(rows).tolist())
     row = next(left)
     try:

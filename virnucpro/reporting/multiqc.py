@@ -1,7 +1,9 @@
 """`multiqc_mqc.json`: the calls of every input file as a bar graph in a MultiQC report.
 
-The name and the form are MultiQC's "custom content"; MultiQC finds the file by itself when it is run over the output directory.
+The name and the form are MultiQC's "custom content"; MultiQC finds the file by itself when it is
+run over the output directory.
 """
+
 from __future__ import annotations
 
 import html
@@ -15,7 +17,12 @@ from virnucpro.calling.columns import CALL_WORDS, Call
 from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs, write_text
 
-COLOURS = {"virus": "#0f766e", "ambiguous": "#d97706", "non-virus": "#94a3b8", "not_scored": "#cbd5e1"}
+COLOURS = {
+    "virus": "#0f766e",
+    "ambiguous": "#d97706",
+    "non-virus": "#94a3b8",
+    "not_scored": "#cbd5e1",
+}
 ORDER = (Call.virus, Call.ambiguous, Call.non_virus, Call.not_scored)
 
 
@@ -35,7 +42,11 @@ def write_multiqc(outputs: Outputs, answers: Answers, record: Mapping[str, Any])
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
         "categories": {
-            CALL_WORDS[call]: {"name": CALL_WORDS[call].replace("_", " "), "color": COLOURS[CALL_WORDS[call]]} for call in ORDER
+            CALL_WORDS[call]: {
+                "name": CALL_WORDS[call].replace("_", " "),
+                "color": COLOURS[CALL_WORDS[call]],
+            }
+            for call in ORDER
         },
         "data": {
             source.stem: {CALL_WORDS[call]: row[call] for call in ORDER}

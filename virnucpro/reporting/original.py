@@ -1,8 +1,11 @@
-"""The two files of the original program, for every input file in a folder of its own, as pipelines read them today.
+"""The two files of the original program, for every input file in a folder of its own, as pipelines
+read them today.
 
-Same columns, same order, same digits: `prediction_results.txt` a line a frame, `prediction_results_highestscore.csv`
-(tab-separated in spite of its name) a line a scored chunk, sorted by id.
+Same columns, same order, same digits: `prediction_results.txt` a line a frame,
+`prediction_results_highestscore.csv` (tab-separated in spite of its name) a line a scored chunk,
+sorted by id.
 """
+
 from __future__ import annotations
 
 from contextlib import suppress
@@ -41,11 +44,15 @@ def write_prediction_results(path: Path, answers: Answers, rows: NDArray[np.int6
         stream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
         for part in _parts(rows):
             columns = frame_ids(answers, part), frame_labels(answers, part)
-            write_lines(stream, [*columns, shortest(frames.others[part]), shortest(frames.virus[part])])
+            write_lines(
+                stream, [*columns, shortest(frames.others[part]), shortest(frames.virus[part])]
+            )
 
 
 def read_scores(outputs: Outputs) -> tuple[list[str], NDArray[np.float32]]:
-    """Frame ids, and scores [n, 2] to the last bit, of every `prediction_results.txt`, input after input."""
+    """Frame ids, and scores [n, 2] to the last bit, of every `prediction_results.txt`, input after
+    input.
+    """
     import pyarrow.csv
 
     types = {"Sequence_ID": pa.string(), "score1": pa.float32(), "score2": pa.float32()}
@@ -53,11 +60,18 @@ def read_scores(outputs: Outputs) -> tuple[list[str], NDArray[np.float32]]:
     convert = pyarrow.csv.ConvertOptions(column_types=types, include_columns=list(types))
     paths = [outputs.prediction_results(stem) for stem in outputs.stems]
     try:
-        tables = [pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert) for path in paths]
+        tables = [
+            pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert)
+            for path in paths
+        ]
     except (OSError, pa.ArrowException) as error:
-        raise StoreError(f"{outputs.directory}: its scores cannot be read ({one_line(error)}); run predict again") from error
+        raise StoreError(
+            f"{outputs.directory}: its scores cannot be read ({one_line(error)}); run predict again"
+        ) from error
     table = pa.concat_tables(tables)
-    return table["Sequence_ID"].to_pylist(), np.column_stack([table["score1"].to_numpy(), table["score2"].to_numpy()])
+    return table["Sequence_ID"].to_pylist(), np.column_stack(
+        [table["score1"].to_numpy(), table["score2"].to_numpy()]
+    )
 
 
 def scores_digest(outputs: Outputs) -> dict[str, str]:
@@ -73,7 +87,9 @@ def scores_digest(outputs: Outputs) -> dict[str, str]:
 
 
 def write_highest_scores(path: Path, answers: Answers, rows: NDArray[np.int64]) -> None:
-    """`Modified_ID Is_Virus max_score_0 max_score_1` of the chunks at `rows`, sorted by id as bytes."""
+    """`Modified_ID Is_Virus max_score_0 max_score_1` of the chunks at `rows`, sorted by id as
+    bytes.
+    """
     chunks = answers.chunks
     ids = pa.chunked_array([chunk_ids(answers, part) for part in _parts(rows)], pa.large_string())
     rows = rows[pc.sort_indices(ids).to_numpy()]

@@ -1,7 +1,9 @@
-"""One object owns every path of the output directory, and the only way a file gets there: whole or not at all.
+"""One object owns every path of the output directory, and the only way a file gets there: whole or
+not at all.
 
 Knows names, phrases and how to write safely; does not know what is inside the files.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -43,7 +45,10 @@ class OutputError(VirNucProError):
 
 @dataclass(frozen=True)
 class Outputs:
-    """Paths of one run. `stems`: one an input file, unique, as the original's tables are named by them."""
+    """Paths of one run.
+
+    `stems`: one an input file, unique, as the original's tables are named by them.
+    """
 
     directory: Path
     stems: tuple[str, ...] = ()
@@ -52,7 +57,11 @@ class Outputs:
     @classmethod
     def of(cls, settings: PredictSettings) -> Outputs:
         """The paths of a run with these settings."""
-        return cls(settings.output_dir, tuple(file.stem for file in settings.inputs), settings.call.table_format)
+        return cls(
+            settings.output_dir,
+            tuple(file.stem for file in settings.inputs),
+            settings.call.table_format,
+        )
 
     @property
     def contigs(self) -> Path:
@@ -120,7 +129,10 @@ class Outputs:
         return self.merged_directory(stem) / "prediction_results_highestscore.csv"
 
     def prepare(self) -> None:
-        """Make the directories and clear unfinished files of a run that was killed. Raises OutputError."""
+        """Make the directories and clear unfinished files of a run that was killed.
+
+        Raises OutputError.
+        """
         folders = [self.directory, *(self.merged_directory(stem) for stem in self.stems)]
         for folder in folders:
             with explained(folder):
@@ -133,27 +145,42 @@ class Outputs:
             os.unlink(name)
 
     def discard_stale(self) -> None:
-        """Remove the tables an earlier run wrote in the other format, so that no old answer lies beside a new one."""
+        """Remove the tables an earlier run wrote in the other format, so that no old answer lies
+        beside a new one.
+        """
         other = "parquet" if self.table_format == "tsv" else "tsv"
         for path in (self.contigs, self.chunks, self.frames):
             path.with_suffix(f".{other}").unlink(missing_ok=True)
 
     def remove(self) -> None:
-        """Unlink every file an earlier run may have left: both table formats, and the original's files.
+        """Unlink every file an earlier run may have left: both table formats, and the original's
+        files.
 
-        Those of other stems too where a `run.json` says that the directory is ours: else they may be the original program's.
+        Those of other stems too where a `run.json` says that the directory is ours: else they may
+        be the original program's.
         """
-        tables = [path.with_suffix(f".{kind}") for path in (self.contigs, self.chunks, self.frames) for kind in ("tsv", "parquet")]
+        tables = [
+            path.with_suffix(f".{kind}")
+            for path in (self.contigs, self.chunks, self.frames)
+            for kind in ("tsv", "parquet")
+        ]
         stems = set(self.stems)
         if self.run_json.exists():
-            stems |= {folder.name.removesuffix("_merged") for folder in self.directory.glob("*_merged")}
+            stems |= {
+                folder.name.removesuffix("_merged") for folder in self.directory.glob("*_merged")
+            }
         owned = [getattr(self, key) for key in PHRASES] + tables
-        owned += [path for stem in stems for path in (self.prediction_results(stem), self.highest_scores(stem))]
+        owned += [
+            path
+            for stem in stems
+            for path in (self.prediction_results(stem), self.highest_scores(stem))
+        ]
         for path in owned:
             with explained(path):
                 path.unlink(missing_ok=True)
         for stem in stems:
-            with contextlib.suppress(OSError):  # not there, or something of somebody else's is in it
+            # not there, or something of somebody else's is in it
+            with contextlib.suppress(OSError):
                 self.merged_directory(stem).rmdir()
 
     def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
@@ -168,17 +195,20 @@ class Outputs:
 
 @contextlib.contextmanager
 def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A file handle whose content appears at `path` when the block ends well, and leaves no trace when it does not.
+    """A file handle whose content appears at `path` when the block ends well, and leaves no trace
+    when it does not.
 
-    Written beside as a hidden file, flushed to disk, renamed. Raises OutputError where the disk is full or the place
-    not writable.
+    Written beside as a hidden file, flushed to disk, renamed. Raises OutputError where the disk is
+    full or the place not writable.
     """
     encoding = None if "b" in mode else "utf-8"
     with explained(path):
         handle, name = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
     try:
         with explained(path):
-            with open(handle, mode, encoding=encoding, newline=None if encoding is None else "\n") as stream:
+            with open(
+                handle, mode, encoding=encoding, newline=None if encoding is None else "\n"
+            ) as stream:
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -209,7 +239,9 @@ def sync_directory(folder: Path) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn a failed write into one line that names the file and what to do; other files' errors pass through."""
+    """Turn a failed write into one line that names the file and what to do; other files' errors
+    pass through.
+    """
     try:
         yield
     except OSError as error:

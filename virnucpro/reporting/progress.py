@@ -1,8 +1,10 @@
-"""What a run shows while it runs: a dashboard on a terminal, a log line every ten seconds elsewhere, nothing when quiet.
+"""What a run shows while it runs: a dashboard on a terminal, a log line every ten seconds
+elsewhere, nothing when quiet.
 
-Fed by the pipeline: the name of each stage, and each step of batches. Knows rich; knows no torch and no devices
-(memory comes from a function it is given).
+Fed by the pipeline: the name of each stage, and each step of batches. Knows rich; knows no torch
+and no devices (memory comes from a function it is given).
 """
+
 from __future__ import annotations
 
 import logging
@@ -25,7 +27,10 @@ log = logging.getLogger("virnucpro.progress")
 LINE_EVERY = 10.0  # seconds between log lines
 WINDOW = 60.0  # seconds over which a rate is taken
 MOST_ROWS = 16  # processes shown one by one
-ENCODER_PHRASES = {"esm2": "embedding proteins with ESM-2", "dnabert_s": "embedding nucleotides with DNABERT-S"}
+ENCODER_PHRASES = {
+    "esm2": "embedding proteins with ESM-2",
+    "dnabert_s": "embedding nucleotides with DNABERT-S",
+}
 Memory = Callable[[], list[tuple[int, int]]]
 
 
@@ -49,7 +54,8 @@ class Counters:
     processes: int = 1
     done: int = 0
     rows: int = 0
-    recent: deque[tuple[float, int, int, int]] = field(default_factory=deque)  # time, batches, rows, tokens so far
+    # time, batches, rows, tokens so far
+    recent: deque[tuple[float, int, int, int]] = field(default_factory=deque)
     tokens: int = 0
 
     def start(self, stage: str, batches: int = 0, processes: int = 1) -> None:
@@ -60,7 +66,11 @@ class Counters:
 
     def add(self, step: StepLike) -> None:
         now = time.monotonic()
-        self.done, self.rows, self.tokens = self.done + step.batches, self.rows + step.rows, self.tokens + step.tokens
+        self.done, self.rows, self.tokens = (
+            self.done + step.batches,
+            self.rows + step.rows,
+            self.tokens + step.tokens,
+        )
         recent = self.recent
         recent.append((now, self.done, self.rows, self.tokens))
         while len(recent) > 2 and recent[1][0] < now - WINDOW:
@@ -75,7 +85,11 @@ class Counters:
         if seconds <= 0:
             return 0.0, 0.0, 0.0
         last, first = recent[-1], recent[0]
-        return (last[1] - first[1]) / seconds, (last[2] - first[2]) / seconds, (last[3] - first[3]) / seconds
+        return (
+            (last[1] - first[1]) / seconds,
+            (last[2] - first[2]) / seconds,
+            (last[3] - first[3]) / seconds,
+        )
 
     def left(self) -> float | None:
         """Seconds to the end of the stage, None while not to be told."""
@@ -84,7 +98,9 @@ class Counters:
 
     def share(self, rank: int) -> tuple[int, int]:
         """(done, to do) of one process: batches are dealt to the processes in turn."""
-        return len(range(rank, self.done, self.processes)), len(range(rank, self.batches, self.processes))
+        return len(range(rank, self.done, self.processes)), len(
+            range(rank, self.batches, self.processes)
+        )
 
 
 class Display:
@@ -106,7 +122,9 @@ class Display:
 
     def embedding(self, encoder: str, batches: int, processes: int) -> None:
         """A stage of `batches` batches, dealt to the processes in turn, begins."""
-        self.counters.start(ENCODER_PHRASES.get(encoder, f"embedding with {encoder}"), batches, processes)
+        self.counters.start(
+            ENCODER_PHRASES.get(encoder, f"embedding with {encoder}"), batches, processes
+        )
 
     def step(self, step: StepLike) -> None:
         self.counters.add(step)
@@ -144,19 +162,24 @@ class LineDisplay(Display):
 
 
 class Dashboard(Display):
-    """A live picture on a terminal: finished stages, a bar a process, then total, rate and what is left."""
+    """A live picture on a terminal: finished stages, a bar a process, then total, rate and what is
+    left.
+    """
 
     def __init__(self, console: Console, memory: Memory | None = None) -> None:
         super().__init__(memory)
         self._console = console
         self._finished: list[tuple[str, float]] = []
-        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4, transient=True)
+        self._live = Live(
+            console=console, get_renderable=self.render, refresh_per_second=4, transient=True
+        )
         self._moved: list[logging.StreamHandler] = []
 
     def __enter__(self) -> Dashboard:
         plain = sys.stderr
         self._live.start()
-        for handler in logging.getLogger("virnucpro").handlers:  # log lines go above the picture, not through it
+        # log lines go above the picture, not through it
+        for handler in logging.getLogger("virnucpro").handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is plain:
                 handler.setStream(sys.stderr)
                 self._moved.append(handler)
@@ -183,10 +206,17 @@ class Dashboard(Display):
     def render(self) -> Group:
         """The picture of this moment."""
         counters = self.counters
-        parts: list = [Text(f"  ✓ {name}  {clock(seconds)}", style="green dim") for name, seconds in self._finished]
+        parts: list = [
+            Text(f"  ✓ {name}  {clock(seconds)}", style="green dim")
+            for name, seconds in self._finished
+        ]
         if counters.stage:
             now = time.monotonic() - counters.began
-            parts.append(Text.assemble(("  ▸ ", "bold cyan"), (counters.stage, "bold"), (f"  {clock(now)}", "dim")))
+            parts.append(
+                Text.assemble(
+                    ("  ▸ ", "bold cyan"), (counters.stage, "bold"), (f"  {clock(now)}", "dim")
+                )
+            )
         if counters.batches:
             parts.append(self._bars(counters))
         return Group(*parts)
@@ -200,24 +230,35 @@ class Dashboard(Display):
         for rank in range(min(counters.processes, MOST_ROWS)):
             done, share = counters.share(rank)
             table.add_row(
-                f"   {'GPU' if memory else 'process'} {rank}", ProgressBar(share or 1, done, width=24), f"{done:,}/{share:,} batches",
-                f"{tokens / counters.processes:,.0f} tok/s", gigabytes(memory, rank), style="dim",
-            )  # fmt: skip
+                f"   {'GPU' if memory else 'process'} {rank}",
+                ProgressBar(share or 1, done, width=24),
+                f"{done:,}/{share:,} batches",
+                f"{tokens / counters.processes:,.0f} tok/s",
+                gigabytes(memory, rank),
+                style="dim",
+            )
         if counters.processes > MOST_ROWS:
             table.add_row(f"   and {counters.processes - MOST_ROWS} more", style="dim")
         left = counters.left()
         table.add_row(
-            "   total", ProgressBar(counters.batches, counters.done, width=24, complete_style="cyan"),
-            f"{100 * counters.done / counters.batches:.0f} %", f"{rows:,.0f} frames/s",
+            "   total",
+            ProgressBar(counters.batches, counters.done, width=24, complete_style="cyan"),
+            f"{100 * counters.done / counters.batches:.0f} %",
+            f"{rows:,.0f} frames/s",
             "" if left is None else f"{clock(left)} left",
-        )  # fmt: skip
+        )
         return table
 
 
 def make_display(
-    quiet: bool = False, verbose: bool = False, console: Console | None = None, memory: Memory | None = None
+    quiet: bool = False,
+    verbose: bool = False,
+    console: Console | None = None,
+    memory: Memory | None = None,
 ) -> Display:
-    """The display that suits: none when quiet, a dashboard on a terminal, log lines elsewhere and with `verbose`."""
+    """The display that suits: none when quiet, a dashboard on a terminal, log lines elsewhere and
+    with `verbose`.
+    """
     if quiet:
         return Display(memory)
     console = console or Console(stderr=True)
@@ -236,9 +277,10 @@ def line(counters: Counters, memory: list[tuple[int, int]]) -> str:
     word = "batch" if counters.batches == 1 else "batches"
     parts = [
         f"{counters.stage}: {counters.done:,} of {counters.batches:,} {word} ({100 * counters.done / counters.batches:.0f} %)",
-        f"{rows:,.0f} frames/s", f"{tokens:,.0f} tokens/s",
+        f"{rows:,.0f} frames/s",
+        f"{tokens:,.0f} tokens/s",
         f"{clock(left)} left" if left is not None else f"{spent} so far",
-    ]  # fmt: skip
+    ]
     if memory:
         parts.append("memory " + " ".join(gigabytes(memory, rank) for rank in range(len(memory))))
     return ", ".join(parts)

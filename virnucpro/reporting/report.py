@@ -1,8 +1,10 @@
 """`report.html`: the result as one page that needs nothing else: no network, no other file.
 
-Collects what the page shows; how it looks is in `report.html`, `report.css` and `report.js` beside this module, the charts in
-`charts`. Names and reasons are data: the template escapes them all, and the page's own policy forbids any script but ours.
+Collects what the page shows; how it looks is in `report.html`, `report.css` and `report.js` beside
+this module, the charts in `charts`. Names and reasons are data: the template escapes them all, and
+the page's own policy forbids any script but ours.
 """
+
 from __future__ import annotations
 
 import base64
@@ -34,7 +36,8 @@ MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
 PARTS = {"esm2": "ESM-2", "dnabert_s": "DNABERT-S"}
-NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")  # stand elsewhere
+# stand elsewhere
+NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")
 
 # Why a sequence has no call: the first of its notes that says so.
 REASONS = (
@@ -48,7 +51,10 @@ REASONS = (
 
 
 def write_report(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> None:
-    """Write the page. `record`: what `run.json` says of the run; what is missing there is left out."""
+    """Write the page.
+
+    `record`: what `run.json` says of the run; what is missing there is left out.
+    """
     with writing(outputs.report) as stream:
         stream.write(render(outputs, answers, record).encode("utf-8", "backslashreplace"))
 
@@ -59,15 +65,23 @@ def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str
     from markupsafe import Markup
 
     folder = files("virnucpro.reporting")
-    style, script = ((folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    style, script = (
+        (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
+    )
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["score"] = lambda value: "NA" if value != value else f"{value:.4f}"
     environment.filters["short"] = shortened
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     return template.render(
-        **page(outputs, answers, record), style=Markup(style), script=Markup(script), script_hash=policy_hash(script), svg=Markup,
-    )  # fmt: skip
+        **page(outputs, answers, record),
+        style=Markup(style),
+        script=Markup(script),
+        script_hash=policy_hash(script),
+        svg=Markup,
+    )
 
 
 def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +92,14 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
     label = "virus probability" if calibrated else "virus score"
     words = np.array(CALL_WORDS)[sequences.call]
     deciding = sequences.deciding_score
-    hits = np.concatenate([best_first(sequences, records), best_first(sequences, records, Call.ambiguous)])
+    hits = np.concatenate(
+        [best_first(sequences, records), best_first(sequences, records, Call.ambiguous)]
+    )
     points, failures = answers.rules.points, list(record.get("failures", ()))
     return {
-        "title": answers.inputs[0].source if len(answers.inputs) == 1 else f"{len(answers.inputs)} inputs",
+        "title": answers.inputs[0].source
+        if len(answers.inputs) == 1
+        else f"{len(answers.inputs)} inputs",
         "model": answers.model_label,
         "number": counts(answers),
         "calibrated": calibrated,
@@ -90,9 +108,16 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "chunk_length": answers.rules.chunk_length,
         "reasons": reasons(sequences.call, sequences.notes),
         "charts": [
-            (f"{label.capitalize()} of every called sequence", charts.score_histogram(deciding[called], words[called],
-                                                                       (points.virus, points.relaxed), label)),
-            (f"Length against {label}", charts.length_against_score(records.length[called], deciding[called], label)),
+            (
+                f"{label.capitalize()} of every called sequence",
+                charts.score_histogram(
+                    deciding[called], words[called], (points.virus, points.relaxed), label
+                ),
+            ),
+            (
+                f"Length against {label}",
+                charts.length_against_score(records.length[called], deciding[called], label),
+            ),
             ("Calls by length", charts.calls_by_length(records.length, words)),
         ],
         "hits": [hit(answers, row) for row in _rows(answers, hits[:MOST_HITS])],
@@ -107,11 +132,15 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "failures": failures[:MOST_FAILURES],
         "n_failures": len(failures),
         "facts": facts(answers, record),
-        "files": [row for row in outputs.tree() if "/" not in row[0] and (row[0] != outputs.failed_files.name or failures)],
+        "files": [
+            row
+            for row in outputs.tree()
+            if "/" not in row[0] and (row[0] != outputs.failed_files.name or failures)
+        ],
         "citations": CITATIONS,
         "version": record.get("version", ""),
         "finished": record.get("finished", ""),
-    }  # fmt: skip
+    }
 
 
 def reasons(call: NDArray[np.uint8], note: NDArray[np.uint16]) -> list[tuple[str, int]]:
@@ -166,7 +195,11 @@ def region_tracks(answers: Answers) -> list[dict[str, Any]]:
 def region_basis(rules: CallRules) -> str:
     """How much of what a region is made of, in words."""
     fewest = fewest_scored(rules.density)
-    return f"{fewest} scored windows ({rules.chunk_length} bases, every {rules.stride})" if rules.stride else f"{fewest} scored chunks"
+    return (
+        f"{fewest} scored windows ({rules.chunk_length} bases, every {rules.stride})"
+        if rules.stride
+        else f"{fewest} scored chunks"
+    )
 
 
 def _track(answers: Answers, row: int, chunks: ChunkColumns) -> dict[str, Any]:
@@ -185,12 +218,17 @@ def regions(answers: Answers) -> list[dict[str, Any]]:
     order = np.argsort(-found.mean_score, kind="stable")[:MOST_REGIONS]
     return [
         {
-            "name": answers.names[int(found.record[i])].as_py(), "start": int(found.start[i]), "end": int(found.end[i]),
-            "n_chunks": int(found.n_chunks[i]), "n_scored": int(found.n_scored[i]), "mean": float(found.mean_score[i]),
-            "resolution": int(found.resolution[i]), "call": CALL_WORDS[answers.sequences.call[found.record[i]]],
+            "name": answers.names[int(found.record[i])].as_py(),
+            "start": int(found.start[i]),
+            "end": int(found.end[i]),
+            "n_chunks": int(found.n_chunks[i]),
+            "n_scored": int(found.n_scored[i]),
+            "mean": float(found.mean_score[i]),
+            "resolution": int(found.resolution[i]),
+            "call": CALL_WORDS[answers.sequences.call[found.record[i]]],
         }
         for i in order
-    ]  # fmt: skip
+    ]
 
 
 def inputs(answers: Answers) -> list[dict[str, Any]]:
@@ -204,14 +242,22 @@ def inputs(answers: Answers) -> list[dict[str, Any]]:
 
 def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What ran on what, as name and value; only what is known."""
-    model, rules, choices = record.get("model", {}), answers.rules, {choice["name"]: choice for choice in record.get("choices", ())}
+    model, rules, choices = (
+        record.get("model", {}),
+        answers.rules,
+        {choice["name"]: choice for choice in record.get("choices", ())},
+    )
     rows: list[tuple[str, Any]] = [
         ("Version", record.get("version")),
         ("Command", _words(["virnucpro", *record.get("command", ())[1:]])),
         ("Finished", record.get("finished")),
         ("Model", answers.model_label),
         ("Model: why this one", choices.pop("model", {}).get("reason")),
-        *((f"Model: {name}", value) for name, value in _flat(model) if name.split()[0] not in NOT_SHOWN),
+        *(
+            (f"Model: {name}", value)
+            for name, value in _flat(model)
+            if name.split()[0] not in NOT_SHOWN
+        ),
         ("Chunk length", f"{rules.chunk_length} bases"),
         ("Called virus from", rules.points.virus),
         ("Ambiguous from", rules.points.relaxed),
@@ -219,10 +265,16 @@ def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Regions from windows", f"every {rules.stride} bases" if rules.stride else None),
         ("Device", record.get("device")),
         ("Processes", None if "processes" in choices else record.get("processes")),
-        *((f"Prevalence assumed for fdr: {source}", f"{share:.4f}") for source, share in list(answers.prevalence.items())[:MOST_INPUTS]),
+        *(
+            (f"Prevalence assumed for fdr: {source}", f"{share:.4f}")
+            for source, share in list(answers.prevalence.items())[:MOST_INPUTS]
+        ),
         *(_choice(choice) for choice in choices.values()),
-        *((f"Seconds: {stage}", f"{seconds:.1f}") for stage, seconds in record.get("seconds", {}).items()),
-    ]  # fmt: skip
+        *(
+            (f"Seconds: {stage}", f"{seconds:.1f}")
+            for stage, seconds in record.get("seconds", {}).items()
+        ),
+    ]
     return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
 
 

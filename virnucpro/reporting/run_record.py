@@ -2,6 +2,7 @@
 
 Knows how they are written; what they say is collected where it happens.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -19,7 +20,9 @@ LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%
 
 
 def write_run_json(outputs: Outputs, facts: Mapping[str, Any]) -> None:
-    """`run.json`: keys sorted; paths and dataclasses as plain values, numbers that are no number as null."""
+    """`run.json`: keys sorted; paths and dataclasses as plain values, numbers that are no number as
+    null.
+    """
     text = json.dumps(plain(facts), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(outputs.run_json, [text.encode("utf-8", "backslashreplace").decode()])
 
@@ -54,16 +57,23 @@ def plain(value: Any) -> Any:
 
 
 def write_failures(outputs: Outputs, failures: Sequence[Failure]) -> None:
-    """`failed_files.txt`, a line a failure; no file, and none left from before, where nothing failed."""
+    """`failed_files.txt`, a line a failure; no file, and none left from before, where nothing
+    failed.
+    """
     if failures:
         lines = [failure.line() for failure in failures]
-        write_text(outputs.failed_files, [line.encode("utf-8", "backslashreplace").decode() for line in lines])
+        write_text(
+            outputs.failed_files,
+            [line.encode("utf-8", "backslashreplace").decode() for line in lines],
+        )
     else:
         outputs.failed_files.unlink(missing_ok=True)
 
 
 class _LogFile(logging.FileHandler):
-    """A log that cannot be written any more, as on a full disk, is no reason to disturb a run or its last words."""
+    """A log that cannot be written any more, as on a full disk, is no reason to disturb a run or
+    its last words.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

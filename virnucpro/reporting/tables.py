@@ -1,7 +1,10 @@
-"""The tables of the output directory: which columns they have and how they are written, a slice of rows at a time.
+"""The tables of the output directory: which columns they have and how they are written, a slice of
+rows at a time.
 
-Knows SPEC 4's columns; the rules behind the numbers are in `calling`, the digits in `text`, the paths in `outputs`.
+Knows SPEC 4's columns; the rules behind the numbers are in `calling`, the digits in `text`, the
+paths in `outputs`.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -32,18 +35,25 @@ def write_tables(outputs: Outputs, answers: Answers) -> None:
     _write(outputs.frames, frame_columns, len(answers.frames), answers)
     _write(outputs.regions, region_columns, len(answers.regions), answers)
     best = best_first(answers.sequences, answers.records)
-    _write(outputs.virus_summary, lambda a, rows: summary_columns(a, best[rows]), len(best), answers)
+    _write(
+        outputs.virus_summary, lambda a, rows: summary_columns(a, best[rows]), len(best), answers
+    )
     write_bed(outputs.regions_bed, answers)
 
 
 def _write(
-    path: Path, columns: Callable[[Answers, NDArray[np.int64]], Columns], n_rows: int, answers: Answers
+    path: Path,
+    columns: Callable[[Answers, NDArray[np.int64]], Columns],
+    n_rows: int,
+    answers: Answers,
 ) -> None:
     """One table, as text or Parquet by its suffix; an empty one still has its columns."""
 
     def batches() -> Iterator[pa.RecordBatch]:
         for start in range(0, n_rows, SLICE):
-            yield pa.RecordBatch.from_pydict(columns(answers, np.arange(start, min(start + SLICE, n_rows))))
+            yield pa.RecordBatch.from_pydict(
+                columns(answers, np.arange(start, min(start + SLICE, n_rows)))
+            )
 
     schema = pa.RecordBatch.from_pydict(columns(answers, np.arange(0))).schema
     with writing(path) as stream:
@@ -146,7 +156,9 @@ def region_columns(answers: Answers, rows: NDArray[np.int64]) -> Columns:
 
 
 def write_bed(path: Path, answers: Answers) -> None:
-    """`regions.bed`: 0-based, half-open; the score column is the mean score times 1,000, as browsers shade by it."""
+    """`regions.bed`: 0-based, half-open; the score column is the mean score times 1,000, as
+    browsers shade by it.
+    """
     regions = answers.regions
     with writing(path) as stream:
         for start in range(0, len(regions), SLICE):
@@ -188,7 +200,9 @@ def region_ids(answers: Answers, rows: NDArray[np.int64]) -> pa.Array:
 def notes(answers: Answers, rows: NDArray[np.int64]) -> pa.Array:
     """The notes of calling and of reading, `;`-joined; missing where there is none."""
     values, index = np.unique(answers.sequences.notes[rows], return_inverse=True)
-    texts = [";".join(note.name for note in Note if value & note.value) for value in values.tolist()]
+    texts = [
+        ";".join(note.name for note in Note if value & note.value) for value in values.tolist()
+    ]
     calling = pa.array(texts, TEXT).take(pa.array(index.astype(np.int32)))
     reading = answers.record_notes.take(pa.array(rows))
     both = pc.and_(pc.not_equal(calling, ""), pc.not_equal(reading, ""))
@@ -202,7 +216,9 @@ def _nullable(values: NDArray[np.floating]) -> pa.Array:
 
 
 def counts(answers: Answers) -> Mapping[str, int]:
-    """What was read, answered and called: the numbers of `run.json`, the report and MultiQC, counted once here."""
+    """What was read, answered and called: the numbers of `run.json`, the report and MultiQC,
+    counted once here.
+    """
     sequences, records = answers.sequences, answers.records
     by_call = np.bincount(sequences.call, minlength=4)
     return {
@@ -211,7 +227,10 @@ def counts(answers: Answers) -> Mapping[str, int]:
         **{word.replace("-", "_"): int(n) for word, n in zip(CALL_WORDS, by_call, strict=True)},
         "bases": int(records.length.sum()),
         "chunks": len(answers.chunks),
-        **{f"chunks_{status.name}": int((answers.chunks.status == status).sum()) for status in ChunkStatus},
+        **{
+            f"chunks_{status.name}": int((answers.chunks.status == status).sum())
+            for status in ChunkStatus
+        },
         "frames": len(answers.frames),
         "frames_failed": int(answers.frames.failed.sum()),
         **{f"note_{note.name}": int((sequences.notes & note.value > 0).sum()) for note in Note},

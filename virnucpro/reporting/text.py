@@ -1,8 +1,11 @@
-"""Columns as text: Arrow columns to the lines of a tab-separated table, a few hundred thousand rows at a time.
+"""Columns as text: Arrow columns to the lines of a tab-separated table, a few hundred thousand rows
+at a time.
 
-Scores have 4 decimals, missing is NA, booleans are True and False, 32-bit floats are the shortest digits that read back equal
-(as numpy and the original program print them). Values are never quoted. Knows no tables.
+Scores have 4 decimals, missing is NA, booleans are True and False, 32-bit floats are the shortest
+digits that read back equal (as numpy and the original program print them). Values are never quoted.
+Knows no tables.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -38,9 +41,12 @@ def shortest(values: NDArray[np.float32]) -> pa.Array:
     """Numbers of 0 to 1 as numpy prints a float32: 0.024008522, 1.0, 8.077037e-05."""
     plain = pa.array(values, pa.float32()).cast(TEXT)
     whole = np.isin(values, (0.0, 1.0))
-    small = (values <= np.float32(1e-4)) & (values > 0)  # where Arrow and numpy disagree on the notation
+    # where Arrow and numpy disagree on the notation
+    small = (values <= np.float32(1e-4)) & (values > 0)
     if whole.any():
-        plain = pc.replace_with_mask(plain, pa.array(whole), join(plain.filter(pa.array(whole)), constant(".0")))
+        plain = pc.replace_with_mask(
+            plain, pa.array(whole), join(plain.filter(pa.array(whole)), constant(".0"))
+        )
     if small.any():
         replaced = pa.array(values[small].astype("U").tolist(), TEXT)
         plain = pc.replace_with_mask(plain, pa.array(small), replaced)
@@ -63,9 +69,12 @@ def write_lines(stream: IO[bytes], columns: Sequence[pa.Array]) -> None:
     """The rows of equally long large-string columns, tab-separated, a line each."""
     if not len(columns[0]):
         return
-    last = join(columns[-1], constant(""), separator="\n")  # ends every row's text with its line feed
+    # ends every row's text with its line feed
+    last = join(columns[-1], constant(""), separator="\n")
     lines = join(*columns[:-1], last, separator="\t")
-    offsets = np.frombuffer(lines.buffers()[1], np.int64)[lines.offset : lines.offset + len(lines) + 1]
+    offsets = np.frombuffer(lines.buffers()[1], np.int64)[
+        lines.offset : lines.offset + len(lines) + 1
+    ]
     stream.write(memoryview(lines.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
 
 

@@ -1,4 +1,5 @@
 """Every file that is written from the answers, in one call: what `predict` and `summarize` share."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,8 @@ def write_results(
     facts: Mapping[str, Any],
     stage: Callable[[str], AbstractContextManager] = lambda _: nullcontext(),
 ) -> None:
-    """Tables, FASTA files, report and the list of failures. `facts`: what `run.json` will say, for the report.
+    """Tables, FASTA files, report and the list of failures. `facts`: what `run.json` will say, for
+    the report.
 
     `run.json` itself is written by the caller, last, so that it means a whole result.
     """

@@ -1,13 +1,17 @@
 """A BPE tokenizer of DNA as a finite automaton, run over thousands of sequences at once.
 
-Knows how byte-pair merges behave on A, C, G, T; does not know of special tokens, other letters or files (see `tokens`).
+Knows how byte-pair merges behave on A, C, G, T; does not know of special tokens, other letters or
+files (see `tokens`).
 
-Why it is exact. Let last(i) be the last token of the encoding of a text's first i letters. A token t that ends at i is last(i)
-if and only if the merges would leave the pair (last(i - |t|), t) as it is; exactly one token is. So what a prefix contributes
-to the future is, for every place j from which a token may still be running, which of the tokens that begin with text[j:i]
-may follow last(j). There are few such states (1,000 for a vocabulary of 512, 20,000 for 4,096): the automaton is built once,
-and encoding is one table look-up a letter, then a walk from the end, one look-up a token.
+Why it is exact. Let last(i) be the last token of the encoding of a text's first i letters. A token
+t that ends at i is last(i) if and only if the merges would leave the pair (last(i - |t|), t) as it
+is; exactly one token is. So what a prefix contributes to the future is, for every place j from
+which a token may still be running, which of the tokens that begin with text[j:i] may follow
+last(j). There are few such states (1,000 for a vocabulary of 512, 20,000 for 4,096): the automaton
+is built once, and encoding is one table look-up a letter, then a walk from the end, one look-up a
+token.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -26,14 +30,18 @@ class NotAnAutomaton(Exception):
 
 @dataclass(frozen=True)
 class Automaton:
-    """State 0 is the start. `step[4 * state + base]` is 4 times the next state, int64; `token`, `length`: [states]."""
+    """State 0 is the start.
+
+    `step[4 * state + base]` is 4 times the next state, int64; `token`, `length`: [states].
+    """
 
     step: np.ndarray
     token: np.ndarray  # int32, the last token of any text that leads here
     length: np.ndarray  # int64, its letters; 0 at the start
 
     def encode(self, sequences: list[bytes]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """For each ROWS sequences (A, C, G, T only): (tokens [longest, rows] right-aligned downwards, counts [rows]).
+        """For each ROWS sequences (A, C, G, T only): (tokens [longest, rows] right-aligned
+        downwards, counts [rows]).
 
         Row r of a pass holds its tokens in `tokens[-counts[r]:, r]`.
         """
@@ -41,7 +49,8 @@ class Automaton:
 
     def _encode(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         lengths = np.fromiter(map(len, sequences), dtype=np.int64, count=len(sequences))
-        order = np.argsort(-lengths, kind="stable")  # the longest first, so that those still running are the first rows
+        # the longest first, so that those still running are the first rows
+        order = np.argsort(-lengths, kind="stable")
         letters = _letters(sequences, order, lengths)
         longest = len(letters)
         running = np.searchsorted(-lengths[order], -np.arange(1, longest + 1), side="right")
@@ -58,7 +67,9 @@ class Automaton:
         return self._walk_back(states, lengths, place)
 
     def _walk_back(self, states: np.ndarray, lengths: np.ndarray, column: np.ndarray):
-        """Tokens from the end of each sequence to its start; at the start the walk stands still on state 0."""
+        """Tokens from the end of each sequence to its start; at the start the walk stands still on
+        state 0.
+        """
         width = states.shape[1]
         flat = states.ravel()
         at = lengths * width + column
@@ -79,7 +90,11 @@ def _letters(sequences: list[bytes], order: np.ndarray, lengths: np.ndarray) -> 
     """uint8 [longest, n]: letter i of each sequence, in `order`, 0 behind its end."""
     longest = int(lengths.max(initial=0))
     padded = b"".join([sequences[i].ljust(longest, b"A") for i in order])
-    return np.frombuffer(padded.translate(_CODE), dtype=np.uint8).reshape(len(sequences), longest).T.copy()
+    return (
+        np.frombuffer(padded.translate(_CODE), dtype=np.uint8)
+        .reshape(len(sequences), longest)
+        .T.copy()
+    )
 
 
 def build(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Automaton:
@@ -95,13 +110,18 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Automato
 
 
 def _trees(vocabulary: dict[str, int], rank: dict[tuple[str, str], int]) -> dict[str, tuple]:
-    """token -> (left part, right part, rank of their merge) for the tokens that encode to themselves; letters: no parts."""
+    """token -> (left part, right part, rank of their merge) for the tokens that encode to
+    themselves; letters: no parts.
+    """
     trees = {}
     for word in vocabulary:
         if set(word) <= set("ACGT") and word:
             parts, last = list(word), ("", "", -1)
             while len(parts) > 1:
-                best = min((rank.get((parts[i], parts[i + 1]), _NO_MERGE), i) for i in range(len(parts) - 1))
+                best = min(
+                    (rank.get((parts[i], parts[i + 1]), _NO_MERGE), i)
+                    for i in range(len(parts) - 1)
+                )
                 if best[0] == _NO_MERGE:
                     break
                 i = best[1]
@@ -112,13 +132,17 @@ def _trees(vocabulary: dict[str, int], rank: dict[tuple[str, str], int]) -> dict
     return trees
 
 
-def _compatible(words: list[str], trees: dict[str, tuple], rank: dict[tuple[str, str], int]) -> np.ndarray:
+def _compatible(
+    words: list[str], trees: dict[str, tuple], rank: dict[tuple[str, str], int]
+) -> np.ndarray:
     """bool [words, words]: whether the merges leave the pair (a, b) as it is.
 
-    They do not if some merge (x, y) joins a's right edge to b's left edge: x is a's last part from the merge that makes it until
-    the merge that joins it to what is left of it, and so for y. Of equal ranks the leftmost goes first.
+    They do not if some merge (x, y) joins a's right edge to b's left edge: x is a's last part from
+    the merge that makes it until the merge that joins it to what is left of it, and so for y. Of
+    equal ranks the leftmost goes first.
     """
-    right: dict[str, list[tuple[int, int]]] = {}  # part -> (word, until when it is that word's last part)
+    # part -> (word, until when it is that word's last part)
+    right: dict[str, list[tuple[int, int]]] = {}
     left: dict[str, list[tuple[int, int]]] = {}
     for i, word in enumerate(words):
         for edges, side in ((right, 1), (left, 0)):
@@ -127,7 +151,9 @@ def _compatible(words: list[str], trees: dict[str, tuple], rank: dict[tuple[str,
                 edges.setdefault(part, []).append((i, until))
                 until = trees[part][2]
                 part = trees[part][side]
-    right_edges, left_edges = ({part: np.array(e).T for part, e in edges.items()} for edges in (right, left))
+    right_edges, left_edges = (
+        {part: np.array(e).T for part, e in edges.items()} for edges in (right, left)
+    )
     compatible = np.ones((len(words), len(words)), dtype=bool)
     for (x, y), when in rank.items():
         if x in right and y in left:
@@ -137,7 +163,9 @@ def _compatible(words: list[str], trees: dict[str, tuple], rank: dict[tuple[str,
 
 
 class _Trie:
-    """Of sorted words: `child[node][base]` or -1, `word[node]` or -1, and the words that go on from a node: begin..end."""
+    """Of sorted words: `child[node][base]` or -1, `word[node]` or -1, and the words that go on from
+    a node: begin..end.
+    """
 
     def __init__(self, words: list[str]):
         self.child: list[list[int]] = [[-1] * 4]
@@ -159,13 +187,19 @@ class _Trie:
 
 
 def _explore(words: list[str], compatible: np.ndarray, trie: _Trie, ids: list[int]) -> Automaton:
-    """All states that a text can lead to. A state: the places from which a token may be running, and the last token."""
-    may_follow = [row.tobytes() for row in compatible] + [b"\1" * len(words)]  # the last: at the start anything may follow
+    """All states that a text can lead to.
+
+    A state: the places from which a token may be running, and the last token.
+    """
+    # the last: at the start anything may follow
+    may_follow = [row.tobytes() for row in compatible] + [b"\1" * len(words)]
     futures: dict[tuple[int, bytes], int] = {}
     known: dict[tuple[int, int], int] = {}
 
     def future(node: int, last: int) -> int:
-        """Equal numbers for equal futures: which of the words beyond `node` may follow `last`; 0 if none may."""
+        """Equal numbers for equal futures: which of the words beyond `node` may follow `last`; 0 if
+        none may.
+        """
         number = known.get((node, last))
         if number is None:
             beyond = may_follow[last][trie.begin[node] : trie.end[node]]
@@ -178,13 +212,23 @@ def _explore(words: list[str], compatible: np.ndarray, trie: _Trie, ids: list[in
     states, tokens, step = [start], [-1], []
     for state in states:  # grows while it is walked
         for base in range(4):
-            ends = [(trie.child[node][base], last) for node, last in state if trie.child[node][base] >= 0]
-            found = [trie.word[node] for node, last in ends if trie.word[node] >= 0 and may_follow[last][trie.word[node]]]
+            ends = [
+                (trie.child[node][base], last)
+                for node, last in state
+                if trie.child[node][base] >= 0
+            ]
+            found = [
+                trie.word[node]
+                for node, last in ends
+                if trie.word[node] >= 0 and may_follow[last][trie.word[node]]
+            ]
             if len(found) != 1:
                 raise NotAnAutomaton(f"{len(found)} tokens could end at one place")
             token = found[0]
             going = [end for end in (*ends, (0, token)) if future(*end)]
-            number = numbers.setdefault((tuple([future(*end) for end in going]), token), len(states))
+            number = numbers.setdefault(
+                (tuple([future(*end) for end in going]), token), len(states)
+            )
             if number == len(states):
                 if number >= MOST_STATES:
                     raise NotAnAutomaton(f"more than {MOST_STATES:,} states")
@@ -193,4 +237,8 @@ def _explore(words: list[str], compatible: np.ndarray, trie: _Trie, ids: list[in
             step.append(4 * number)
     lengths = [len(words[token]) if token >= 0 else 0 for token in tokens]
     token_ids = [ids[token] if token >= 0 else -1 for token in tokens]
-    return Automaton(np.array(step, dtype=np.int64), np.array(token_ids, dtype=np.int32), np.array(lengths, dtype=np.int64))
+    return Automaton(
+        np.array(step, dtype=np.int64),
+        np.array(token_ids, dtype=np.int32),
+        np.array(lengths, dtype=np.int64),
+    )

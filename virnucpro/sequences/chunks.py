@@ -1,8 +1,10 @@
-"""Lengths -> chunks. The original's overlapping cut (SPEC 2), in closed form, for any number of sequences at once; and
-the denser windows of `--stride`, on which nothing but the regions of long sequences rests.
+"""Lengths -> chunks. The original's overlapping cut (SPEC 2), in closed form, for any number of
+sequences at once; and the denser windows of `--stride`, on which nothing but the regions of long
+sequences rests.
 
 Knows numbers only.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -13,7 +15,9 @@ FEWEST_CHUNKS = 3  # from which on a sequence can have a region, and so has wind
 
 
 class Spans(NamedTuple):
-    """Chunks of several sequences, in order; all int64 [n]. `start` and `end` are 0-based, half-open, in the sequence."""
+    """Chunks of several sequences, in order; all int64 [n]. `start` and `end` are 0-based,
+    half-open, in the sequence.
+    """
 
     sequence: np.ndarray
     chunk: np.ndarray  # from 1
@@ -27,7 +31,8 @@ def n_chunks(lengths: np.ndarray, chunk_length: int) -> np.ndarray:
 
 
 def all_spans(lengths: np.ndarray, chunk_length: int) -> Spans:
-    """The chunks of every sequence: n = ceil(L/C) of them, overlapping by q or q+1 with q, r = divmod(nC - L, n).
+    """The chunks of every sequence: n = ceil(L/C) of them, overlapping by q or q+1 with q, r =
+    divmod(nC - L, n).
 
     start(k+1) = start(k) + C - (q+1 if k < q+r else q), so start(k) = k(C - q) - min(k, q + r).
     """
@@ -41,9 +46,11 @@ def all_spans(lengths: np.ndarray, chunk_length: int) -> Spans:
 
 
 def all_windows(lengths: np.ndarray, chunk_length: int, stride: int) -> Spans:
-    """Windows of `chunk_length` every `stride` bases, and one at the end, of every sequence of `FEWEST_CHUNKS` chunks or more.
+    """Windows of `chunk_length` every `stride` bases, and one at the end, of every sequence of
+    `FEWEST_CHUNKS` chunks or more.
 
-    Shorter ones have none. `chunk` counts on from the sequence's chunks: n_chunks + 1, n_chunks + 2, ...
+    Shorter ones have none. `chunk` counts on from the sequence's chunks: n_chunks + 1, n_chunks +
+    2, ...
     """
     lengths = np.asarray(lengths, dtype=np.int64)
     chunks = n_chunks(lengths, chunk_length)
@@ -59,7 +66,10 @@ def chunks_and_windows(lengths: np.ndarray, chunk_length: int, stride: int) -> S
     spans = all_spans(lengths, chunk_length)
     if not stride:
         return spans
-    both = [np.concatenate(pair) for pair in zip(spans, all_windows(lengths, chunk_length, stride), strict=True)]
+    both = [
+        np.concatenate(pair)
+        for pair in zip(spans, all_windows(lengths, chunk_length, stride), strict=True)
+    ]
     order = np.argsort(both[0], kind="stable")
     return Spans(*(column[order] for column in both))
 

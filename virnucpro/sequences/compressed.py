@@ -1,7 +1,9 @@
 """A path -> its bytes, whatever compressed them.
 
-Knows gzip, bzip2, xz and zstd by their magic bytes, and notices when a stream ends early. Does not know what the bytes mean.
+Knows gzip, bzip2, xz and zstd by their magic bytes, and notices when a stream ends early. Does not
+know what the bytes mean.
 """
+
 from __future__ import annotations
 
 import bz2
@@ -13,7 +15,12 @@ import zlib
 from pathlib import Path
 from typing import BinaryIO
 
-MAGIC = ((b"\x1f\x8b", "gzip"), (b"BZh", "bzip2"), (b"\xfd7zXZ\x00", "xz"), (b"\x28\xb5\x2f\xfd", "zstd"))
+MAGIC = (
+    (b"\x1f\x8b", "gzip"),
+    (b"BZh", "bzip2"),
+    (b"\xfd7zXZ\x00", "xz"),
+    (b"\x28\xb5\x2f\xfd", "zstd"),
+)
 SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".zstd")
 
 #: What a damaged or truncated stream raises while it is read.
@@ -47,7 +54,11 @@ def open_bytes(path: Path) -> BinaryIO:
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the file's bytes as they lie on disk. Errors: OSError."""
     with open(path, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+        return (
+            hashlib.file_digest(file, "sha256").hexdigest()
+            if hasattr(hashlib, "file_digest")
+            else _sha256(file)
+        )
 
 
 def _sha256(file: BinaryIO) -> str:
@@ -58,7 +69,9 @@ def _sha256(file: BinaryIO) -> str:
 
 
 class _Owner(io.RawIOBase):
-    """`inner` as a raw stream that gives out what it has before it fails, and closes `file` with itself."""
+    """`inner` as a raw stream that gives out what it has before it fails, and closes `file` with
+    itself.
+    """
 
     def __init__(self, inner, file: BinaryIO):
         self.inner, self.file = inner, file
@@ -78,7 +91,9 @@ class _Owner(io.RawIOBase):
 
 
 class _Zstd(io.RawIOBase):
-    """Any number of zstd frames; the library's own stream reader takes a truncated frame for a complete one."""
+    """Any number of zstd frames; the library's own stream reader takes a truncated frame for a
+    complete one.
+    """
 
     def __init__(self, file: BinaryIO):
         import zstandard

@@ -1,7 +1,9 @@
 """Records -> Arrow batches of frames and of records, a block of bases at a time.
 
-Knows the columns of both tables (their only definition). Does not know of files, caches or fingerprints.
+Knows the columns of both tables (their only definition). Does not know of files, caches or
+fingerprints.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
@@ -16,43 +18,50 @@ from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.reader import Record
 from virnucpro.sequences.tokens import Tokenizers
 
-BLOCK_BASES = 1 << 21  # bases translated at once; bounds the memory of a block at about 300 MB, all frames open
+# bases translated at once; bounds the memory of a block at about 300 MB, all frames open
+BLOCK_BASES = 1 << 21
 BLOCK_RECORDS = 1 << 15
 _G_BUT_NOT_C = np.uint8(ord("G") ^ ord("C"))
 
-FRAME_SCHEMA = pa.schema([
-    ("record", pa.int64()),  # row of the table of records
-    ("chunk", pa.int32()),  # from 1; beyond the record's n_chunks: a window of --stride
-    ("frame", pa.int8()),  # 0..5 = F1 F2 F3 R1 R2 R3
-    ("start", pa.int64()),  # 1-based, inclusive, forward strand of the record: the codons read
-    ("end", pa.int64()),
-    ("aa_length", pa.int32()),
-    ("nucleotides", pa.string()),
-    ("protein", pa.string()),
-    ("esm2_ids", pa.list_(pa.uint8())),  # with <cls> and <eos>
-    ("dnabert_s_ids", pa.list_(pa.uint16())),  # with [CLS] and [SEP]
-    ("esm2_length", pa.int32()),  # tokens, special ones too
-    ("dnabert_s_length", pa.int32()),
-    ("protein_key_hi", pa.uint64()),  # halves of xxh3_128 of the string: equal strings are embedded once
-    ("protein_key_lo", pa.uint64()),
-    ("nucleotide_key_hi", pa.uint64()),
-    ("nucleotide_key_lo", pa.uint64()),
-    ("dropped_codon", pa.bool_()),
-])
+FRAME_SCHEMA = pa.schema(
+    [
+        ("record", pa.int64()),  # row of the table of records
+        ("chunk", pa.int32()),  # from 1; beyond the record's n_chunks: a window of --stride
+        ("frame", pa.int8()),  # 0..5 = F1 F2 F3 R1 R2 R3
+        ("start", pa.int64()),  # 1-based, inclusive, forward strand of the record: the codons read
+        ("end", pa.int64()),
+        ("aa_length", pa.int32()),
+        ("nucleotides", pa.string()),
+        ("protein", pa.string()),
+        ("esm2_ids", pa.list_(pa.uint8())),  # with <cls> and <eos>
+        ("dnabert_s_ids", pa.list_(pa.uint16())),  # with [CLS] and [SEP]
+        ("esm2_length", pa.int32()),  # tokens, special ones too
+        ("dnabert_s_length", pa.int32()),
+        # halves of xxh3_128 of the string: equal strings are embedded once
+        ("protein_key_hi", pa.uint64()),
+        ("protein_key_lo", pa.uint64()),
+        ("nucleotide_key_hi", pa.uint64()),
+        ("nucleotide_key_lo", pa.uint64()),
+        ("dropped_codon", pa.bool_()),
+    ]
+)
 
-RECORD_SCHEMA = pa.schema([
-    ("input", pa.int32()),  # index of the input file
-    ("name", pa.string()),  # unique over the run
-    ("original_name", pa.string()),
-    ("length", pa.int64()),
-    ("gc", pa.float64()),  # of the letters A, C, G, T; NaN where there is none
-    ("n_chunks", pa.int32()),  # of the whole length, also where the record was skipped or has a problem
-    ("n_frames", pa.int32()),
-    ("n_ambiguous", pa.int64()),  # letters outside ACGT
-    ("notes", pa.string()),
-    ("problem", pa.string()),
-    ("skipped", pa.bool_()),  # shorter than the minimal length
-])
+RECORD_SCHEMA = pa.schema(
+    [
+        ("input", pa.int32()),  # index of the input file
+        ("name", pa.string()),  # unique over the run
+        ("original_name", pa.string()),
+        ("length", pa.int64()),
+        ("gc", pa.float64()),  # of the letters A, C, G, T; NaN where there is none
+        # of the whole length, also where the record was skipped or has a problem
+        ("n_chunks", pa.int32()),
+        ("n_frames", pa.int32()),
+        ("n_ambiguous", pa.int64()),  # letters outside ACGT
+        ("notes", pa.string()),
+        ("problem", pa.string()),
+        ("skipped", pa.bool_()),  # shorter than the minimal length
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,18 +80,28 @@ def record_row(input_index: int, record: Record, rules: FrameRules) -> dict:
     clean = not record.problem and "ambiguous_bases" not in record.notes
     known = length if clean else length - len(record.sequence.translate(None, b"ACGT"))
     letters = np.frombuffer(record.sequence, dtype=np.uint8)
-    gc = np.count_nonzero(letters & ~_G_BUT_NOT_C == ord("C"))  # only G and C are C but for that bit
+    # only G and C are C but for that bit
+    gc = np.count_nonzero(letters & ~_G_BUT_NOT_C == ord("C"))
     return {
-        "input": input_index, "name": record.name, "original_name": record.name, "length": length,
+        "input": input_index,
+        "name": record.name,
+        "original_name": record.name,
+        "length": length,
         "gc": gc / known if known else float("nan"),
-        "n_chunks": -(-length // rules.chunk_length), "n_frames": 0, "n_ambiguous": length - known,
-        "notes": ";".join(record.notes), "problem": record.problem, "skipped": length < rules.min_length,
+        "n_chunks": -(-length // rules.chunk_length),
+        "n_frames": 0,
+        "n_ambiguous": length - known,
+        "notes": ";".join(record.notes),
+        "problem": record.problem,
+        "skipped": length < rules.min_length,
     }
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Chunks of one or more records in one buffer; arrays of [n]. A place in `bases` plus `offset` is one in the record."""
+    """Chunks of one or more records in one buffer; arrays of [n]. A place in `bases` plus `offset`
+    is one in the record.
+    """
 
     bases: bytes
     record: np.ndarray
@@ -94,9 +113,14 @@ class Block:
     complete: int  # no later block has chunks of the rows before this one
 
 
-def blocks(records: Iterable[tuple[int, bytes]], chunk_length: int, stride: int = 0) -> Iterator[Block]:
-    """(row, sequence) of records -> blocks of about BLOCK_BASES of chunks; a longer record is spread over several."""
-    room = BLOCK_BASES * stride // (stride + chunk_length) if stride else BLOCK_BASES  # windows hold bases many times
+def blocks(
+    records: Iterable[tuple[int, bytes]], chunk_length: int, stride: int = 0
+) -> Iterator[Block]:
+    """(row, sequence) of records -> blocks of about BLOCK_BASES of chunks; a longer record is
+    spread over several.
+    """
+    # windows hold bases many times
+    room = BLOCK_BASES * stride // (stride + chunk_length) if stride else BLOCK_BASES
     rows: list[int] = []
     parts: list[bytes] = []
     size = 0
@@ -122,19 +146,42 @@ def _block(rows: list[int], parts: list[bytes], chunk_length: int, stride: int) 
     spans = chunks_and_windows(lengths, chunk_length, stride)
     before = (np.cumsum(lengths) - lengths)[spans.sequence]
     record = np.array(rows, dtype=np.int64)[spans.sequence]
-    return Block(b"".join(parts), record, spans.chunk, spans.start + before, spans.end + before, -before,
-                 n_chunks(lengths, chunk_length)[spans.sequence], rows[-1] + 1)  # fmt: skip
+    return Block(
+        b"".join(parts),
+        record,
+        spans.chunk,
+        spans.start + before,
+        spans.end + before,
+        -before,
+        n_chunks(lengths, chunk_length)[spans.sequence],
+        rows[-1] + 1,
+    )
 
 
 def _blocks_of_one(row: int, sequence: bytes, chunk_length: int, stride: int) -> Iterator[Block]:
     length, step = np.array([len(sequence)]), max(BLOCK_BASES // chunk_length, 1)
-    for spans in (all_spans(length, chunk_length), *([all_windows(length, chunk_length, stride)] if stride else [])):
+    for spans in (
+        all_spans(length, chunk_length),
+        *([all_windows(length, chunk_length, stride)] if stride else []),
+    ):
         for i in range(0, len(spans.chunk), step):
-            chunk, start, end = spans.chunk[i : i + step], spans.start[i : i + step], spans.end[i : i + step]
+            chunk, start, end = (
+                spans.chunk[i : i + step],
+                spans.start[i : i + step],
+                spans.end[i : i + step],
+            )
             first = int(start[0])
             same = np.full(len(chunk), row, dtype=np.int64)
-            yield Block(sequence[first : int(end[-1])], same, chunk, start - first, end - first, np.full(len(chunk), first),
-                        np.repeat(n_chunks(length, chunk_length), len(chunk)), row)  # fmt: skip
+            yield Block(
+                sequence[first : int(end[-1])],
+                same,
+                chunk,
+                start - first,
+                end - first,
+                np.full(len(chunk), first),
+                np.repeat(n_chunks(length, chunk_length), len(chunk)),
+                row,
+            )
 
 
 def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordBatch:
@@ -146,13 +193,28 @@ def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordB
     nucleotide_key = _keys(frames.nucleotides)
     start, end = _in_record(frames, block)
     columns = [
-        block.record[frames.chunk], block.chunk[frames.chunk].astype(np.int32), frames.frame, start, end,
-        esm2_length - 2, _strings(frames.nucleotides), _strings(frames.proteins),
-        _lists(esm2_ids, esm2_length), _lists(dnabert_s_ids, dnabert_s_length), esm2_length, dnabert_s_length,
-        protein_key[:, 0], protein_key[:, 1], nucleotide_key[:, 0], nucleotide_key[:, 1], frames.dropped_codon,
+        block.record[frames.chunk],
+        block.chunk[frames.chunk].astype(np.int32),
+        frames.frame,
+        start,
+        end,
+        esm2_length - 2,
+        _strings(frames.nucleotides),
+        _strings(frames.proteins),
+        _lists(esm2_ids, esm2_length),
+        _lists(dnabert_s_ids, dnabert_s_length),
+        esm2_length,
+        dnabert_s_length,
+        protein_key[:, 0],
+        protein_key[:, 1],
+        nucleotide_key[:, 0],
+        nucleotide_key[:, 1],
+        frames.dropped_codon,
     ]
-    arrays = [c if isinstance(c, pa.Array) else pa.array(c, type=field.type)
-              for c, field in zip(columns, FRAME_SCHEMA, strict=True)]
+    arrays = [
+        c if isinstance(c, pa.Array) else pa.array(c, type=field.type)
+        for c, field in zip(columns, FRAME_SCHEMA, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=FRAME_SCHEMA)
 
 
@@ -175,9 +237,13 @@ def _offsets(lengths: np.ndarray) -> pa.Buffer:
 
 def _strings(strings: list[bytes]) -> pa.StringArray:
     lengths = np.fromiter(map(len, strings), dtype=np.int32, count=len(strings))
-    return pa.StringArray.from_buffers(len(strings), _offsets(lengths), pa.py_buffer(b"".join(strings)))
+    return pa.StringArray.from_buffers(
+        len(strings), _offsets(lengths), pa.py_buffer(b"".join(strings))
+    )
 
 
 def _lists(flat: np.ndarray, lengths: np.ndarray) -> pa.ListArray:
     values = pa.array(flat)
-    return pa.ListArray.from_buffers(pa.list_(values.type), len(lengths), [None, _offsets(lengths)], children=[values])
+    return pa.ListArray.from_buffers(
+        pa.list_(values.type), len(lengths), [None, _offsets(lengths)], children=[values]
+    )

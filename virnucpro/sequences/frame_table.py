@@ -1,8 +1,11 @@
-"""Inputs -> the table of all tokenized frames: a `datasets` Arrow cache, built once and memory-mapped by every process.
+"""Inputs -> the table of all tokenized frames: a `datasets` Arrow cache, built once and
+memory-mapped by every process.
 
-Knows a table's fingerprint (input bytes, rules, tokenizers, format; no paths, no weights), and how to tell a whole table from a
-damaged one. `manifest.json` is written last; a table without a matching one is built again.
+Knows a table's fingerprint (input bytes, rules, tokenizers, format; no paths, no weights), and how
+to tell a whole table from a damaged one. `manifest.json` is written last; a table without a
+matching one is built again.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -22,7 +25,12 @@ from virnucpro.errors import Failure, StoreError, one_line
 from virnucpro.mapped_files import check_length
 from virnucpro.sequences import compressed
 from virnucpro.sequences.frame_columns import FrameRules
-from virnucpro.sequences.frames import FRAME_NAMES, LEAST_OF_THE_LONGEST, MOST_OF_A_CHUNK, MOST_OF_A_SEQUENCE
+from virnucpro.sequences.frames import (
+    FRAME_NAMES,
+    LEAST_OF_THE_LONGEST,
+    MOST_OF_A_CHUNK,
+    MOST_OF_A_SEQUENCE,
+)
 from virnucpro.sequences.reader import InputFile
 from virnucpro.sequences.table_builder import FRAMES, RECORDS, build
 from virnucpro.sequences.table_cache import cache_root, locked
@@ -35,7 +43,15 @@ if TYPE_CHECKING:
 FORMAT = 1  # raise it when the columns or their meaning change
 MANIFEST = "manifest.json"
 
-__all__ = ["FrameIds", "FrameRules", "FrameTable", "build_ahead", "build_or_open", "fingerprint_of", "open_existing"]
+__all__ = [
+    "FrameIds",
+    "FrameRules",
+    "FrameTable",
+    "build_ahead",
+    "build_or_open",
+    "fingerprint_of",
+    "open_existing",
+]
 
 
 @dataclass(frozen=True)
@@ -56,12 +72,16 @@ class FrameTable:
         return len(self.frames)
 
     def check(self) -> None:
-        """Raise StoreError where the mapped files are no longer as long as they were: to be called before reading from them."""
+        """Raise StoreError where the mapped files are no longer as long as they were: to be called
+        before reading from them.
+        """
         for name, size in self.sizes.items():
             check_length(self.directory / name, size)
 
     def frame_ids(self, start: int = 0, stop: int | None = None) -> list[str]:
-        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2); of those of windows `{name}_window_{k}...`."""
+        """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames start..stop (SPEC 2); of those of windows
+        `{name}_window_{k}...`.
+        """
         start, stop, _ = slice(start, stop).indices(len(self))
         if start >= stop:
             return []
@@ -69,16 +89,31 @@ class FrameTable:
         rows = self.frames.data.table.slice(start, stop - start)
         record = rows["record"].to_numpy()
         first, final = int(record.min()), int(record.max())
-        names = self.records["name"].slice(first, final - first + 1).take(pa.array(record - first)).to_pylist()
+        names = (
+            self.records["name"]
+            .slice(first, final - first + 1)
+            .take(pa.array(record - first))
+            .to_pylist()
+        )
         chunks, frames = rows["chunk"].to_pylist(), rows["frame"].to_pylist()
-        own = self.records["n_chunks"].take(rows["record"]).to_pylist() if self.rules.stride else chunks
-        return [f"{n}_chunk_{c}{FRAME_NAMES[f]}" if c <= last else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
-                for n, c, f, last in zip(names, chunks, frames, own, strict=True)]
+        own = (
+            self.records["n_chunks"].take(rows["record"]).to_pylist()
+            if self.rules.stride
+            else chunks
+        )
+        return [
+            f"{n}_chunk_{c}{FRAME_NAMES[f]}"
+            if c <= last
+            else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
+            for n, c, f, last in zip(names, chunks, frames, own, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
 class FrameIds:
-    """The ids of the frames `rows` (int64, ascending) of a table, made as slices of them are asked for."""
+    """The ids of the frames `rows` (int64, ascending) of a table, made as slices of them are asked
+    for.
+    """
 
     table: FrameTable
     rows: np.ndarray
@@ -95,13 +130,21 @@ class FrameIds:
         return ids if len(ids) == len(rows) else [ids[row - first] for row in rows.tolist()]
 
 
-def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None = None,
-                  log: Callable[[str], object] = lambda line: None, builder: str | None = None) -> FrameTable:
-    """The table of these inputs: the one in the cache, or a new one. Only one process builds; others wait for it.
+def build_or_open(
+    inputs: Sequence[InputFile],
+    rules: FrameRules,
+    tokenizers: Tokenizers,
+    cache_dir: Path | str | None = None,
+    log: Callable[[str], object] = lambda line: None,
+    builder: str | None = None,
+) -> FrameTable:
+    """The table of these inputs: the one in the cache, or a new one. Only one process builds;
+    others wait for it.
 
-    builder: what this run's `build_ahead` was called with; the table which that built is not a reused one.
-    Files that cannot be read and records with letters that are no nucleotides are in `failures`; nothing else of them is lost.
-    Errors: StoreError when the cache cannot be written (its disk is full, say); no half-written file is left.
+    builder: what this run's `build_ahead` was called with; the table which that built is not a
+    reused one. Files that cannot be read and records with letters that are no nucleotides are in
+    `failures`; nothing else of them is lost. Errors: StoreError when the cache cannot be written
+    (its disk is full, say); no half-written file is left.
     """
     import datasets  # noqa: F401 (while another process may be building)
 
@@ -122,29 +165,52 @@ def build_or_open(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: To
     return replace(_open(directory, inputs, hashes), reused=False)
 
 
-def build_ahead(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None,
-                builder: str) -> None:
-    """Build the table that `build_or_open` will ask for, where there is none, not even a damaged one. Errors: as there."""
+def build_ahead(
+    inputs: Sequence[InputFile],
+    rules: FrameRules,
+    tokenizers: Tokenizers,
+    cache_dir: Path | str | None,
+    builder: str,
+) -> None:
+    """Build the table that `build_or_open` will ask for, where there is none, not even a damaged
+    one. Errors: as there.
+    """
     directory, states, hashes = _asked_for(inputs, rules, tokenizers, cache_dir)
     with locked(directory):
         if not directory.exists():
             _build_beside(directory, inputs, hashes, states, rules, tokenizers, builder)
 
 
-def _asked_for(inputs: Sequence[InputFile], rules: FrameRules, tokenizers: Tokenizers, cache_dir: Path | str | None):
+def _asked_for(
+    inputs: Sequence[InputFile],
+    rules: FrameRules,
+    tokenizers: Tokenizers,
+    cache_dir: Path | str | None,
+):
     """The directory of the table of these inputs, and each input's state and sha256."""
-    states, hashes = [_state(file.path) for file in inputs], [_sha256_or_none(file.path) for file in inputs]
+    states, hashes = (
+        [_state(file.path) for file in inputs],
+        [_sha256_or_none(file.path) for file in inputs],
+    )
     return cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers), states, hashes
 
 
 def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> FrameTable:
-    """The table that another process has built. Errors: StoreError when it is missing or damaged."""
+    """The table that another process has built.
+
+    Errors: StoreError when it is missing or damaged.
+    """
     return _open(cache_root(cache_dir) / fingerprint, None, None)
 
 
 def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: Tokenizers) -> str:
     """Hex sha256 over all that decides the table's content."""
-    identity = {"format": FORMAT, "inputs": list(hashes), "rules": asdict(rules), "tokenizers": tokenizers.identity}
+    identity = {
+        "format": FORMAT,
+        "inputs": list(hashes),
+        "rules": asdict(rules),
+        "tokenizers": tokenizers.identity,
+    }
     if rules.frame_policy == STRETCHES:
         identity["stretches"] = [MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK, *LEAST_OF_THE_LONGEST]
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -166,22 +232,39 @@ def _state(path: Path) -> tuple[int, int] | None:
     return status.st_size, status.st_mtime_ns
 
 
-def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, tokenizers: Tokenizers,
-                  builder: str | None = None) -> dict:
-    """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead builder's; not another user's, which
-    could not be removed."""
+def _build_beside(
+    directory: Path,
+    inputs,
+    hashes,
+    states,
+    rules: FrameRules,
+    tokenizers: Tokenizers,
+    builder: str | None = None,
+) -> dict:
+    """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead
+    builder's; not another user's, which could not be removed.
+    """
     beside = directory.with_name(f"{directory.name}.{os.getuid()}.building")
     shutil.rmtree(beside, ignore_errors=True)
     try:
         beside.mkdir()
         contents = build(beside, [file.path for file in inputs], rules, tokenizers)
-        changed = [str(f.path) for f, state in zip(inputs, states, strict=True) if _state(f.path) != state]
+        changed = [
+            str(f.path) for f, state in zip(inputs, states, strict=True) if _state(f.path) != state
+        ]
         if changed:
-            raise StoreError(f"{changed[0]}: the file changed while it was read; start again when it is complete")
+            raise StoreError(
+                f"{changed[0]}: the file changed while it was read; start again when it is complete"
+            )
         manifest = {
-            "format": FORMAT, "rules": asdict(rules), "builder": builder, **contents,
-            "inputs": [{"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
-                       for f, h, n in zip(inputs, hashes, contents["records_per_input"], strict=True)],
+            "format": FORMAT,
+            "rules": asdict(rules),
+            "builder": builder,
+            **contents,
+            "inputs": [
+                {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
+                for f, h, n in zip(inputs, hashes, contents["records_per_input"], strict=True)
+            ],
             "sizes": {name: (beside / name).stat().st_size for name in (FRAMES, RECORDS)},
         }
         _write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
@@ -192,7 +275,9 @@ def _build_beside(directory: Path, inputs, hashes, states, rules: FrameRules, to
         raise
 
 
-def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, builder: str | None = None) -> FrameTable:
+def _open(
+    directory: Path, inputs: Sequence[InputFile] | None, hashes, builder: str | None = None
+) -> FrameTable:
     import datasets
 
     try:
@@ -200,28 +285,62 @@ def _open(directory: Path, inputs: Sequence[InputFile] | None, hashes, builder: 
         for name, size in manifest["sizes"].items():
             if (directory / name).stat().st_size != size:
                 raise StoreError(f"{directory / name}: is not as long as when it was written")
-        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers, which a thread may just be importing
-        frames = datasets.Dataset(datasets.table.MemoryMappedTable.from_file(str(directory / FRAMES)), fingerprint=directory.name)
+        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers,
+        # which a thread may just be importing
+        frames = datasets.Dataset(
+            datasets.table.MemoryMappedTable.from_file(str(directory / FRAMES)),
+            fingerprint=directory.name,
+        )
         records = pa.ipc.open_stream(pa.memory_map(str(directory / RECORDS))).read_all()
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        raise StoreError(f"{directory}: no whole table of frames ({one_line(error)}); run predict again") from error
-    if manifest["format"] != FORMAT or (len(frames), len(records)) != (manifest["n_frames"], manifest["n_records"]):
-        raise StoreError(f"{directory}: the table of frames is not the one its manifest describes; run predict again")
-    described = manifest["inputs"] if inputs is None else [
-        {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
-        for f, h, n in zip(inputs, hashes, manifest["records_per_input"], strict=True)]
+        raise StoreError(
+            f"{directory}: no whole table of frames ({one_line(error)}); run predict again"
+        ) from error
+    if manifest["format"] != FORMAT or (len(frames), len(records)) != (
+        manifest["n_frames"],
+        manifest["n_records"],
+    ):
+        raise StoreError(
+            f"{directory}: the table of frames is not the one its manifest describes; run predict again"
+        )
+    described = (
+        manifest["inputs"]
+        if inputs is None
+        else [
+            {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
+            for f, h, n in zip(inputs, hashes, manifest["records_per_input"], strict=True)
+        ]
+    )
     failures = _failures(described, records, dict(manifest["unreadable"]))
     reused = builder is None or manifest.get("builder") != builder
-    return FrameTable(directory, directory.name, frames, records, tuple(described), failures, reused,
-                      FrameRules(**manifest["rules"]), manifest["sizes"])
+    return FrameTable(
+        directory,
+        directory.name,
+        frames,
+        records,
+        tuple(described),
+        failures,
+        reused,
+        FrameRules(**manifest["rules"]),
+        manifest["sizes"],
+    )
 
 
-def _failures(inputs: list[dict], records: pa.Table, unreadable: dict[int, str]) -> tuple[Failure, ...]:
+def _failures(
+    inputs: list[dict], records: pa.Table, unreadable: dict[int, str]
+) -> tuple[Failure, ...]:
     """In input order: each file's bad records, then what went wrong with the file itself."""
-    bad = records.filter(pc.not_equal(records["problem"], "")).select(["input", "name", "problem"]).to_pylist()
+    bad = (
+        records.filter(pc.not_equal(records["problem"], ""))
+        .select(["input", "name", "problem"])
+        .to_pylist()
+    )
     found = [(row["input"], 0, f"record {row['name']}: {row['problem']}") for row in bad]
     found += [(i, 1, reason) for i, reason in unreadable.items()]
-    return tuple(Failure(inputs[i]["path"], "read", reason) for i, _, reason in sorted(found, key=lambda f: f[:2]))
+    return tuple(
+        Failure(inputs[i]["path"], "read", reason)
+        for i, _, reason in sorted(found, key=lambda f: f[:2])
+    )
 
 
 def _shown(file: InputFile) -> str:

@@ -1,11 +1,13 @@
 """Chunks -> open frames. Six-frame translation of many chunks at once (SPEC 2).
 
-Knows the standard code and the frame policies. Does not know of records, names, tokens or files: it is given one buffer of
-bases and the chunks' places in it.
+Knows the standard code and the frame policies. Does not know of records, names, tokens or files: it
+is given one buffer of bases and the chunks' places in it.
 
-The codons of the forward strand serve both directions: a frame of the other strand is read over the same places from its
-right end to its left, with each codon's complement. Stops are found once for a whole buffer; only open frames are translated.
+The codons of the forward strand serve both directions: a frame of the other strand is read over the
+same places from its right end to its left, with each codon's complement. Stops are found once for a
+whole buffer; only open frames are translated.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,21 +17,26 @@ from Bio.Data import CodonTable
 
 from virnucpro.settings import FRAME_POLICIES
 
-LONGEST_MINIMUM = 20  # residues; the shortest stretch that the policies `longest` and `stretches` take
-# `stretches` takes six from a sequence of one chunk, three from each of two, and two from each of more
+# residues; the shortest stretch that the policies `longest` and `stretches` take
+LONGEST_MINIMUM = 20
+# `stretches` takes six from a sequence of one chunk, three from each of two, and two from each of
+# more
 MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK = 6, 2
-LEAST_OF_THE_LONGEST = 2, 5  # numerator and denominator: two fifths of its residues the others must have
+# numerator and denominator: two fifths of its residues the others must have
+LEAST_OF_THE_LONGEST = 2, 5
 FRAME_NAMES = ("F1", "F2", "F3", "R1", "R2", "R3")
 
 _STOP = ord("*")
-_OTHER = 64  # the code of a base outside ACGT, and of a codon with one; A C G T are 0..3, codons 0..63
+# the code of a base outside ACGT, and of a codon with one; A C G T are 0..3, codons 0..63
+_OTHER = 64
 _STOPS, _STOPS_BACKWARD = 1, 2  # marks of a codon, bits
 _NOWHERE = np.iinfo(np.int64).max
 
 
 def _tables() -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """`bytes.translate` tables: base -> code, base -> complement (of A, C, G, T only), codon -> residue, `*` or 0, the same for
-    its reverse complement, codon -> marks."""
+    """`bytes.translate` tables: base -> code, base -> complement (of A, C, G, T only), codon ->
+    residue, `*` or 0, the same for its reverse complement, codon -> marks.
+    """
     base = bytearray([_OTHER] * 256)
     for code, letter in enumerate(b"ACGT"):
         base[letter] = code
@@ -42,7 +49,13 @@ def _tables() -> tuple[bytes, bytes, bytes, bytes, bytes]:
         backward[(3 - third) << 4 | (3 - second) << 2 | 3 - first] = residue[i]
     for i in range(64):
         marks[i] = _STOPS * (residue[i] == _STOP) | _STOPS_BACKWARD * (backward[i] == _STOP)
-    return bytes(base), bytes.maketrans(b"ACGT", b"TGCA"), bytes(residue), bytes(backward), bytes(marks)
+    return (
+        bytes(base),
+        bytes.maketrans(b"ACGT", b"TGCA"),
+        bytes(residue),
+        bytes(backward),
+        bytes(marks),
+    )
 
 
 BASE_CODE, COMPLEMENT, RESIDUE, RESIDUE_BACKWARD, MARKS = _tables()
@@ -54,9 +67,11 @@ class Frames:
 
     chunk: np.ndarray  # int64, row of the chunk
     frame: np.ndarray  # int8, 0..5 = F1 F2 F3 R1 R2 R3
-    start: np.ndarray  # int64, 0-based: the codons read, dropped ones too, on the forward strand of the buffer
+    # int64, 0-based: the codons read, dropped ones too, on the forward strand of the buffer
+    start: np.ndarray
     end: np.ndarray  # int64, half-open
-    dropped_codon: np.ndarray  # bool: a codon with a letter outside ACGT is missing from the protein
+    # bool: a codon with a letter outside ACGT is missing from the protein
+    dropped_codon: np.ndarray
     nucleotides: list[bytes]
     proteins: list[bytes]
 
@@ -65,10 +80,12 @@ class Frames:
 
 
 class _Codons:
-    """The codons of a buffer by phase: the one that starts at p lies at (p % 3) * rows + p // 3, the next of its frame beside it.
+    """The codons of a buffer by phase: the one that starts at p lies at (p % 3) * rows + p // 3,
+    the next of its frame beside it.
 
-    codes: bytes; stops: int64, where codons stop, of the forward reading and then of the backward one, each ascending with a
-    last one beyond all places; dropped: int64, where codons hold a letter outside ACGT.
+    codes: bytes; stops: int64, where codons stop, of the forward reading and then of the backward
+    one, each ascending with a last one beyond all places; dropped: int64, where codons hold a
+    letter outside ACGT.
     """
 
     def __init__(self, bases: bytes):
@@ -91,52 +108,87 @@ class _Codons:
         forward, backward = (marked[(kinds & kind) != 0] for kind in (_STOPS, _STOPS_BACKWARD))
         self.stops = np.concatenate([forward, [_NOWHERE], backward, [_NOWHERE]])
         self._n_forward = len(forward) + 1
-        self.dropped = np.flatnonzero(np.frombuffer(self.codes, dtype=np.uint8) == _OTHER) if other.any() else np.zeros(0, np.int64)
+        self.dropped = (
+            np.flatnonzero(np.frombuffer(self.codes, dtype=np.uint8) == _OTHER)
+            if other.any()
+            else np.zeros(0, np.int64)
+        )
 
     def place(self, position: np.ndarray) -> np.ndarray:
         """Where the codon that starts at `position` lies."""
         return (position % 3) * self.rows + position // 3
 
     def next_stop(self, place: np.ndarray) -> np.ndarray:
-        """Index into `stops` of the first one at or after each of the places [n, 6] of F1 F2 F3 R1 R2 R3."""
+        """Index into `stops` of the first one at or after each of the places [n, 6] of F1 F2 F3 R1
+        R2 R3.
+        """
         forward, backward = self.stops[: self._n_forward], self.stops[self._n_forward :]
-        return np.concatenate([np.searchsorted(forward, place[:, :3]),
-                               np.searchsorted(backward, place[:, 3:]) + self._n_forward], axis=1)
+        return np.concatenate(
+            [
+                np.searchsorted(forward, place[:, :3]),
+                np.searchsorted(backward, place[:, 3:]) + self._n_forward,
+            ],
+            axis=1,
+        )
 
     def n_dropped(self, begin: np.ndarray, end: np.ndarray) -> np.ndarray | int:
         """How many of the codons [begin, end) are dropped."""
-        return np.searchsorted(self.dropped, end) - np.searchsorted(self.dropped, begin) if len(self.dropped) else 0
+        return (
+            np.searchsorted(self.dropped, end) - np.searchsorted(self.dropped, begin)
+            if len(self.dropped)
+            else 0
+        )
 
 
-def open_frames(bases: bytes, start: np.ndarray, end: np.ndarray, policy: str = "open", n_chunks: np.ndarray | int = 1) -> Frames:
-    """The frames that `policy` takes from the chunks [start, end) of `bases` (upper case), int64 [n] each.
+def open_frames(
+    bases: bytes,
+    start: np.ndarray,
+    end: np.ndarray,
+    policy: str = "open",
+    n_chunks: np.ndarray | int = 1,
+) -> Frames:
+    """The frames that `policy` takes from the chunks [start, end) of `bases` (upper case), int64
+    [n] each.
 
-    `open`: every frame without a stop and with a residue; its nucleotides are 3 * residues + 1 bases from its start, one
-    fewer where the chunk ends. `longest`: of each chunk the longest stop-free stretch (most residues, at least 20; ties go to
-    the first of F1 F2 F3 R1 R2 R3, then to the first in reading direction), from its first to its last residue; its
-    nucleotides are its codons and the base after, where the chunk has one. `stretches`: that one, and the longest of other
-    frames if they have at least two fifths of its residues (and 20), ties as before; together at most six where the sequence is one
-    chunk, three where it has two, and two where it has more: `n_chunks`, of the one sequence of all chunks, or int64 [n]. In all,
-    a codon with a letter outside ACGT adds nothing to the protein and is flagged; it neither counts as a residue nor ends a
-    stretch.
+    `open`: every frame without a stop and with a residue; its nucleotides are 3 * residues + 1
+    bases from its start, one fewer where the chunk ends. `longest`: of each chunk the longest
+    stop-free stretch (most residues, at least 20; ties go to the first of F1 F2 F3 R1 R2 R3, then
+    to the first in reading direction), from its first to its last residue; its nucleotides are its
+    codons and the base after, where the chunk has one. `stretches`: that one, and the longest of
+    other frames if they have at least two fifths of its residues (and 20), ties as before; together
+    at most six where the sequence is one chunk, three where it has two, and two where it has more:
+    `n_chunks`, of the one sequence of all chunks, or int64 [n]. In all, a codon with a letter
+    outside ACGT adds nothing to the protein and is flagged; it neither counts as a residue nor ends
+    a stretch.
     """
     codons = _Codons(bases)
     start, end = np.asarray(start, dtype=np.int64), np.asarray(end, dtype=np.int64)
     counts = np.maximum((end - start)[:, None] - np.arange(3), 0) // 3  # [n, 3]
-    left = np.concatenate([start[:, None] + np.arange(3), end[:, None] - np.arange(3) - 3 * counts], axis=1)  # [n, 6]
+    # [n, 6]
+    left = np.concatenate(
+        [start[:, None] + np.arange(3), end[:, None] - np.arange(3) - 3 * counts], axis=1
+    )
     counts = np.concatenate([counts, counts], axis=1)
     if policy == "open":
         chunk, frame, left, count = _take_open(codons, left, counts)
     elif policy in FRAME_POLICIES:
-        most = 1 if policy == "longest" else np.maximum(MOST_OF_A_SEQUENCE // np.maximum(n_chunks, 1), MOST_OF_A_CHUNK)
-        chunk, frame, left, count = _take_stretches(codons, left, counts, np.broadcast_to(most, len(start)))
+        most = (
+            1
+            if policy == "longest"
+            else np.maximum(MOST_OF_A_SEQUENCE // np.maximum(n_chunks, 1), MOST_OF_A_CHUNK)
+        )
+        chunk, frame, left, count = _take_stretches(
+            codons, left, counts, np.broadcast_to(most, len(start))
+        )
     else:
         raise ValueError(f"no frame policy {policy}")
     return _materialise(bases, codons, chunk, frame, left, count, start[chunk], end[chunk], policy)
 
 
 def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
-    """Frames without a stop and with a residue: (chunk, frame, first base on the forward strand, codons), each [frames]."""
+    """Frames without a stop and with a residue: (chunk, frame, first base on the forward strand,
+    codons), each [frames].
+    """
     place = codons.place(left)
     end = place + counts
     residues = counts - codons.n_dropped(place, end)
@@ -145,7 +197,8 @@ def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
 
 
 def _take_stretches(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: np.ndarray):
-    """The longest stop-free stretches of each chunk that has one, at most one a frame and `most` [n] a chunk.
+    """The longest stop-free stretches of each chunk that has one, at most one a frame and `most`
+    [n] a chunk.
 
     (chunk, frame, first base on the forward strand, codons), in the order of chunks and frames.
     """
@@ -154,7 +207,8 @@ def _take_stretches(codons: _Codons, left: np.ndarray, counts: np.ndarray, most:
     stretches = codons.next_stop(place + counts).ravel() - first_stop + 1
     stretches[counts.ravel() == 0] = 0
     frame_of = np.repeat(np.arange(len(stretches)), stretches)  # chunk * 6 + frame
-    number = np.arange(len(frame_of)) - np.repeat(np.cumsum(stretches) - stretches, stretches)  # in reading direction
+    # in reading direction
+    number = np.arange(len(frame_of)) - np.repeat(np.cumsum(stretches) - stretches, stretches)
     last = (stretches - 1)[frame_of]
     number = np.where(frame_of % 6 < 3, number, last - number)  # from the left
     stop = first_stop[frame_of] + number  # the one that ends it on the right
@@ -177,15 +231,24 @@ def _take_stretches(codons: _Codons, left: np.ndarray, counts: np.ndarray, most:
         stretch = codons.codes[begin[i] : end[i]]
         begin[i] += len(stretch) - len(stretch.lstrip(bytes([_OTHER])))
         end[i] -= len(stretch) - len(stretch.rstrip(bytes([_OTHER])))
-    return frame_of[winners] // 6, frame_of[winners] % 6, left[winners] + 3 * (begin - place[winners]), end - begin
+    return (
+        frame_of[winners] // 6,
+        frame_of[winners] % 6,
+        left[winners] + 3 * (begin - place[winners]),
+        end - begin,
+    )
 
 
-def _materialise(bases: bytes, codons: _Codons, chunk, frame, left, count, chunk_start, chunk_end, policy: str) -> Frames:
+def _materialise(
+    bases: bytes, codons: _Codons, chunk, frame, left, count, chunk_start, chunk_end, policy: str
+) -> Frames:
     place, right, forward = codons.place(left), left + 3 * count, frame < 3
     dropped = np.zeros(len(chunk), dtype=bool) | (codons.n_dropped(place, place + count) > 0)
     codes, length = codons.codes, count
-    proteins = [codes[a:b].translate(RESIDUE) if f else codes[a:b][::-1].translate(RESIDUE_BACKWARD)
-                for f, a, b in zip(forward.tolist(), place.tolist(), (place + count).tolist(), strict=True)]
+    proteins = [
+        codes[a:b].translate(RESIDUE) if f else codes[a:b][::-1].translate(RESIDUE_BACKWARD)
+        for f, a, b in zip(forward.tolist(), place.tolist(), (place + count).tolist(), strict=True)
+    ]
     if dropped.any():
         for i in np.flatnonzero(dropped):
             proteins[i] = proteins[i].replace(b"\0", b"")
@@ -194,6 +257,8 @@ def _materialise(bases: bytes, codons: _Codons, chunk, frame, left, count, chunk
     read = 3 * length + 1  # bases, in reading direction
     begin = np.where(forward, left, np.maximum(right - read, chunk_start))
     end = np.where(forward, np.minimum(left + read, chunk_end), right)
-    nucleotides = [bases[a:b] if f else bases[a:b].translate(COMPLEMENT)[::-1]
-                   for f, a, b in zip(forward.tolist(), begin.tolist(), end.tolist(), strict=True)]
+    nucleotides = [
+        bases[a:b] if f else bases[a:b].translate(COMPLEMENT)[::-1]
+        for f, a, b in zip(forward.tolist(), begin.tolist(), end.tolist(), strict=True)
+    ]
     return Frames(chunk, frame.astype(np.int8), left, right, dropped, nucleotides, proteins)

@@ -1,7 +1,9 @@
 """Names -> unique names over a whole run, without keeping the names.
 
-Knows that later ones of equal names get `__2`, `__3` ... in input order (SPEC 4). Eight bytes a name stay in memory.
+Knows that later ones of equal names get `__2`, `__3` ... in input order (SPEC 4). Eight bytes a
+name stay in memory.
 """
+
 from __future__ import annotations
 
 from array import array
@@ -28,7 +30,11 @@ class NameBook:
     def any_repeated(self) -> bool:
         """Whether any two names added are equal; call when all have been added."""
         if self._sorted is None:
-            self._sorted = np.sort(np.frombuffer(self._hashes, dtype=np.uint64)) if self._hashes else np.zeros(0, np.uint64)
+            self._sorted = (
+                np.sort(np.frombuffer(self._hashes, dtype=np.uint64))
+                if self._hashes
+                else np.zeros(0, np.uint64)
+            )
             again = self._sorted[1:][self._sorted[1:] == self._sorted[:-1]]
             self._repeated = frozenset(again.tolist())
         return bool(self._repeated)
@@ -39,7 +45,10 @@ class NameBook:
             yield from names
             return
         for name in names:
-            if xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) not in self._repeated:
+            if (
+                xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+                not in self._repeated
+            ):
                 yield name
                 continue
             number = self._seen.get(name, 0) + 1

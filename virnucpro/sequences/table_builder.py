@@ -2,6 +2,7 @@
 
 Knows the order of work; memory does not grow with the input, eight bytes a record (names) apart.
 """
+
 from __future__ import annotations
 
 import os
@@ -11,7 +12,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnucpro.sequences.frame_columns import FRAME_SCHEMA, RECORD_SCHEMA, FrameRules, blocks, frame_batch, record_row
+from virnucpro.sequences.frame_columns import (
+    FRAME_SCHEMA,
+    RECORD_SCHEMA,
+    FrameRules,
+    blocks,
+    frame_batch,
+    record_row,
+)
 from virnucpro.sequences.names import NameBook
 from virnucpro.sequences.reader import InputFile, UnreadableInput, read_records
 from virnucpro.sequences.tokens import Tokenizers
@@ -20,8 +28,11 @@ FRAMES, RECORDS = "frames.arrow", "records.arrow"
 _FLUSH = 1 << 15  # rows of records written at once
 
 
-def build(directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers: Tokenizers) -> dict:
-    """Write both tables; returns n_frames, n_records, records_per_input and `unreadable` ([input, reason]).
+def build(
+    directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers: Tokenizers
+) -> dict:
+    """Write both tables; returns n_frames, n_records, records_per_input and `unreadable` ([input,
+    reason]).
 
     Errors: OSError of the disk that is written to.
     """
@@ -50,7 +61,12 @@ def build(directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers:
             n_frames += len(batch)
             rows.flush(before=block.complete)
     rows.finish()
-    return {"n_frames": n_frames, "n_records": rows.total, "records_per_input": per_input, "unreadable": unreadable}
+    return {
+        "n_frames": n_frames,
+        "n_records": rows.total,
+        "records_per_input": per_input,
+        "unreadable": unreadable,
+    }
 
 
 class _Stream:
@@ -78,7 +94,9 @@ class _Stream:
 
 
 class _RecordRows:
-    """The table of records while it grows: rows wait until their frames are counted; names are made unique at the end."""
+    """The table of records while it grows: rows wait until their frames are counted; names are made
+    unique at the end.
+    """
 
     def __init__(self, path: Path):
         self.path, self.draft = path, path.with_suffix(".draft")
@@ -136,8 +154,12 @@ def _renamed(batch: pa.RecordBatch, names: NameBook) -> pa.RecordBatch:
     new = list(names.resolve(old))
     if new == old:
         return batch
-    notes = [";".join(filter(None, (note, f"renamed_from={a}" if a != b else "")))
-             for note, a, b in zip(batch["notes"].to_pylist(), old, new, strict=True)]
+    notes = [
+        ";".join(filter(None, (note, f"renamed_from={a}" if a != b else "")))
+        for note, a, b in zip(batch["notes"].to_pylist(), old, new, strict=True)
+    ]
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     columns |= {"name": pa.array(new, pa.string()), "notes": pa.array(notes, pa.string())}
-    return pa.RecordBatch.from_arrays([columns[name] for name in RECORD_SCHEMA.names], schema=RECORD_SCHEMA)
+    return pa.RecordBatch.from_arrays(
+        [columns[name] for name in RECORD_SCHEMA.names], schema=RECORD_SCHEMA
+    )

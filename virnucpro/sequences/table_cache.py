@@ -1,4 +1,7 @@
-"""Where tables of frames are kept, under whose lock they are built, and what is said where neither is to be had."""
+"""Where tables of frames are kept, under whose lock they are built, and what is said where neither
+is to be had.
+"""
+
 from __future__ import annotations
 
 import errno
@@ -14,16 +17,25 @@ from virnucpro.errors import StoreError, one_line
 
 
 def cache_root(cache_dir: Path | str | None = None) -> Path:
-    """Where tables are kept: `cache_dir`, else HF_DATASETS_CACHE, else the default of `datasets`; under `virnucpro/`."""
-    if cache_dir is None:  # by the variables that `datasets` documents: building needs nothing else of it, and it takes long to import
-        home = os.environ.get("HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface"))
+    """Where tables are kept: `cache_dir`, else HF_DATASETS_CACHE, else the default of `datasets`;
+    under `virnucpro/`.
+    """
+    # by the variables that `datasets` documents: building needs nothing else of it, and it takes
+    # long to import
+    if cache_dir is None:
+        home = os.environ.get(
+            "HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+        )
         cache_dir = os.environ.get("HF_DATASETS_CACHE") or Path(home, "datasets")
     return Path(cache_dir).expanduser().absolute() / "virnucpro"
 
 
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock file of the table `directory`. Errors: StoreError for whatever goes wrong with the disk meanwhile."""
+    """Hold the lock file of the table `directory`.
+
+    Errors: StoreError for whatever goes wrong with the disk meanwhile.
+    """
     with _explained(directory.parent):
         directory.parent.mkdir(parents=True, exist_ok=True)
         path = directory.with_name(f"{directory.name}.lock")
@@ -32,7 +44,8 @@ def locked(directory: Path) -> Iterator[None]:
         except OSError:
             if not path.exists():
                 raise
-            descriptor = os.open(path, os.O_RDONLY)  # another user's, or on a disk that is read-only: enough for flock
+            # another user's, or on a disk that is read-only: enough for flock
+            descriptor = os.open(path, os.O_RDONLY)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield

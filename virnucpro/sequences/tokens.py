@@ -2,6 +2,7 @@
 
 Knows `vocab.txt` of ESM-2 and `tokenizer.json` of DNABERT-S; does not know the models' weights.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -22,14 +23,19 @@ class Tokenizers:
     def __init__(self, esm2_dir: Path | str, dnabert_s_dir: Path | str):
         vocabulary = _read(Path(esm2_dir) / "vocab.txt", "--esm-model")
         definition = _read(Path(dnabert_s_dir) / "tokenizer.json", "--dna-model")
-        self.identity = {"esm2": hashlib.sha256(vocabulary).hexdigest(), "dnabert_s": hashlib.sha256(definition).hexdigest()}
+        self.identity = {
+            "esm2": hashlib.sha256(vocabulary).hexdigest(),
+            "dnabert_s": hashlib.sha256(definition).hexdigest(),
+        }
         self._esm2_table = _esm2_table(vocabulary)
         self.library = _library(definition)
         self._definition = definition
         self._specials = self.library.encode("").ids
 
     def esm2(self, proteins: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids uint8 [tokens], lengths int32 [n]): <cls>, one id a residue, <eos>, for each protein, end to end."""
+        """(ids uint8 [tokens], lengths int32 [n]): <cls>, one id a residue, <eos>, for each
+        protein, end to end.
+        """
         lengths = np.fromiter(map(len, proteins), dtype=np.int32, count=len(proteins)) + 2
         joined = b"<" + b"><".join(proteins) + b">" if proteins else b""
         return np.frombuffer(joined.translate(self._esm2_table), dtype=np.uint8), lengths
@@ -48,36 +54,55 @@ class Tokenizers:
                 raise bpe.NotAnAutomaton("it disagreed with the library on a sample")
         except bpe.NotAnAutomaton as why:
             return None, Choice(name, "library", f"no automaton of this tokenizer.json: {why}")
-        return automaton, Choice(name, "automaton", f"{len(automaton.token):,} states, equal to the library on a sample")
+        return automaton, Choice(
+            name, "automaton", f"{len(automaton.token):,} states, equal to the library on a sample"
+        )
 
     def _agrees(self, automaton: bpe.Automaton) -> bool:
-        """Whether the automaton and the library give the same ids for a fixed sample of DNA of all short lengths."""
-        letters = np.random.default_rng(0).choice(np.frombuffer(b"ACGT", dtype=np.uint8), (256, 500))
+        """Whether the automaton and the library give the same ids for a fixed sample of DNA of all
+        short lengths.
+        """
+        letters = np.random.default_rng(0).choice(
+            np.frombuffer(b"ACGT", dtype=np.uint8), (256, 500)
+        )
         sample = [row.tobytes()[: 1 + i if i < 64 else 500] for i, row in enumerate(letters)]
         ids, lengths = _by_automaton(automaton, sample, self._specials)
         expected = [e.ids for e in self.library.encode_batch([s.decode() for s in sample])]
-        return lengths.tolist() == [len(e) for e in expected] and ids.tolist() == [i for e in expected for i in e]
+        return lengths.tolist() == [len(e) for e in expected] and ids.tolist() == [
+            i for e in expected for i in e
+        ]
 
     def dnabert_s(self, nucleotides: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids uint16 [tokens], lengths int32 [n]): [CLS], BPE, [SEP] for each sequence, end to end."""
+        """(ids uint16 [tokens], lengths int32 [n]): [CLS], BPE, [SEP] for each sequence, end to
+        end.
+        """
         automaton = self._automaton_or_why[0]
         if automaton is None:
             return self._by_library(nucleotides)
         plain = [not n.translate(None, b"ACGT") for n in nucleotides]
         if all(plain):
             return _by_automaton(automaton, nucleotides, self._specials)
-        # sequences with other letters are few: the library does them, and they are put back in their places
-        fast = _by_automaton(automaton, [n for n, p in zip(nucleotides, plain, strict=True) if p], self._specials)
+        # sequences with other letters are few: the library does them, and they are put back in
+        # their places
+        fast = _by_automaton(
+            automaton, [n for n, p in zip(nucleotides, plain, strict=True) if p], self._specials
+        )
         slow = self._by_library([n for n, p in zip(nucleotides, plain, strict=True) if not p])
         return _interleave(np.array(plain), fast, slow)
 
     def _by_library(self, nucleotides: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        encoded = [e.ids for e in self.library.encode_batch_fast([n.decode("ascii") for n in nucleotides])]
+        encoded = [
+            e.ids for e in self.library.encode_batch_fast([n.decode("ascii") for n in nucleotides])
+        ]
         lengths = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
-        return np.fromiter((i for ids in encoded for i in ids), dtype=np.uint16, count=int(lengths.sum())), lengths
+        return np.fromiter(
+            (i for ids in encoded for i in ids), dtype=np.uint16, count=int(lengths.sum())
+        ), lengths
 
 
-def _by_automaton(automaton: bpe.Automaton, sequences: list[bytes], specials: list[int]) -> tuple[np.ndarray, np.ndarray]:
+def _by_automaton(
+    automaton: bpe.Automaton, sequences: list[bytes], specials: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
     cls, sep = specials
     ids, lengths = [np.zeros(0, np.uint16)], [np.zeros(0, np.int32)]
     for tokens, counts in automaton.encode(sequences):
@@ -102,12 +127,23 @@ def _interleave(first: np.ndarray, a: tuple, b: tuple) -> tuple[np.ndarray, np.n
 
 
 def _automaton(definition: dict) -> bpe.Automaton:
-    """The automaton of a tokenizer.json that is plain BPE on whole words. Errors: NotAnAutomaton."""
+    """The automaton of a tokenizer.json that is plain BPE on whole words.
+
+    Errors: NotAnAutomaton.
+    """
     model, pre = definition.get("model", {}), definition.get("pre_tokenizer")
-    odd = [key for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges") if model.get(key)]
+    odd = [
+        key
+        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
+        if model.get(key)
+    ]
     odd += [] if model.get("type") == "BPE" else ["model type"]
     odd += ["normalizer"] if definition.get("normalizer") else []
-    odd += [] if pre is None or pre.get("type") in ("Whitespace", "WhitespaceSplit") else ["pre_tokenizer"]
+    odd += (
+        []
+        if pre is None or pre.get("type") in ("Whitespace", "WhitespaceSplit")
+        else ["pre_tokenizer"]
+    )
     if odd:
         raise bpe.NotAnAutomaton(f"{', '.join(odd)} is not what plain BPE has")
     merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
@@ -122,12 +158,16 @@ def _read(path: Path, option: str) -> bytes:
 
 
 def _esm2_table(vocabulary: bytes) -> bytes:
-    """`bytes.translate` table letter -> id; `<` stands for <cls> and `>` for <eos>, letters it lacks are <unk>."""
+    """`bytes.translate` table letter -> id; `<` stands for <cls> and `>` for <eos>, letters it
+    lacks are <unk>.
+    """
     ids = {token: i for i, token in enumerate(vocabulary.decode("utf-8").split())}
     missing = [token for token in ("<cls>", "<eos>", "<unk>") if token not in ids]
     if missing or len(ids) > 256:
-        raise ModelError(f"vocab.txt of ESM-2 lacks {' '.join(missing) or 'nothing but has too many tokens'}; "
-                         "give the directory of an ESM-2 model")
+        raise ModelError(
+            f"vocab.txt of ESM-2 lacks {' '.join(missing) or 'nothing but has too many tokens'}; "
+            "give the directory of an ESM-2 model"
+        )
     table = bytearray([ids["<unk>"]] * 256)
     for token, i in ids.items():
         if len(token) == 1:
@@ -142,11 +182,17 @@ def _library(definition: bytes):
     try:
         tokenizer = Tokenizer.from_str(definition.decode("utf-8"))
     except Exception as error:  # the library raises bare Exception
-        raise ModelError(f"tokenizer.json of DNABERT-S cannot be read ({error}); give the model's directory") from error
+        raise ModelError(
+            f"tokenizer.json of DNABERT-S cannot be read ({error}); give the model's directory"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if len(tokenizer.encode("").ids) != 2:
-        raise ModelError("tokenizer.json of DNABERT-S does not put [CLS] and [SEP] around a sequence; give its directory")
+        raise ModelError(
+            "tokenizer.json of DNABERT-S does not put [CLS] and [SEP] around a sequence; give its directory"
+        )
     if tokenizer.get_vocab_size() > 1 << 16:
-        raise ModelError("tokenizer.json of DNABERT-S has more than 65,536 tokens; give a DNABERT-S model")
+        raise ModelError(
+            "tokenizer.json of DNABERT-S has more than 65,536 tokens; give a DNABERT-S model"
+        )
     return tokenizer

@@ -1,8 +1,10 @@
-"""What simple methods reach on the same split: length and GC, 6-mers (both logistic), and a protein search.
+"""What simple methods reach on the same split: length and GC, 6-mers (both logistic), and a protein
+search.
 
-A new method must beat these to be worth its time. The logistic ones are scikit-learn's; the search reads DIAMOND's or
-MMseqs2's tabular output.
+A new method must beat these to be worth its time. The logistic ones are scikit-learn's; the search
+reads DIAMOND's or MMseqs2's tabular output.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -27,7 +29,9 @@ def kmer_index(k: int = K) -> np.ndarray:
 
 
 def kmer_frequencies(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
-    """Shares of k-mers of base codes, strands together, float32 [n, columns], times their number (about 1 each)."""
+    """Shares of k-mers of base codes, strands together, float32 [n, columns], times their number
+    (about 1 each).
+    """
     index = kmer_index(k)
     columns = int(index.max()) + 1
     out = np.zeros((len(sequences), columns), dtype=np.float32)
@@ -44,23 +48,31 @@ def kmer_frequencies(sequences: list[np.ndarray], k: int = K) -> np.ndarray:
 def length_and_gc(sequences: list[np.ndarray]) -> np.ndarray:
     """log10 length, GC, GC squared; float32 [n, 3]."""
     gc = np.array([((s == 1) | (s == 2)).mean() if len(s) else 0.0 for s in sequences])
-    return np.stack([np.log10([max(len(s), 1) for s in sequences]), gc, gc**2], axis=1).astype(np.float32)
+    return np.stack([np.log10([max(len(s), 1) for s in sequences]), gc, gc**2], axis=1).astype(
+        np.float32
+    )
 
 
-def logistic(train: np.ndarray, virus: np.ndarray, test: np.ndarray, strength: float = 1.0) -> np.ndarray:
+def logistic(
+    train: np.ndarray, virus: np.ndarray, test: np.ndarray, strength: float = 1.0
+) -> np.ndarray:
     """Scores of `test` by a ridge logistic regression fitted to `train`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=300))
+    model = make_pipeline(
+        StandardScaler(), LogisticRegression(C=strength, class_weight="balanced", max_iter=300)
+    )
     return model.fit(train, virus).predict_proba(test)[:, 1]
 
 
 def read_hits(path: Path, n: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Columns `query target identity length bitscore evalue`, targets named V... or C..., queries by number.
+    """Columns `query target identity length bitscore evalue`, targets named V... or C..., queries
+    by number.
 
-    Gives [n]: best bit score among viral and among cellular proteins (0 for none), and the identity (%) of the best viral hit.
+    Gives [n]: best bit score among viral and among cellular proteins (0 for none), and the identity
+    (%) of the best viral hit.
     """
     viral, cellular, identity = np.zeros(n), np.zeros(n), np.zeros(n)
     with path.open() as handle:

@@ -1,4 +1,7 @@
-"""Bases and codons as small numbers, and back: what stores and k-mers are made of. Knows the standard code only."""
+"""Bases and codons as small numbers, and back: what stores and k-mers are made of. Knows the
+standard code only.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -15,7 +18,8 @@ _BASE_CODE[list(BASES)] = range(4)
 _AMINO_ACID_CODE = np.full(256, STOP, dtype=np.uint8)
 _AMINO_ACID_CODE[list(AMINO_ACIDS)] = range(20)
 _LETTER = np.frombuffer(BASES + b"N", dtype=np.uint8)
-CODON_TO_AMINO_ACID = _AMINO_ACID_CODE[np.frombuffer(RESIDUE[:64], dtype=np.uint8)]  # [16 a + 4 b + c], a stop is STOP
+# [16 a + 4 b + c], a stop is STOP
+CODON_TO_AMINO_ACID = _AMINO_ACID_CODE[np.frombuffer(RESIDUE[:64], dtype=np.uint8)]
 
 
 def encode(sequence: bytes) -> np.ndarray:
@@ -39,7 +43,9 @@ def decode_protein(codes: np.ndarray) -> bytes:
 
 
 def substitute(codes: np.ndarray, rate: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Base codes with substitutions at `rate` (a number, or one a base); another base always, never the same."""
+    """Base codes with substitutions at `rate` (a number, or one a base); another base always, never
+    the same.
+    """
     hit = np.flatnonzero(rng.random(len(codes), dtype=np.float32) < rate)
     out = codes.copy()
     out[hit] = (codes[hit] + rng.integers(1, 4, len(hit), dtype=np.uint8)) & 3

@@ -1,9 +1,10 @@
 """Windows -> frames -> rows of tokens: the batches a network trains on and is measured with.
 
-Sequences lie end to end in rows of a constant length, so a batch has one shape whatever it holds: `segment` says which
-sequence a token belongs to (-1: none). Masking for the language-model loss happens here. No torch: batches are made in
-worker processes.
+Sequences lie end to end in rows of a constant length, so a batch has one shape whatever it holds:
+`segment` says which sequence a token belongs to (-1: none). Masking for the language-model loss
+happens here. No torch: batches are made in worker processes.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -18,14 +19,23 @@ from virnucpro.training.bases import blur, decode, decode_protein, encode
 from virnucpro.training.distance import distant_codons, distant_residues
 from virnucpro.training.sampling import FragmentSampler, Windows, WindowSampler, join_windows
 from virnucpro.training.shuffling import shuffled
-from virnucpro.training.vocabulary import DNA_MASK, DNA_PAD, DNA_SPECIAL, ESM2_MASK, ESM2_PAD, ESM2_RESIDUES
+from virnucpro.training.vocabulary import (
+    DNA_MASK,
+    DNA_PAD,
+    DNA_SPECIAL,
+    ESM2_MASK,
+    ESM2_PAD,
+    ESM2_RESIDUES,
+)
 
 TOKEN_DROPOUT = 0.15 * 0.8  # ESM-2's constant: the share of masked tokens it was scaled for
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """How much a batch holds: frames, protein fragments, and rows of `row_length` tokens for each encoder."""
+    """How much a batch holds: frames, protein fragments, and rows of `row_length` tokens for each
+    encoder.
+    """
 
     frames: int = 768
     fragments: int = 160
@@ -35,13 +45,17 @@ class BatchShape:
 
 
 class Rows(NamedTuple):
-    """Sequences packed into rows; all [R, L] but the last two, [M], which say what is to be predicted."""
+    """Sequences packed into rows; all [R, L] but the last two, [M], which say what is to be
+    predicted.
+    """
 
     tokens: np.ndarray  # int16
     segment: np.ndarray  # int16, index of the sequence, -1 where there is none
     pooled: np.ndarray  # bool: tokens that enter the mean
-    scale: np.ndarray  # float32, ESM-2's token-dropout factor of each token (0 at a mask); ones for DNABERT-S
-    masked: np.ndarray  # int32, places in the flattened rows, found here so that a GPU need not be waited for
+    # float32, ESM-2's token-dropout factor of each token (0 at a mask); ones for DNABERT-S
+    scale: np.ndarray
+    # int32, places in the flattened rows, found here so that a GPU need not be waited for
+    masked: np.ndarray
     target: np.ndarray  # int16, the true tokens there
 
 
@@ -49,7 +63,8 @@ class Batch(NamedTuple):
     esm2: Rows  # segments 0 .. frames-1 are frames, then come the fragments
     dnabert_s: Rows
     virus: np.ndarray  # int64 [frames + fragments]
-    weight: np.ndarray  # float32 [frames + fragments]; 0 for places that hold nothing, or a frame without a label
+    # float32 [frames + fragments]; 0 for places that hold nothing, or a frame without a label
+    weight: np.ndarray
     n_frames: int
 
 
@@ -74,8 +89,12 @@ def place(lengths: np.ndarray, rows: int, row_length: int) -> tuple[np.ndarray, 
     return row, column
 
 
-def rows_of(ids: list[np.ndarray], rows: int, row_length: int, pad: int, edges: int) -> tuple[Rows, np.ndarray]:
-    """Pack; `edges` special tokens at each end stay out of the mean. Also bool [n]: which sequences found room."""
+def rows_of(
+    ids: list[np.ndarray], rows: int, row_length: int, pad: int, edges: int
+) -> tuple[Rows, np.ndarray]:
+    """Pack; `edges` special tokens at each end stay out of the mean. Also bool [n]: which sequences
+    found room.
+    """
     lengths = np.fromiter(map(len, ids), dtype=np.int64, count=len(ids))
     row, column = place(lengths, rows, row_length)
     tokens = np.full((rows, row_length), pad, dtype=np.int16)
@@ -87,12 +106,24 @@ def rows_of(ids: list[np.ndarray], rows: int, row_length: int, pad: int, edges: 
             segment[r, c : c + len(sequence)] = i
             pooled[r, c + edges : c + len(sequence) - edges] = True
     scale = np.ones((rows, row_length), dtype=np.float32)
-    return Rows(tokens, segment, pooled, scale, np.zeros(0, np.int32), np.zeros(0, np.int16)), row >= 0
+    return Rows(
+        tokens, segment, pooled, scale, np.zeros(0, np.int32), np.zeros(0, np.int16)
+    ), row >= 0
 
 
-def with_masks(packed: Rows, maskable: np.ndarray, mask: int, random_ids: tuple[int, int], share: float,
-               n_sequences: int, rng: np.random.Generator, rate: float = 0.15) -> Rows:  # fmt: skip
-    """BERT's masking (`rate` of the tokens: 80 % masked, 10 % random, 10 % kept) in a `share` of the sequences."""
+def with_masks(
+    packed: Rows,
+    maskable: np.ndarray,
+    mask: int,
+    random_ids: tuple[int, int],
+    share: float,
+    n_sequences: int,
+    rng: np.random.Generator,
+    rate: float = 0.15,
+) -> Rows:
+    """BERT's masking (`rate` of the tokens: 80 % masked, 10 % random, 10 % kept) in a `share` of
+    the sequences.
+    """
     chosen = rng.random(n_sequences + 1) < share  # the last stands for segment -1
     chosen[-1] = False
     hit = maskable & chosen[packed.segment] & (rng.random(maskable.shape, dtype=np.float32) < rate)
@@ -100,11 +131,15 @@ def with_masks(packed: Rows, maskable: np.ndarray, mask: int, random_ids: tuple[
     tokens = np.where(hit & (what < 0.8), mask, packed.tokens)
     drawn = rng.integers(*random_ids, size=maskable.shape)
     tokens = np.where(hit & (what >= 0.9), drawn, tokens).astype(np.int16)
-    return packed._replace(tokens=tokens, masked=np.flatnonzero(hit).astype(np.int32), target=packed.tokens[hit])
+    return packed._replace(
+        tokens=tokens, masked=np.flatnonzero(hit).astype(np.int32), target=packed.tokens[hit]
+    )
 
 
 def with_token_dropout(packed: Rows, n_sequences: int) -> Rows:
-    """ESM-2's rescaling: masks embed as zero, the rest by (1 - 0.12) / (1 - share of masks in the sequence)."""
+    """ESM-2's rescaling: masks embed as zero, the rest by (1 - 0.12) / (1 - share of masks in the
+    sequence).
+    """
     inside = packed.segment >= 0
     masked = packed.tokens == ESM2_MASK
     length = np.bincount(packed.segment[inside], minlength=n_sequences)
@@ -114,9 +149,15 @@ def with_token_dropout(packed: Rows, n_sequences: int) -> Rows:
     return packed._replace(scale=np.where(masked, 0, factor[packed.segment]).astype(np.float32))
 
 
-def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, most: float,
-                   rng: np.random.Generator) -> None:  # fmt: skip
-    """A `share` of the frames become distant relatives, in place: 0 to `most` of their codons drawn again.
+def distant_frames(
+    proteins: list[bytes],
+    nucleotides: list[bytes],
+    share: float,
+    most: float,
+    rng: np.random.Generator,
+) -> None:
+    """A `share` of the frames become distant relatives, in place: 0 to `most` of their codons drawn
+    again.
 
     Frames with an N stay as they are.
     """
@@ -125,22 +166,37 @@ def distant_frames(proteins: list[bytes], nucleotides: list[bytes], share: float
     if not len(chosen):
         return
     lengths = np.array([len(proteins[i]) for i in chosen])
-    bases = encode(b"".join(nucleotides[i][: 3 * n] for i, n in zip(chosen, lengths, strict=True))).reshape(-1, 3)
-    codons = distant_codons((bases[:, 0] << 4) + (bases[:, 1] << 2) + bases[:, 2], lengths, rng.random(len(chosen)) * most, rng)
+    bases = encode(
+        b"".join(nucleotides[i][: 3 * n] for i, n in zip(chosen, lengths, strict=True))
+    ).reshape(-1, 3)
+    codons = distant_codons(
+        (bases[:, 0] << 4) + (bases[:, 1] << 2) + bases[:, 2],
+        lengths,
+        rng.random(len(chosen)) * most,
+        rng,
+    )
     residues = codons.tobytes().translate(RESIDUE)
     letters = decode(np.stack([codons >> 4, codons >> 2 & 3, codons & 3], axis=1).ravel())
     ends = np.cumsum(lengths)
     for i, a, b in zip(chosen, (ends - lengths).tolist(), ends.tolist(), strict=True):
-        proteins[i], nucleotides[i] = residues[a:b], letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :]
+        proteins[i], nucleotides[i] = (
+            residues[a:b],
+            letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :],
+        )
 
 
-def spliced_frames(proteins: list[bytes], nucleotides: list[bytes], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Pairs among a `share` of the frames exchange all that follows a codon, in place. int64 [frames]: whose end a frame has.
+def spliced_frames(
+    proteins: list[bytes], nucleotides: list[bytes], share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Pairs among a `share` of the frames exchange all that follows a codon, in place. int64
+    [frames]: whose end a frame has.
 
     Frames with an N stay as they are.
     """
     end = np.arange(len(proteins))
-    chosen = np.flatnonzero((rng.random(len(proteins)) < share) & np.array([b"N" not in n for n in nucleotides]))
+    chosen = np.flatnonzero(
+        (rng.random(len(proteins)) < share) & np.array([b"N" not in n for n in nucleotides])
+    )
     for i, j in rng.permutation(chosen)[: len(chosen) // 2 * 2].reshape(-1, 2).tolist():
         shorter = min(len(proteins[i]), len(proteins[j]))
         at = int(rng.integers(shorter // 4, shorter - shorter // 4 + 1))
@@ -161,7 +217,9 @@ def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Win
     if how.blurred_share:
         for i in np.flatnonzero(rng.random(len(virus)) < how.blurred_share):
             a, b = windows.start[i], windows.end[i]
-            codes[a:b] = blur(codes[a:b], rng.random() * how.most_blurred, bool(rng.random() < 0.5), rng)
+            codes[a:b] = blur(
+                codes[a:b], rng.random() * how.most_blurred, bool(rng.random() < 0.5), rng
+            )
     return windows._replace(codes=codes, virus=virus)
 
 
@@ -169,13 +227,16 @@ def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Win
 class Augmentation:
     """What is done to frames on their way into a training batch; shares of the frames."""
 
-    open_share: float = 0.2  # of the frames that come from all open frames of a window, not from the longest stretch
+    # of the frames that come from all open frames of a window, not from the longest stretch
+    open_share: float = 0.2
     mask_share: float = 0.5  # that have masked tokens
     mask_rate: float = 0.15  # of the tokens of those
     distant_share: float = 0.0  # that become distant relatives
     most_distant: float = 0.8  # of the codons of those are drawn again at most
-    shuffled_share: float = 0.0  # of the windows that are shuffled, dinucleotides kept, and then no virus
-    spliced_share: float = 0.0  # that exchange their ends with each other; those of both classes then have no label
+    # of the windows that are shuffled, dinucleotides kept, and then no virus
+    shuffled_share: float = 0.0
+    # that exchange their ends with each other; those of both classes then have no label
+    spliced_share: float = 0.0
     blurred_share: float = 0.0  # of the windows that have N
     most_blurred: float = 0.1  # of the bases of those
 
@@ -183,10 +244,21 @@ class Augmentation:
 class BatchMaker:
     """Draws training batches from `samplers` (share, sampler), and protein fragments beside them."""
 
-    def __init__(self, samplers: list[tuple[float, WindowSampler]], fragments: FragmentSampler | None,
-                 tokenizers: Tokenizers, shape: BatchShape, dna_vocabulary: int,
-                 augmentation: Augmentation = Augmentation()):  # fmt: skip
-        self.samplers, self.fragments, self.tokenizers, self.shape = samplers, fragments, tokenizers, shape
+    def __init__(
+        self,
+        samplers: list[tuple[float, WindowSampler]],
+        fragments: FragmentSampler | None,
+        tokenizers: Tokenizers,
+        shape: BatchShape,
+        dna_vocabulary: int,
+        augmentation: Augmentation = Augmentation(),
+    ):
+        self.samplers, self.fragments, self.tokenizers, self.shape = (
+            samplers,
+            fragments,
+            tokenizers,
+            shape,
+        )
         self.dna_vocabulary, self.augmentation = dna_vocabulary, augmentation
 
     def draw(self, rng: np.random.Generator) -> Batch:
@@ -195,7 +267,10 @@ class BatchMaker:
         nucleotides: list[bytes] = []
         virus: list[np.ndarray] = []
         # policies are mixed frame by frame, so that every batch has both in fixed shares
-        for policy, want in (("open", int(n * how.open_share)), ("longest", n - int(n * how.open_share))):
+        for policy, want in (
+            ("open", int(n * how.open_share)),
+            ("longest", n - int(n * how.open_share)),
+        ):
             have = 0
             while have < want:
                 need = int((want - have) * (1.05 if policy == "longest" else 0.9)) + 16
@@ -212,7 +287,11 @@ class BatchMaker:
         if self.fragments is not None and self.shape.fragments:
             codes, fragment_virus = self.fragments.draw(self.shape.fragments, rng)
             lengths = np.array([len(c) for c in codes])
-            rate = (rng.random(len(codes)) < how.distant_share) * rng.random(len(codes)) * how.most_distant
+            rate = (
+                (rng.random(len(codes)) < how.distant_share)
+                * rng.random(len(codes))
+                * how.most_distant
+            )
             codes = split_ids(distant_residues(np.concatenate(codes), lengths, rate, rng), lengths)
             proteins += [decode_protein(c) for c in codes]
             label = np.concatenate([label, fragment_virus.astype(np.int64)])
@@ -221,28 +300,52 @@ class BatchMaker:
     def _windows(self, n: int, rng: np.random.Generator) -> Windows:
         share = np.array([s for s, _ in self.samplers])
         counts = rng.multinomial(n, share / share.sum())
-        windows = join_windows([s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k])
+        windows = join_windows(
+            [s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k]
+        )
         return harder(windows, self.augmentation, rng)
 
     def _pack(self, proteins, nucleotides, label, labelled, rng) -> Batch:
         n, shape, how = len(labelled), self.shape, self.augmentation
         flat, lengths = self.tokenizers.esm2(proteins)
-        esm2, fit_a = rows_of(split_ids(flat, lengths), shape.esm2_rows, shape.row_length, ESM2_PAD, 1)
+        esm2, fit_a = rows_of(
+            split_ids(flat, lengths), shape.esm2_rows, shape.row_length, ESM2_PAD, 1
+        )
         flat, lengths = self.tokenizers.dnabert_s(nucleotides)
-        dna, fit_b = rows_of(split_ids(flat, lengths), shape.dnabert_s_rows, shape.row_length, DNA_PAD, 0)
-        esm2 = with_masks(esm2, esm2.pooled, ESM2_MASK, ESM2_RESIDUES, how.mask_share, len(proteins), rng,
-                          how.mask_rate)  # fmt: skip
+        dna, fit_b = rows_of(
+            split_ids(flat, lengths), shape.dnabert_s_rows, shape.row_length, DNA_PAD, 0
+        )
+        esm2 = with_masks(
+            esm2,
+            esm2.pooled,
+            ESM2_MASK,
+            ESM2_RESIDUES,
+            how.mask_share,
+            len(proteins),
+            rng,
+            how.mask_rate,
+        )
         esm2 = with_token_dropout(esm2, len(proteins))
         maskable = (dna.segment >= 0) & (dna.tokens >= len(DNA_SPECIAL))
-        dna = with_masks(dna, maskable, DNA_MASK, (len(DNA_SPECIAL), self.dna_vocabulary), how.mask_share, n, rng,
-                         how.mask_rate)  # fmt: skip
+        dna = with_masks(
+            dna,
+            maskable,
+            DNA_MASK,
+            (len(DNA_SPECIAL), self.dna_vocabulary),
+            how.mask_share,
+            n,
+            rng,
+            how.mask_rate,
+        )
         fits = fit_a.copy()
         fits[:n] &= fit_b & labelled
         return Batch(esm2, dna, label, balanced(label, fits, n), n)
 
 
 def balanced(label: np.ndarray, fits: np.ndarray, n: int) -> np.ndarray:
-    """Weights of mean 1 that make both classes equal, among frames and among fragments; 0 where `fits` says no."""
+    """Weights of mean 1 that make both classes equal, among frames and among fragments; 0 where
+    `fits` says no.
+    """
     weight = np.zeros(len(label), dtype=np.float32)
     for part in (slice(0, n), slice(n, None)):
         y, ok = label[part], fits[part]
@@ -253,9 +356,12 @@ def balanced(label: np.ndarray, fits: np.ndarray, n: int) -> np.ndarray:
     return weight
 
 
-def scoring_batches(proteins: list[bytes], nucleotides: list[bytes], tokenizers: Tokenizers,
-                    shape: BatchShape) -> Iterator[tuple[np.ndarray, Batch]]:  # fmt: skip
-    """Every frame once, unmasked: (rows of the input, batch). Frames that find no room come in a later batch."""
+def scoring_batches(
+    proteins: list[bytes], nucleotides: list[bytes], tokenizers: Tokenizers, shape: BatchShape
+) -> Iterator[tuple[np.ndarray, Batch]]:
+    """Every frame once, unmasked: (rows of the input, batch). Frames that find no room come in a
+    later batch.
+    """
     flat, lengths = tokenizers.esm2(proteins)
     esm2_ids = split_ids(flat, lengths)
     flat, lengths = tokenizers.dnabert_s(nucleotides)
@@ -263,8 +369,12 @@ def scoring_batches(proteins: list[bytes], nucleotides: list[bytes], tokenizers:
     waiting = np.arange(len(proteins))
     while len(waiting):
         now, waiting = waiting[: shape.frames], waiting[shape.frames :]
-        esm2, a = rows_of([esm2_ids[i] for i in now], shape.esm2_rows, shape.row_length, ESM2_PAD, 1)
-        dna, b = rows_of([dna_ids[i] for i in now], shape.dnabert_s_rows, shape.row_length, DNA_PAD, 0)
+        esm2, a = rows_of(
+            [esm2_ids[i] for i in now], shape.esm2_rows, shape.row_length, ESM2_PAD, 1
+        )
+        dna, b = rows_of(
+            [dna_ids[i] for i in now], shape.dnabert_s_rows, shape.row_length, DNA_PAD, 0
+        )
         fit = a & b
         if not fit.any():
             raise ValueError("a frame is longer than a row")

@@ -1,4 +1,7 @@
-"""Trained parts, tokenizers and what was measured -> a bundle directory in the published formats (SPEC 6)."""
+"""Trained parts, tokenizers and what was measured -> a bundle directory in the published formats
+(SPEC 6).
+"""
+
 from __future__ import annotations
 
 import json
@@ -12,8 +15,17 @@ from virnucpro.training.vocabulary import write_esm2_tokenizer
 DNA_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
 
-def write_bundle(directory: Path, parts: Path, dna_tokenizer: Path, shape: NetworkShape, description: dict[str, Any]) -> None:
-    """`directory` from the `.safetensors` in `parts`. `description`: the fields of bundle.json beyond the parts."""
+def write_bundle(
+    directory: Path,
+    parts: Path,
+    dna_tokenizer: Path,
+    shape: NetworkShape,
+    description: dict[str, Any],
+) -> None:
+    """`directory` from the `.safetensors` in `parts`.
+
+    `description`: the fields of bundle.json beyond the parts.
+    """
     esm2, dnabert_s = directory / "esm2", directory / "dnabert_s"
     for part, config in ((esm2, shape.esm2_config()), (dnabert_s, shape.dnabert_s_config())):
         part.mkdir(parents=True, exist_ok=True)
@@ -28,10 +40,16 @@ def write_bundle(directory: Path, parts: Path, dna_tokenizer: Path, shape: Netwo
 
 def write_description(directory: Path, description: dict[str, Any]) -> None:
     """bundle.json: the parts as relative paths, and `description`."""
-    _write(directory / "bundle.json", {
-        **description, "classes": ["others", "virus"], "esm2": "esm2", "dnabert_s": "dnabert_s",
-        "classifier": "classifier.safetensors",
-    })  # fmt: skip
+    _write(
+        directory / "bundle.json",
+        {
+            **description,
+            "classes": ["others", "virus"],
+            "esm2": "esm2",
+            "dnabert_s": "dnabert_s",
+            "classifier": "classifier.safetensors",
+        },
+    )
 
 
 def _copy(source: Path, target: Path) -> None:

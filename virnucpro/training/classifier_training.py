@@ -1,8 +1,11 @@
-"""A classifier on stored features, by the original's recipe: an MLP of one hidden layer with batch norm and dropout.
+"""A classifier on stored features, by the original's recipe: an MLP of one hidden layer with batch
+norm and dropout.
 
-SGD 2e-4 with momentum 0.9, the rate times 0.85 every 10 epochs, an end after 5 epochs without a better validation loss.
-Features are a run's `merged_features.pt`; labels and sides come from `frames.tsv` of `prepare`, joined by frame id.
+SGD 2e-4 with momentum 0.9, the rate times 0.85 every 10 epochs, an end after 5 epochs without a
+better validation loss. Features are a run's `merged_features.pt`; labels and sides come from
+`frames.tsv` of `prepare`, joined by frame id.
 """
+
 from __future__ import annotations
 
 import csv
@@ -54,8 +57,12 @@ def load_examples(settings: RecipeSettings) -> tuple[dict[str, Examples], dict[s
     labels: dict[str, tuple[bool, str, str]] = {}
     with settings.frames.open(newline="") as handle:
         reader = csv.DictReader(handle, delimiter="\t")
-        if not reader.fieldnames or not {"frame_id", "label", "group", "split"} <= set(reader.fieldnames):
-            raise InputError(f"{settings.frames}: not a frames.tsv of `virnucpro prepare` (frame_id label group split)")
+        if not reader.fieldnames or not {"frame_id", "label", "group", "split"} <= set(
+            reader.fieldnames
+        ):
+            raise InputError(
+                f"{settings.frames}: not a frames.tsv of `virnucpro prepare` (frame_id label group split)"
+            )
         for row in reader:
             labels[row["frame_id"]] = (row["label"] == "virus", row["group"], row["split"])
     taken: dict[str, list] = {side: [] for side in ("train", "validation", "test")}
@@ -75,25 +82,35 @@ def load_examples(settings: RecipeSettings) -> tuple[dict[str, Examples], dict[s
             facts[fact[2]].append(fact)
         for side in taken:
             if rows[side]:
-                taken[side].append((np.asarray(matrix[np.array(rows[side])], dtype=np.float32), facts[side]))
+                taken[side].append(
+                    (np.asarray(matrix[np.array(rows[side])], dtype=np.float32), facts[side])
+                )
     out = {}
     for side, parts in taken.items():
         facts = [fact for _, more in parts for fact in more]
         out[side] = Examples(
             np.concatenate([f for f, _ in parts]) if parts else np.zeros((0, 0), np.float32),
-            np.array([f[0] for f in facts], dtype=bool), np.array([f[1] for f in facts], dtype=str),
-        )  # fmt: skip
-    counts = {"rows_without_a_label": unlabelled, "labels_without_a_row": len(labels) - len(seen),
-              **{side: len(e.virus) for side, e in out.items()}}  # fmt: skip
+            np.array([f[0] for f in facts], dtype=bool),
+            np.array([f[1] for f in facts], dtype=str),
+        )
+    counts = {
+        "rows_without_a_label": unlabelled,
+        "labels_without_a_row": len(labels) - len(seen),
+        **{side: len(e.virus) for side, e in out.items()},
+    }
     for side in ("train", "validation"):
         if not out[side].virus.any() or out[side].virus.all():
-            raise InputError(f"{settings.frames}: the {side} side has no example of both classes among the features "
-                             f"({counts[side]} rows); label more groups")
+            raise InputError(
+                f"{settings.frames}: the {side} side has no example of both classes among the features "
+                f"({counts[side]} rows); label more groups"
+            )
     return out, counts
 
 
 def train_classifier(settings: RecipeSettings, say: Callable[[str], None] = lambda _: None) -> dict:
-    """Train, write `classifier.safetensors`, `log.csv`, `metrics.json` and `curve.png`; returns the metrics."""
+    """Train, write `classifier.safetensors`, `log.csv`, `metrics.json` and `curve.png`; returns the
+    metrics.
+    """
     import torch
     from accelerate import Accelerator
 
@@ -108,15 +125,26 @@ def train_classifier(settings: RecipeSettings, say: Callable[[str], None] = lamb
     torch.manual_seed(settings.seed)
     train, held = examples["train"], examples["validation"]
     model = MLP(train.features.shape[1], settings.hidden, dropout=settings.dropout)
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=settings.learning_rate, momentum=settings.momentum
+    )
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, settings.step, settings.decay)
     share = train.virus.mean()
-    weight = torch.tensor([0.5 / (1 - share), 0.5 / share] if settings.balance else [1.0, 1.0], dtype=torch.float32)
+    weight = torch.tensor(
+        [0.5 / (1 - share), 0.5 / share] if settings.balance else [1.0, 1.0], dtype=torch.float32
+    )
     loss_of = torch.nn.CrossEntropyLoss(weight=weight.to(accelerator.device))
-    data = torch.utils.data.TensorDataset(torch.from_numpy(train.features), torch.from_numpy(train.virus.astype(np.int64)))
+    data = torch.utils.data.TensorDataset(
+        torch.from_numpy(train.features), torch.from_numpy(train.virus.astype(np.int64))
+    )
     order = torch.Generator()
-    batches = torch.utils.data.DataLoader(data, settings.batch_size, shuffle=True, drop_last=len(data) > settings.batch_size,
-                                          generator=order)  # fmt: skip
+    batches = torch.utils.data.DataLoader(
+        data,
+        settings.batch_size,
+        shuffle=True,
+        drop_last=len(data) > settings.batch_size,
+        generator=order,
+    )
     model, optimizer, batches = accelerator.prepare(model, optimizer, batches)
     settings.output.mkdir(parents=True, exist_ok=True)
     state, log = settings.output / "state.pt", []
@@ -124,7 +152,9 @@ def train_classifier(settings: RecipeSettings, say: Callable[[str], None] = lamb
     if settings.resume and state.exists():
         saved = torch.load(state, map_location="cpu", weights_only=True)
         if saved["width"] != train.features.shape[1]:
-            raise StoreError(f"{state}: is of features of width {saved['width']}, these are {train.features.shape[1]} wide")
+            raise StoreError(
+                f"{state}: is of features of width {saved['width']}, these are {train.features.shape[1]} wide"
+            )
         accelerator.unwrap_model(model).load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         schedule.load_state_dict(saved["schedule"])
@@ -132,7 +162,8 @@ def train_classifier(settings: RecipeSettings, say: Callable[[str], None] = lamb
     for epoch in range(first, settings.epochs):
         if epoch - best["epoch"] > settings.patience and best["epoch"] >= 0:
             break
-        torch.manual_seed(settings.seed * 100_003 + epoch)  # a resumed run draws what an undisturbed one would
+        # a resumed run draws what an undisturbed one would
+        torch.manual_seed(settings.seed * 100_003 + epoch)
         order.manual_seed(settings.seed * 100_003 + epoch)
         model.train()
         total, n = torch.zeros((), device=accelerator.device), 0
@@ -143,20 +174,49 @@ def train_classifier(settings: RecipeSettings, say: Callable[[str], None] = lamb
             optimizer.step()
             total, n = total + loss.detach() * len(label), n + len(label)
         schedule.step()
-        held_loss, score = validate(accelerator.unwrap_model(model), held, loss_of, accelerator.device)
-        log.append({"epoch": epoch + 1, "train_loss": total.item() / n, "validation_loss": held_loss,
-                    "validation_auroc": auroc(score, held.virus)})  # fmt: skip
-        say("  ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in log[-1].items()))
+        held_loss, score = validate(
+            accelerator.unwrap_model(model), held, loss_of, accelerator.device
+        )
+        log.append(
+            {
+                "epoch": epoch + 1,
+                "train_loss": total.item() / n,
+                "validation_loss": held_loss,
+                "validation_auroc": auroc(score, held.virus),
+            }
+        )
+        say(
+            "  ".join(
+                f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in log[-1].items()
+            )
+        )
         if held_loss < best["loss"]:
-            tensors = {k: v.detach().cpu().clone() for k, v in accelerator.unwrap_model(model).state_dict().items()}
+            tensors = {
+                k: v.detach().cpu().clone()
+                for k, v in accelerator.unwrap_model(model).state_dict().items()
+            }
             best = {"loss": held_loss, "epoch": epoch, "tensors": tensors}
         if accelerator.is_main_process:
-            torch.save({"model": accelerator.unwrap_model(model).state_dict(), "optimizer": optimizer.state_dict(),
-                        "schedule": schedule.state_dict(), "epoch": epoch, "best": best, "log": log,
-                        "width": train.features.shape[1]}, state)  # fmt: skip
+            torch.save(
+                {
+                    "model": accelerator.unwrap_model(model).state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                    "epoch": epoch,
+                    "best": best,
+                    "log": log,
+                    "width": train.features.shape[1],
+                },
+                state,
+            )
     classifier = Classifier({k: v for k, v in best["tensors"].items() if "num_batches" not in k})
-    metrics = {"settings": {k: v for k, v in asdict(settings).items() if isinstance(v, int | float | bool)}, "counts": counts,
-               "best_epoch": best["epoch"] + 1}  # fmt: skip
+    metrics = {
+        "settings": {
+            k: v for k, v in asdict(settings).items() if isinstance(v, int | float | bool)
+        },
+        "counts": counts,
+        "best_epoch": best["epoch"] + 1,
+    }
     for side in ("validation", "test"):
         e = examples[side]
         if len(e.virus) and e.virus.any() and not e.virus.all():
@@ -186,9 +246,14 @@ def validate(model, held: Examples, loss_of, device) -> tuple[float, np.ndarray]
 
 def frame_metrics(virus_score: np.ndarray, virus: np.ndarray) -> dict[str, float]:
     """Figures of single frames at 0.5."""
-    return {"rows": len(virus), "auroc": auroc(virus_score, virus), "auprc": auprc(virus_score, virus),
-            "recall_at_1pct": recall_at(virus_score, virus, 0.01), "recall_at_5pct": recall_at(virus_score, virus, 0.05),
-            **at_threshold(virus_score, virus, 0.5)}  # fmt: skip
+    return {
+        "rows": len(virus),
+        "auroc": auroc(virus_score, virus),
+        "auprc": auprc(virus_score, virus),
+        "recall_at_1pct": recall_at(virus_score, virus, 0.01),
+        "recall_at_5pct": recall_at(virus_score, virus, 0.05),
+        **at_threshold(virus_score, virus, 0.5),
+    }
 
 
 def write_log(path: Path, log: list[dict]) -> None:

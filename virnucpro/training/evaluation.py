@@ -1,8 +1,11 @@
-"""Labelled, scored sequences -> every figure of merit, with intervals from drawing whole groups again.
+"""Labelled, scored sequences -> every figure of merit, with intervals from drawing whole groups
+again.
 
-Knows arrays; does not know where scores came from. Unscored sequences (NaN) rank last, and are left out where a figure
-says `scored`. A claim per class rests on its number of independent groups, so that number stands beside it.
+Knows arrays; does not know where scores came from. Unscored sequences (NaN) rank last, and are left
+out where a figure says `scored`. A claim per class rests on its number of independent groups, so
+that number stands beside it.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
@@ -48,7 +51,10 @@ class Scored:
 
 
 def statistics(s: Scored) -> dict[str, Any]:
-    """Name -> function of weights [n]. Ranking figures use the score, calls the deciding value at 0.5."""
+    """Name -> function of weights [n].
+
+    Ranking figures use the score, calls the deciding value at 0.5.
+    """
     return {
         "auroc": lambda w: auroc(s.deciding, s.virus, w),
         "auprc": lambda w: auprc(s.deciding, s.virus, w),
@@ -57,7 +63,9 @@ def statistics(s: Scored) -> dict[str, Any]:
         "f1": lambda w: at_threshold(s.deciding, s.virus, DEFAULT_POINT, w)["f1"],
         "mcc": lambda w: at_threshold(s.deciding, s.virus, DEFAULT_POINT, w)["mcc"],
         "recall": lambda w: at_threshold(s.deciding, s.virus, DEFAULT_POINT, w)["recall"],
-        "false_positive_rate": lambda w: at_threshold(s.deciding, s.virus, DEFAULT_POINT, w)["false_positive_rate"],
+        "false_positive_rate": lambda w: at_threshold(s.deciding, s.virus, DEFAULT_POINT, w)[
+            "false_positive_rate"
+        ],
         "calibration_error": lambda w: _ece(s, w),
     }
 
@@ -66,22 +74,29 @@ def _ece(s: Scored, w: np.ndarray) -> float:
     known = ~np.isnan(s.probability) & (w > 0)
     if not known.any():
         return float("nan")
-    balanced = w * np.where(s.virus, 0.5 / max(w[s.virus & known].sum(), 1e-300),
-                            0.5 / max(w[~s.virus & known].sum(), 1e-300))  # fmt: skip
+    balanced = w * np.where(
+        s.virus,
+        0.5 / max(w[s.virus & known].sum(), 1e-300),
+        0.5 / max(w[~s.virus & known].sum(), 1e-300),
+    )
     return calibration_error(s.probability[known], s.virus[known], balanced[known])
 
 
 def measure(s: Scored, draws: int = 300, seed: int = 1) -> dict[str, Any]:
-    """Every statistic as [value, low, high]: 95 % of draws of whole groups within virus and each cellular category.
+    """Every statistic as [value, low, high]: 95 % of draws of whole groups within virus and each
+    cellular category.
 
-    A category with a single group cannot be drawn again, so its part in an interval is nothing: counts say so.
+    A category with a single group cannot be drawn again, so its part in an interval is nothing:
+    counts say so.
     """
     strata = np.where(s.virus, "viral", s.category)
     found: dict[str, Any] = {
-        "viruses": int(s.virus.sum()), "cellular": int((~s.virus).sum()),
-        "viral_groups": len(set(s.group[s.virus])), "cellular_groups": _count_groups(s, ~s.virus),
+        "viruses": int(s.virus.sum()),
+        "cellular": int((~s.virus).sum()),
+        "viral_groups": len(set(s.group[s.virus])),
+        "cellular_groups": _count_groups(s, ~s.virus),
         "scored_share": float(1 - np.isnan(s.score).mean()),
-    }  # fmt: skip
+    }
     ones = np.ones(len(s))
     functions = statistics(s)
     names = list(functions)
@@ -110,7 +125,9 @@ def _r(x: float) -> float | None:
 
 
 def by_class(s: Scored, draws: int = 300) -> dict[str, Any]:
-    """For each cellular category: AUROC against all viruses, and the share called virus at 0.5, with its groups."""
+    """For each cellular category: AUROC against all viruses, and the share called virus at 0.5,
+    with its groups.
+    """
     out = {}
     for category in sorted(set(s.category[~s.virus])):
         mine = ~s.virus & (s.category == category)
@@ -122,11 +139,18 @@ def by_class(s: Scored, draws: int = 300) -> dict[str, Any]:
             return float((w * called)[cell].sum() / max(w[cell].sum(), 1e-300))
 
         groups = len(set(s.group[mine]))
-        interval = bootstrap_groups(rate, part.group, np.where(part.virus, "viral", part.category), draws)
+        interval = bootstrap_groups(
+            rate, part.group, np.where(part.virus, "viral", part.category), draws
+        )
         out[category] = {
-            "sequences": int(mine.sum()), "groups": groups, "auroc": _r(auroc(part.deciding, part.virus)),
-            "false_positive_rate": [_r(rate(np.ones(len(part)))), *(map(_r, interval) if groups > 1 else (None, None))],
-        }  # fmt: skip
+            "sequences": int(mine.sum()),
+            "groups": groups,
+            "auroc": _r(auroc(part.deciding, part.virus)),
+            "false_positive_rate": [
+                _r(rate(np.ones(len(part)))),
+                *(map(_r, interval) if groups > 1 else (None, None)),
+            ],
+        }
     return out
 
 
@@ -142,15 +166,20 @@ def viral_groups(s: Scored) -> dict[str, Any]:
     """Recall at 0.5 in each viral group."""
     called = s.deciding >= DEFAULT_POINT
     return {
-        g: {"sequences": int((s.virus & (s.group == g)).sum()), "recall": _r(called[s.virus & (s.group == g)].mean())}
+        g: {
+            "sequences": int((s.virus & (s.group == g)).sum()),
+            "recall": _r(called[s.virus & (s.group == g)].mean()),
+        }
         for g in sorted(set(s.group[s.virus]))
     }
 
 
 def at_prevalence(s: Scored, trained: float) -> dict[str, Any]:
-    """Calls at 0.5 at other prevalences, by probabilities moved there: recall, precision, nominal and realised FDR.
+    """Calls at 0.5 at other prevalences, by probabilities moved there: recall, precision, nominal
+    and realised FDR.
 
-    Viruses and cellular sequences are weighted to the prevalence; nominal is what the probabilities promise.
+    Viruses and cellular sequences are weighted to the prevalence; nominal is what the probabilities
+    promise.
     """
     out = {}
     known = ~np.isnan(s.probability)
@@ -180,9 +209,12 @@ def evaluate(s: Scored, trained_prevalence: float = 0.5, draws: int = 300) -> di
             continue
         classes = by_class(part, draws)
         result[str(length)] = {
-            "all": measure(part, draws), "classes": classes, "macro": macro(classes),
-            "viral_groups": viral_groups(part), "prevalence": at_prevalence(part, trained_prevalence),
-        }  # fmt: skip
+            "all": measure(part, draws),
+            "classes": classes,
+            "macro": macro(classes),
+            "viral_groups": viral_groups(part),
+            "prevalence": at_prevalence(part, trained_prevalence),
+        }
         scored = ~np.isnan(part.score)
         if not scored.all():
             result[str(length)]["scored"] = measure(part.select(scored), draws)
@@ -190,6 +222,8 @@ def evaluate(s: Scored, trained_prevalence: float = 0.5, draws: int = 300) -> di
 
 
 def length_classes(length: np.ndarray, edges=(300, 500, 1000, 3000, 10000)) -> np.ndarray:
-    """The largest edge at or below each length (the smallest edge for shorter ones): for inputs of any lengths."""
+    """The largest edge at or below each length (the smallest edge for shorter ones): for inputs of
+    any lengths.
+    """
     edges = np.asarray(edges)
     return edges[np.maximum(np.searchsorted(edges, length, side="right") - 1, 0)]

@@ -1,4 +1,7 @@
-"""A calibration from labelled, scored sequences: which features, by cross-validation over groups, and with what weights."""
+"""A calibration from labelled, scored sequences: which features, by cross-validation over groups,
+and with what weights.
+"""
+
 from __future__ import annotations
 
 import numpy as np
@@ -12,14 +15,20 @@ FEATURES = {
     "score, length": ("intercept", "logit_score", "log_length"),
     "score x length": ("intercept", "logit_score", "log_length", "logit_score*log_length"),
     "score x length, score x frames": (
-        "intercept", "logit_score", "log_length", "logit_score*log_length", "logit_score*log_open_frames",
+        "intercept",
+        "logit_score",
+        "log_length",
+        "logit_score*log_length",
+        "logit_score*log_open_frames",
         "log_open_frames",
     ),
-}  # fmt: skip
+}
 
 
 def even_weights(s: Scored, lengths: np.ndarray | None = None) -> np.ndarray:
-    """float64 [n]: every length alike; in it viruses and cells half each, viral groups and cellular categories even."""
+    """float64 [n]: every length alike; in it viruses and cells half each, viral groups and cellular
+    categories even.
+    """
     classes = s.length if lengths is None else lengths
     weight = np.zeros(len(s))
     for length in np.unique(classes):
@@ -46,8 +55,12 @@ def group_folds(s: Scored, folds: int, seed: int = 1) -> np.ndarray:
     return fold
 
 
-def choose_features(s: Scored, share: np.ndarray, frames: np.ndarray, weight: np.ndarray, folds: int = 6):
-    """(the name in FEATURES with the lowest log loss on groups left out, {name: log_loss, calibration_error})."""
+def choose_features(
+    s: Scored, share: np.ndarray, frames: np.ndarray, weight: np.ndarray, folds: int = 6
+):
+    """(the name in FEATURES with the lowest log loss on groups left out, {name: log_loss,
+    calibration_error}).
+    """
     fold = group_folds(s, folds)
     found = {}
     for name, features in FEATURES.items():
@@ -56,10 +69,20 @@ def choose_features(s: Scored, share: np.ndarray, frames: np.ndarray, weight: np
             out, rest = fold == k, fold != k
             if not out.any() or not s.virus[rest].any() or s.virus[rest].all():
                 continue
-            fitted = fit(features, s.score[rest], s.length[rest], share[rest], frames[rest], s.virus[rest], weight[rest])
+            fitted = fit(
+                features,
+                s.score[rest],
+                s.length[rest],
+                share[rest],
+                frames[rest],
+                s.virus[rest],
+                weight[rest],
+            )
             p[out] = fitted.probability(s.score[out], s.length[out], share[out], frames[out])
         ok = ~np.isnan(p)
         likelihood = np.log(np.clip(np.where(s.virus, p, 1 - p)[ok], 1e-12, 1))
-        found[name] = {"log_loss": float(-(weight[ok] * likelihood).sum() / weight[ok].sum()),
-                       "calibration_error": calibration_error(p[ok], s.virus[ok], weight[ok])}  # fmt: skip
+        found[name] = {
+            "log_loss": float(-(weight[ok] * likelihood).sum() / weight[ok].sum()),
+            "calibration_error": calibration_error(p[ok], s.virus[ok], weight[ok]),
+        }
     return min(found, key=lambda n: found[n]["log_loss"]), found

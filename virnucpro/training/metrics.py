@@ -1,4 +1,7 @@
-"""Figures of merit from scores and labels, with numpy; every one takes weights, so groups and classes can count evenly."""
+"""Figures of merit from scores and labels, with numpy; every one takes weights, so groups and
+classes can count evenly.
+"""
+
 from __future__ import annotations
 
 from typing import NamedTuple
@@ -7,7 +10,9 @@ import numpy as np
 
 
 class Curve(NamedTuple):
-    """One point a distinct score, from the highest; shares of the weight of each class at or above it."""
+    """One point a distinct score, from the highest; shares of the weight of each class at or above
+    it.
+    """
 
     threshold: np.ndarray
     true_positive: np.ndarray
@@ -46,11 +51,15 @@ def auprc(score, virus, weight=None) -> float:
 
 
 def recall_at(score, virus, false_positive: float, weight=None) -> float:
-    """The highest recall at a share of false positives of at most `false_positive`, interpolated between points."""
+    """The highest recall at a share of false positives of at most `false_positive`, interpolated
+    between points.
+    """
     c = curve(score, virus, weight)
     if not c.positives or not c.negatives:
         return float("nan")
-    return float(np.interp(false_positive, np.append(0, c.false_positive), np.append(0, c.true_positive)))
+    return float(
+        np.interp(false_positive, np.append(0, c.false_positive), np.append(0, c.true_positive))
+    )
 
 
 def at_threshold(score, virus, threshold: float, weight=None) -> dict[str, float]:
@@ -81,14 +90,23 @@ def calibration_error(probability, virus, weight=None, bins: int = 15) -> float:
     return float(np.abs(gap).sum())
 
 
-def bootstrap_groups(statistic, groups: np.ndarray, strata: np.ndarray, n: int = 500, seed: int = 1,
-                     level: float = 0.95) -> tuple[float, float]:  # fmt: skip
-    """Percentile interval of `statistic(weight [n])` when whole groups are drawn again within each stratum.
+def bootstrap_groups(
+    statistic,
+    groups: np.ndarray,
+    strata: np.ndarray,
+    n: int = 500,
+    seed: int = 1,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """Percentile interval of `statistic(weight [n])` when whole groups are drawn again within each
+    stratum.
 
     The statistic is given a weight a row (how often its group was drawn), so nothing is copied.
     """
     rng = np.random.default_rng(seed)
-    names, index = np.unique(np.char.add(np.char.add(strata.astype(str), "/"), groups.astype(str)), return_inverse=True)
+    names, index = np.unique(
+        np.char.add(np.char.add(strata.astype(str), "/"), groups.astype(str)), return_inverse=True
+    )
     stratum_of = np.array([name.split("/", 1)[0] for name in names])
     values = []
     for _ in range(n):

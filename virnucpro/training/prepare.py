@@ -1,14 +1,18 @@
-"""Labelled genomes -> what training needs: packed sequences, a split by group, and the frames of each side.
+"""Labelled genomes -> what training needs: packed sequences, a split by group, and the frames of
+each side.
 
-Groups are dealt out whole; then records of the training side that resemble the held-out sides (shared sampled 21-mers) are
-removed and counted. Writes into the output directory:
+Groups are dealt out whole; then records of the training side that resemble the held-out sides
+(shared sampled 21-mers) are removed and counted. Writes into the output directory:
 
     sequences.npz          the packed sequences of all sides, for `train` and `evaluate`
     {side}.fna             train, validation and test, for `predict` (features) or other programs
-    frames.tsv             frame_id label group split: the frames of whole A, C, G, T chunks (with GenBank: only those whose
-                           protein is part of an annotated CDS of their record), labels for `train --features`
+    frames.tsv             frame_id label group split: the frames of whole A, C, G, T chunks (with
+    GenBank: only those whose
+                           protein is part of an annotated CDS of their record), labels for `train
+                           --features`
     summary.json           counts, and what was removed
 """
+
 from __future__ import annotations
 
 import gzip
@@ -39,13 +43,20 @@ class PrepareSettings:
     frame_policy: str = "open"
     validation: float = 0.1  # share of the groups of each label
     test: float = 0.15
-    most_shared: float = 0.1  # share of 21-mers from which a training record is near-identical to a held-out one
+    # share of 21-mers from which a training record is near-identical to a held-out one
+    most_shared: float = 0.1
     genbank: tuple[Path, ...] = ()
     seed: int = 1
 
     def __post_init__(self) -> None:
-        if not 0 <= self.validation < 1 or not 0 <= self.test < 1 or self.validation + self.test >= 1:
-            raise UsageError("--validation and --test are shares that leave some groups for training")
+        if (
+            not 0 <= self.validation < 1
+            or not 0 <= self.test < 1
+            or self.validation + self.test >= 1
+        ):
+            raise UsageError(
+                "--validation and --test are shares that leave some groups for training"
+            )
         if self.chunk_length < 30:
             raise UsageError(f"--chunk-length {self.chunk_length}: at least 30 bases")
 
@@ -58,14 +69,20 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
     names = [record.name for record, _ in records]
     if len(set(names)) < len(names):
         twice = next(n for n in names if names.count(n) > 1)
-        raise InputError(f"{twice}: two records have this name; names must differ over all files of a table")
+        raise InputError(
+            f"{twice}: two records have this name; names must differ over all files of a table"
+        )
     split_of_group = deal_groups(lines, settings)
     builder = StoreBuilder()
     for record, line in records:
         side = line.split or split_of_group[(line.virus, line.group)]
-        builder.add(record.sequence, record.name, line.virus, line.category, line.group, "", side, "genome")
+        builder.add(
+            record.sequence, record.name, line.virus, line.category, line.group, "", side, "genome"
+        )
     store = builder.build()
-    say(f"{len(records):,} records, {int(store.length.sum()):,} bases in {len(split_of_group)} groups")
+    say(
+        f"{len(records):,} records, {int(store.length.sum()):,} bases in {len(split_of_group)} groups"
+    )
     drop = near_identical(store, settings.most_shared)
     say(f"{int(drop.sum())} records removed: near-identical to one of a held-out side")
     settings.output.mkdir(parents=True, exist_ok=True)
@@ -73,21 +90,32 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
     kept.save(settings.output / "sequences.npz", bits=2)
     frames = write_sides(records, store, drop, translations, settings)
     summary = {
-        "settings": {k: v if isinstance(v, int | float) else [*map(str, v)] if isinstance(v, tuple) else str(v)
-                     for k, v in asdict(settings).items()},
-        "sides": {side: count_side(kept, side) for side in SPLITS}, "removed_near_identical": removed(store, drop),
+        "settings": {
+            k: v
+            if isinstance(v, int | float)
+            else [*map(str, v)]
+            if isinstance(v, tuple)
+            else str(v)
+            for k, v in asdict(settings).items()
+        },
+        "sides": {side: count_side(kept, side) for side in SPLITS},
+        "removed_near_identical": removed(store, drop),
         "frames": frames,
-    }  # fmt: skip
+    }
     (settings.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
     return summary
 
 
 def labelled_records(lines: list[Line]) -> Iterator[tuple[Record, Line]]:
-    """Each record with its line; of a file with `record` lines only those named. InputError for one that is not there."""
+    """Each record with its line; of a file with `record` lines only those named. InputError for one
+    that is not there.
+    """
     by_file: dict[Path, dict[str, Line]] = defaultdict(dict)
     for line in lines:
         if line.record in by_file[line.file]:
-            raise InputError(f"{line.file}: {line.record or 'the file'} has two lines in the table of labels")
+            raise InputError(
+                f"{line.file}: {line.record or 'the file'} has two lines in the table of labels"
+            )
         by_file[line.file][line.record] = line
     for file, of_record in by_file.items():
         found = set()
@@ -96,7 +124,9 @@ def labelled_records(lines: list[Line]) -> Iterator[tuple[Record, Line]]:
             if line is None:
                 continue
             if record.problem:
-                raise InputError(f"{file}: {record.name}: {record.problem}; remove it from the training data")
+                raise InputError(
+                    f"{file}: {record.name}: {record.problem}; remove it from the training data"
+                )
             found.add(record.name)
             yield record, line
         absent = set(of_record) - found - {""}
@@ -105,13 +135,18 @@ def labelled_records(lines: list[Line]) -> Iterator[tuple[Record, Line]]:
 
 
 def deal_groups(lines: list[Line], settings: PrepareSettings) -> dict[tuple[bool, str], str]:
-    """(virus, group) -> side. Given splits stay; a group name counts on each label apart, and is never on two sides of one."""
+    """(virus, group) -> side.
+
+    Given splits stay; a group name counts on each label apart, and is never on two sides of one.
+    """
     given: dict[tuple[bool, str], set[str]] = defaultdict(set)
     for line in lines:
         given[(line.virus, line.group)].add(line.split)
     for (_, group), sides in given.items():
         if len(sides) > 1:
-            raise InputError(f"group {group} is on several sides of the split ({', '.join(sorted(s or 'none' for s in sides))})")
+            raise InputError(
+                f"group {group} is on several sides of the split ({', '.join(sorted(s or 'none' for s in sides))})"
+            )
     rng = np.random.default_rng(settings.seed)
     dealt = {key: next(iter(sides)) for key, sides in given.items()}
     for virus in (False, True):
@@ -124,7 +159,9 @@ def deal_groups(lines: list[Line], settings: PrepareSettings) -> dict[tuple[bool
             for share in (settings.test, settings.validation)
         )
         for i, at in enumerate(order):
-            dealt[free[at]] = "test" if i < tests else "validation" if i < tests + validations else "train"
+            dealt[free[at]] = (
+                "test" if i < tests else "validation" if i < tests + validations else "train"
+            )
     return dealt
 
 
@@ -135,7 +172,9 @@ def near_identical(store: Store, most: float) -> np.ndarray:
         by_record[int(record)].append(segment)
 
     def kmers(record: int) -> np.ndarray:
-        return np.concatenate([dna_kmers(store.segment(i), 4) for i in by_record[record]] or [np.zeros(0, np.uint64)])
+        return np.concatenate(
+            [dna_kmers(store.segment(i), 4) for i in by_record[record]] or [np.zeros(0, np.uint64)]
+        )
 
     side = store.labels.split
     drop = np.zeros(len(side), dtype=bool)
@@ -146,7 +185,9 @@ def near_identical(store: Store, most: float) -> np.ndarray:
         for r, own in zip(mine, found, strict=True):
             drop[r] = share_seen(own, held) > most
         if name != "train":
-            held = kmer_set([held, *(own for r, own in zip(mine, found, strict=True) if not drop[r])])
+            held = kmer_set(
+                [held, *(own for r, own in zip(mine, found, strict=True) if not drop[r])]
+            )
     return drop
 
 
@@ -161,21 +202,40 @@ def read_translations(paths: Iterable[Path]) -> dict[str, list[str]]:
             with opener(path, "rt") as handle:
                 records = 0
                 for records, record in enumerate(SeqIO.parse(handle, "genbank"), start=1):  # noqa: B007
-                    proteins = [p for f in record.features if f.type == "CDS" for p in f.qualifiers.get("translation", [])]
+                    proteins = [
+                        p
+                        for f in record.features
+                        if f.type == "CDS"
+                        for p in f.qualifiers.get("translation", [])
+                    ]
                     for name in {record.id, record.name, record.id.split(".")[0]}:
                         found[name] += proteins
         except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as GenBank ({getattr(error, 'strerror', None) or error})") from error
+            raise InputError(
+                f"{path}: not readable as GenBank ({getattr(error, 'strerror', None) or error})"
+            ) from error
         if not records:  # Biopython looks for the first LOCUS line, over whatever else there is
-            raise InputError(f"{path}: no GenBank record in it; --genbank takes annotation in GenBank's flat file format")
+            raise InputError(
+                f"{path}: no GenBank record in it; --genbank takes annotation in GenBank's flat file format"
+            )
     return found
 
 
-def write_sides(records: list[tuple[Record, Line]], store: Store, drop: np.ndarray,
-                translations: dict[str, list[str]] | None, settings: PrepareSettings) -> dict:  # fmt: skip
+def write_sides(
+    records: list[tuple[Record, Line]],
+    store: Store,
+    drop: np.ndarray,
+    translations: dict[str, list[str]] | None,
+    settings: PrepareSettings,
+) -> dict:
     """FASTA of each side and frames.tsv; returns counts of chunks and frames."""
-    counts = {"chunks": 0, "chunks_with_other_letters": 0, "frames": 0, "frames_outside_annotation": 0,
-              "records_without_annotation": 0}  # fmt: skip
+    counts = {
+        "chunks": 0,
+        "chunks_with_other_letters": 0,
+        "frames": 0,
+        "frames_outside_annotation": 0,
+        "records_without_annotation": 0,
+    }
     files = {side: (settings.output / f"{side}.fna").open("wb") for side in SPLITS}
     try:
         with (settings.output / "frames.tsv").open("w") as table:
@@ -193,7 +253,9 @@ def write_sides(records: list[tuple[Record, Line]], store: Store, drop: np.ndarr
     return counts
 
 
-def frame_ids(record: Record, translations, settings: PrepareSettings, counts: dict) -> Iterator[str]:
+def frame_ids(
+    record: Record, translations, settings: PrepareSettings, counts: dict
+) -> Iterator[str]:
     """Ids of the frames of `record` to train on."""
     proteins = None
     if translations is not None:
@@ -202,12 +264,15 @@ def frame_ids(record: Record, translations, settings: PrepareSettings, counts: d
             counts["records_without_annotation"] += 1
             return
     spans = chunk_spans(len(record.sequence), settings.chunk_length)
-    plain = np.array([not record.sequence[a:b].translate(None, b"ACGT") for a, b in spans],
-                     dtype=bool)  # fmt: skip
+    plain = np.array(
+        [not record.sequence[a:b].translate(None, b"ACGT") for a, b in spans], dtype=bool
+    )
     counts["chunks"] += len(spans)
     counts["chunks_with_other_letters"] += int((~plain).sum())
     which = np.flatnonzero(plain)
-    found = open_frames(record.sequence, spans[which, 0], spans[which, 1], settings.frame_policy, len(spans))
+    found = open_frames(
+        record.sequence, spans[which, 0], spans[which, 1], settings.frame_policy, len(spans)
+    )
     joined = "*".join(proteins) if proteins is not None else ""
     for chunk, frame, protein in zip(found.chunk, found.frame, found.proteins, strict=True):
         if proteins is not None and protein.decode("ascii") not in joined:
@@ -222,12 +287,20 @@ def count_side(store: Store, side: str) -> dict:
     out = {}
     for virus, name in ((1, "virus"), (0, "others")):
         rows = mine & (store.labels.virus == virus)
-        out[name] = {"records": int(rows.sum()), "groups": len(set(store.labels.group[rows])),
-                     "bases": int(store.length[rows[store.record]].sum())}  # fmt: skip
+        out[name] = {
+            "records": int(rows.sum()),
+            "groups": len(set(store.labels.group[rows])),
+            "bases": int(store.length[rows[store.record]].sum()),
+        }
     return out
 
 
 def removed(store: Store, drop: np.ndarray) -> dict:
     lab = store.labels
-    return {side: {"virus": int((drop & (lab.split == side) & (lab.virus == 1)).sum()),
-                   "others": int((drop & (lab.split == side) & (lab.virus == 0)).sum())} for side in ("train", "validation")}
+    return {
+        side: {
+            "virus": int((drop & (lab.split == side) & (lab.virus == 1)).sum()),
+            "others": int((drop & (lab.split == side) & (lab.virus == 0)).sum()),
+        }
+        for side in ("train", "validation")
+    }

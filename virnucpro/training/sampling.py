@@ -1,8 +1,11 @@
-"""Stores -> random windows: which group, cluster and record, where in it, how long, with which mutations.
+"""Stores -> random windows: which group, cluster and record, where in it, how long, with which
+mutations.
 
-A draw goes category -> kind -> group -> cluster -> record -> place, so that a family with hundreds of near-identical
-genomes weighs no more than its square root (`group_exponent`). Does not know of frames or tokens.
+A draw goes category -> kind -> group -> cluster -> record -> place, so that a family with hundreds
+of near-identical genomes weighs no more than its square root (`group_exponent`). Does not know of
+frames or tokens.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -21,12 +24,16 @@ class WindowRules:
 
     length: int = 500
     shortest: int = 150
-    full_share: float = 0.6  # windows of the full length; the others are uniform between shortest and length
+    # windows of the full length; the others are uniform between shortest and length
+    full_share: float = 0.6
     mutated_share: float = 0.25
     highest_mutation: float = 0.06
-    group_exponent: float = 0.5  # a group weighs its mean bases to this power: 0 makes all groups even
-    category_share: Mapping[str, float] = field(default_factory=dict)  # of the windows; default: half viral, even cells
-    kind_share: Mapping[str, float] = field(default_factory=dict)  # within a category; default: all kinds even
+    # a group weighs its mean bases to this power: 0 makes all groups even
+    group_exponent: float = 0.5
+    # of the windows; default: half viral, even cells
+    category_share: Mapping[str, float] = field(default_factory=dict)
+    # within a category; default: all kinds even
+    kind_share: Mapping[str, float] = field(default_factory=dict)
 
 
 class Windows(NamedTuple):
@@ -47,13 +54,18 @@ def segment_weights(store: Store, rules: WindowRules) -> np.ndarray:
     names, category_of = category[0], category[1][record]
     cells = [n for n in names if n != "viral"]
     even = {n: 0.5 if n == "viral" else 0.5 / max(len(cells), 1) for n in names}
-    wanted_category = np.array([rules.category_share.get(n, 0.0 if rules.category_share else even[n]) for n in names])
+    wanted_category = np.array(
+        [rules.category_share.get(n, 0.0 if rules.category_share else even[n]) for n in names]
+    )
     kinds, kind_of_record = np.unique(lab.kind, return_inverse=True)
-    wanted_kind = np.array([rules.kind_share.get(k, 0.0 if rules.kind_share else 1.0) for k in kinds])
+    wanted_kind = np.array(
+        [rules.kind_share.get(k, 0.0 if rules.kind_share else 1.0) for k in kinds]
+    )
 
     kind_key = category_of * len(kinds) + kind_of_record[record]
     group_key = _joint(kind_key, np.unique(lab.group, return_inverse=True)[1][record])
-    cluster = np.where(lab.cluster == "", lab.name, lab.cluster)  # unknown: a record is its own cluster
+    # unknown: a record is its own cluster
+    cluster = np.where(lab.cluster == "", lab.name, lab.cluster)
     cluster_key = _joint(group_key, np.unique(cluster, return_inverse=True)[1][record])
 
     in_cluster = bases / _total(cluster_key, bases)  # sums to 1 over a cluster
@@ -62,7 +74,8 @@ def segment_weights(store: Store, rules: WindowRules) -> np.ndarray:
     pull = np.sqrt(cluster_size)
     in_group = in_cluster * pull / _total(group_key, pull * in_cluster)  # sums to 1 over a group
     pull = _total(group_key, cluster_size * in_cluster) ** rules.group_exponent
-    weight = in_group * pull / _total(kind_key, pull * in_group)  # sums to 1 over a (category, kind)
+    # sums to 1 over a (category, kind)
+    weight = in_group * pull / _total(kind_key, pull * in_group)
     kind_share = wanted_kind[kind_of_record[record]]
     kind_share = kind_share / np.maximum(_total(category_of, weight * kind_share), 1e-300)
     weight = weight * kind_share * wanted_category[category_of]
@@ -104,7 +117,9 @@ class WindowSampler:
         start = end - length
         source = np.repeat(s.start[segment] + offset - start, length) + np.arange(end[-1])
         codes = s.codes[source]
-        rate = np.where(rng.random(n) < rules.mutated_share, rng.random(n) * rules.highest_mutation, 0.0)
+        rate = np.where(
+            rng.random(n) < rules.mutated_share, rng.random(n) * rules.highest_mutation, 0.0
+        )
         codes = substitute(codes, np.repeat(rate.astype(np.float32), length), rng)
         record = s.record[segment]
         return Windows(codes, start, end, s.labels.virus[record], record)

@@ -1,4 +1,5 @@
 """A trained network -> the parts of a bundle, in the published formats, at half precision."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -10,12 +11,19 @@ from virnucpro.training.network import Network
 
 
 def half_parts(network: Network) -> dict[str, dict[str, torch.Tensor]]:
-    """The trained tensors: encoders in fp16, the classifier and the heads of single encoders in fp32."""
+    """The trained tensors: encoders in fp16, the classifier and the heads of single encoders in
+    fp32.
+    """
     return {
-        part: {name: t.detach().cpu().to(torch.float16 if part in ("esm2", "dnabert_s") else torch.float32).contiguous()
-               for name, t in tensors.items()}
+        part: {
+            name: t.detach()
+            .cpu()
+            .to(torch.float16 if part in ("esm2", "dnabert_s") else torch.float32)
+            .contiguous()
+            for name, t in tensors.items()
+        }
         for part, tensors in network.parts().items()
-    }  # fmt: skip
+    }
 
 
 def save_parts(network: Network, directory: Path) -> None:
@@ -29,13 +37,21 @@ def save_parts(network: Network, directory: Path) -> None:
 
 
 def load_parts(network: Network, directory: Path, names: tuple[str, ...]) -> None:
-    """Put saved parts (of `esm2`, `dnabert_s`, `classifier`, `heads`) into `network`; the rest stays as it is."""
+    """Put saved parts (of `esm2`, `dnabert_s`, `classifier`, `heads`) into `network`; the rest
+    stays as it is.
+    """
     from safetensors.torch import load_file
 
-    modules = {"esm2": network.esm2.model, "dnabert_s": network.dnabert_s.model, "classifier": network.classifier,
-               "heads": network}  # fmt: skip
+    modules = {
+        "esm2": network.esm2.model,
+        "dnabert_s": network.dnabert_s.model,
+        "classifier": network.classifier,
+        "heads": network,
+    }
     for name in names:
         tensors = {k: v.float() for k, v in load_file(directory / f"{name}.safetensors").items()}
         odd = modules[name].load_state_dict(tensors, strict=False).unexpected_keys
         if odd:
-            raise ModelError(f"{directory / name}.safetensors: {odd[0]} fits no tensor of this network")
+            raise ModelError(
+                f"{directory / name}.safetensors: {odd[0]} fits no tensor of this network"
+            )

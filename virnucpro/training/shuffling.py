@@ -1,4 +1,7 @@
-"""A sequence -> another with the same dinucleotides: what is left of it when only its composition is."""
+"""A sequence -> another with the same dinucleotides: what is left of it when only its composition
+is.
+"""
+
 from __future__ import annotations
 
 import numpy as np

@@ -1,9 +1,12 @@
-"""How much of a sequence was seen elsewhere: the share of its (sampled) k-mers that another set holds.
+"""How much of a sequence was seen elsewhere: the share of its (sampled) k-mers that another set
+holds.
 
-Two kinds of k-mers: 9-mers of the six translated frames, which see relatives of a family, and canonical 21-mers of the
-DNA, which see near-identical sequences. A k-mer is sampled by its hash, so both sides sample the same ones. Low-complexity
-k-mers (few distinct letters) are ignored: AT repeats would make strangers relatives.
+Two kinds of k-mers: 9-mers of the six translated frames, which see relatives of a family, and
+canonical 21-mers of the DNA, which see near-identical sequences. A k-mer is sampled by its hash, so
+both sides sample the same ones. Low-complexity k-mers (few distinct letters) are ignored: AT
+repeats would make strangers relatives.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -58,7 +61,9 @@ def translated_kmers(bases: np.ndarray, one_in: int = 8) -> np.ndarray:
 
 
 def dna_kmers(bases: np.ndarray, one_in: int = 8) -> np.ndarray:
-    """Sampled hashes of the canonical 21-mers of base codes uint8 [L] (0..3), low complexity left out."""
+    """Sampled hashes of the canonical 21-mers of base codes uint8 [L] (0..3), low complexity left
+    out.
+    """
     n = len(bases) - DNA_K + 1
     if n <= 0:
         return np.zeros(0, np.uint64)

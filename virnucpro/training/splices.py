@@ -1,4 +1,5 @@
 """Phages spliced into bacteria: how well `calling.regions` finds them."""
+
 from __future__ import annotations
 
 import numpy as np
@@ -8,9 +9,16 @@ from virnucpro.training.scoring import FrameScores, called
 from virnucpro.training.store import Store
 
 
-def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_length: int, frame_policy: str,
-                  limits: RegionLimits = RegionLimits()) -> dict:  # fmt: skip
-    """Base-wise precision, recall and F1 of the regions, and how far the borders of found ones are off.
+def region_scores(
+    contigs: Store,
+    rows: np.ndarray,
+    scores: FrameScores,
+    chunk_length: int,
+    frame_policy: str,
+    limits: RegionLimits = RegionLimits(),
+) -> dict:
+    """Base-wise precision, recall and F1 of the regions, and how far the borders of found ones are
+    off.
 
     `elsewhere`: regions that touch no phage.
 
@@ -25,7 +33,9 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
     both = truly = found = false = 0
     errors, hits = [], 0
     for i, row in enumerate(rows):
-        start, end = map(int, str(contigs.labels.name[contigs.record[row]]).rsplit("|", 1)[1].split("-"))
+        start, end = map(
+            int, str(contigs.labels.name[contigs.record[row]]).rsplit("|", 1)[1].split("-")
+        )
         truth, call = np.zeros(lengths[i], dtype=bool), np.zeros(lengths[i], dtype=bool)
         truth[start - 1 : end] = True
         own = np.flatnonzero(regions.record == i)
@@ -36,11 +46,18 @@ def region_scores(contigs: Store, rows: np.ndarray, scores: FrameScores, chunk_l
         false += len(own) - len(overlap)
         if overlap:
             hits += 1
-            best = max(overlap, key=lambda r: min(end, regions.end[r]) - max(start, regions.start[r]))
+            best = max(
+                overlap, key=lambda r: min(end, regions.end[r]) - max(start, regions.start[r])
+            )
             errors += [abs(int(regions.start[best]) - start), abs(int(regions.end[best]) - end)]
     precision, recall = both / max(found, 1), both / max(truly, 1)
     return {
-        "sequences": len(rows), "found": hits, "regions": len(regions), "elsewhere": false, "precision": precision, "recall": recall,
+        "sequences": len(rows),
+        "found": hits,
+        "regions": len(regions),
+        "elsewhere": false,
+        "precision": precision,
+        "recall": recall,
         "f1": 2 * precision * recall / max(precision + recall, 1e-12),
         "border_error_median": float(np.median(errors)) if errors else None,
-    }  # fmt: skip
+    }

@@ -1,8 +1,10 @@
-"""Labelled sequences, packed: two bits a base, five an amino acid, with label, category, group and split of every record.
+"""Labelled sequences, packed: two bits a base, five an amino acid, with label, category, group and
+split of every record.
 
-`prepare` writes a store and `train` reads it. Ambiguous letters cut a record into segments, so a window of a segment has
-none. Does not know how windows are drawn.
+`prepare` writes a store and `train` reads it. Ambiguous letters cut a record into segments, so a
+window of a segment has none. Does not know how windows are drawn.
 """
+
 from __future__ import annotations
 
 import json
@@ -38,12 +40,17 @@ class Labels:
 
     @classmethod
     def concatenate(cls, parts: list[Labels]) -> Labels:
-        return cls(*(np.concatenate([getattr(p, f) for p in parts]) for f in cls.__dataclass_fields__))
+        return cls(
+            *(np.concatenate([getattr(p, f) for p in parts]) for f in cls.__dataclass_fields__)
+        )
 
 
 @dataclass(frozen=True)
 class Store:
-    """Codes of all segments end to end, and where each lies. `codes`: uint8, bases 0..3 or amino acids 0..19."""
+    """Codes of all segments end to end, and where each lies.
+
+    `codes`: uint8, bases 0..3 or amino acids 0..19.
+    """
 
     codes: np.ndarray
     start: np.ndarray  # int64 [S]
@@ -63,7 +70,14 @@ class Store:
         kept, record = np.unique(self.record[rows], return_inverse=True)
         codes = np.concatenate([self.segment(i) for i in rows]) if len(rows) else self.codes[:0]
         length = self.length[rows]
-        return Store(codes, np.cumsum(length) - length, length, record, self.offset[rows], self.labels.select(kept))
+        return Store(
+            codes,
+            np.cumsum(length) - length,
+            length,
+            record,
+            self.offset[rows],
+            self.labels.select(kept),
+        )
 
     def select_records(self, keep: np.ndarray) -> Store:
         """The store of the records where `keep` (bool [R]) is true."""
@@ -76,19 +90,29 @@ class Store:
             start.append(part.start + bases)
             record.append(part.record + rows)
             bases, rows = bases + len(part.codes), rows + len(part.labels)
-        join = [np.concatenate([getattr(p, f) for p in parts]) for f in ("codes", "length", "offset")]
+        join = [
+            np.concatenate([getattr(p, f) for p in parts]) for f in ("codes", "length", "offset")
+        ]
         labels = Labels.concatenate([p.labels for p in parts])
         return cls(join[0], np.concatenate(start), join[1], np.concatenate(record), join[2], labels)
 
     def save(self, path: Path, bits: int) -> None:
         """One .npz; `bits` 2 for bases, 5 for amino acids."""
         packed = pack2(self.codes) if bits == 2 else pack5(self.codes)
-        fields = {f"label_{f}": np.asarray(getattr(self.labels, f)) for f in Labels.__dataclass_fields__}
+        fields = {
+            f"label_{f}": np.asarray(getattr(self.labels, f)) for f in Labels.__dataclass_fields__
+        }
         shape = np.array([len(self.codes), bits])
         np.savez_compressed(
-            path, packed=packed, shape=shape, start=self.start, length=self.length, record=self.record,
-            offset=self.offset, **_compact(fields),
-        )  # fmt: skip
+            path,
+            packed=packed,
+            shape=shape,
+            start=self.start,
+            length=self.length,
+            record=self.record,
+            offset=self.offset,
+            **_compact(fields),
+        )
 
     @classmethod
     def load(cls, path: Path) -> Store:
@@ -123,13 +147,22 @@ class StoreBuilder:
 
     def build(self) -> Store:
         if not self.labels:
-            raise InputError("no labelled record was found; give FASTA files whose names the labels list")
+            raise InputError(
+                "no labelled record was found; give FASTA files whose names the labels list"
+            )
         segments = np.array(self.segments, dtype=np.int64).reshape(-1, 3)
         codes = np.concatenate(self.codes) if self.codes else np.zeros(0, np.uint8)
         columns = [np.array(c) for c in zip(*self.labels, strict=True)]
         columns[1] = columns[1].astype(np.uint8)
         length = segments[:, 0]
-        return Store(codes, np.cumsum(length) - length, length, segments[:, 1], segments[:, 2], Labels(*columns))
+        return Store(
+            codes,
+            np.cumsum(length) - length,
+            length,
+            segments[:, 1],
+            segments[:, 2],
+            Labels(*columns),
+        )
 
 
 def pack2(codes: np.ndarray) -> np.ndarray:
@@ -157,13 +190,17 @@ def unpack5(packed: np.ndarray, n: int) -> np.ndarray:
 
 
 def _compact(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Strings as their distinct values (JSON) and an index: names of a hundred thousand genes would outweigh the genes."""
+    """Strings as their distinct values (JSON) and an index: names of a hundred thousand genes would
+    outweigh the genes.
+    """
     out = {}
     for key, values in fields.items():
         if values.dtype.kind in "US":
             distinct, index = np.unique(values, return_inverse=True)
             out[key] = index.astype(np.int32)
-            out[key + "_values"] = np.frombuffer(json.dumps([str(v) for v in distinct]).encode(), dtype=np.uint8)
+            out[key + "_values"] = np.frombuffer(
+                json.dumps([str(v) for v in distinct]).encode(), dtype=np.uint8
+            )
         else:
             out[key] = values
     return out

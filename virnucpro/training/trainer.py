@@ -1,8 +1,11 @@
-"""The training loop: batches from worker processes, one loss of five, a running mean of the weights, a budget in time.
+"""The training loop: batches from worker processes, one loss of five, a running mean of the
+weights, a budget in time.
 
-Supervised and masked-language losses are one sum, so a short budget is never split between pre-training and fine-tuning.
-Through Accelerate, for its devices and precisions; in one process. Resumable from `state.pt`.
+Supervised and masked-language losses are one sum, so a short budget is never split between
+pre-training and fine-tuning. Through Accelerate, for its devices and precisions; in one process.
+Resumable from `state.pt`.
 """
+
 from __future__ import annotations
 
 import math
@@ -33,16 +36,20 @@ class TrainRules:
     seconds: float = 480.0
     steps: int = 10**9
     learning_rate: float = 7e-4
-    esm2_rate: float = 1.0  # factor of the learning rate for ESM-2 (lower when it starts from trained weights)
+    # factor of the learning rate for ESM-2 (lower when it starts from trained weights)
+    esm2_rate: float = 1.0
     dnabert_s_rate: float = 1.0  # the same for DNABERT-S
-    dnabert_s_share: float = 1.0  # of the budget in which DNABERT-S learns; then its mean is kept fixed
+    # of the budget in which DNABERT-S learns; then its mean is kept fixed
+    dnabert_s_share: float = 1.0
     warmup: float = 0.03  # share of the budget
     matrix_rate: float = 3.0  # factor of the learning rate for the matrices that Muon turns
     weight_decay: float = 0.3
     clip: float = 1.0
     smoothing: float = 0.05
     pretrain: float = 0.0  # share of the budget in which only masked tokens are learned
-    esm2_weight: float = 3.0  # of the classifier that sees proteins only: of the encoders ESM-2 is the slower and the one to trust more
+    # of the classifier that sees proteins only: of the encoders ESM-2 is the slower and the one to
+    # trust more
+    esm2_weight: float = 3.0
     dnabert_s_weight: float = 0.3  # of the one that sees nucleotides only
     token_weight: float = 0.5  # of the masked-language losses
     label_weight: float = 1.0  # of the true labels, where there are teachers
@@ -77,20 +84,35 @@ def as_is(batch):
 
 def loader(dataset, workers: int):
     """Batches as they are: numpy arrays travel by pipe, since shared memory may be small."""
-    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more workers than cores: they only wait longer
-    extra = {"prefetch_factor": 4, "persistent_workers": True, "worker_init_fn": left_to_the_main_process} if workers else {}
-    return torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=workers, collate_fn=as_is, **extra)
+    # more workers than cores: they only wait longer
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    extra = (
+        {
+            "prefetch_factor": 4,
+            "persistent_workers": True,
+            "worker_init_fn": left_to_the_main_process,
+        }
+        if workers
+        else {}
+    )
+    return torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=workers, collate_fn=as_is, **extra
+    )
 
 
 def left_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; a worker that it ends waits in vain, 5 seconds each, for its batches to be taken."""
+    """Ctrl-C reaches every process of a terminal; a worker that it ends waits in vain, 5 seconds
+    each, for its batches to be taken.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def moved(array: np.ndarray, device: torch.device) -> torch.Tensor:
     """On the device; a GPU gets it from pinned memory, so that neither waits for the other."""
     tensor = torch.from_numpy(array)
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=device.type == "cuda")
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(
+        device, non_blocking=device.type == "cuda"
+    )
 
 
 def to_device(rows: Rows, device: torch.device) -> RowTensors:
@@ -98,7 +120,9 @@ def to_device(rows: Rows, device: torch.device) -> RowTensors:
     return RowTensors(tokens.long(), segment.long(), pooled, scale, masked.long(), target.long())
 
 
-def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.device) -> dict[str, torch.Tensor]:
+def losses(
+    answers: Answers, batch: Batch, rules: TrainRules, device: torch.device
+) -> dict[str, torch.Tensor]:
     """The five parts, each a mean over its examples."""
     label, weight = moved(batch.virus, device), moved(batch.weight, device)
     n = batch.n_frames
@@ -117,19 +141,32 @@ def losses(answers: Answers, batch: Batch, rules: TrainRules, device: torch.devi
 
 
 class Teachers:
-    """Trained networks whose mean answers another one learns (Hinton and others, 2015, arXiv:1503.02531)."""
+    """Trained networks whose mean answers another one learns (Hinton and others, 2015,
+    arXiv:1503.02531).
+    """
 
     def __init__(self, networks: Sequence[Network], compile: bool):
         self.networks = [network.eval().requires_grad_(False) for network in networks]
-        self.encoders = [(torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False)) if compile else None
-                         for n in networks]  # fmt: skip
+        self.encoders = [
+            (torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False))
+            if compile
+            else None
+            for n in networks
+        ]
 
     @torch.no_grad()
-    def __call__(self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int) -> tuple[torch.Tensor, ...]:
+    def __call__(
+        self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int
+    ) -> tuple[torch.Tensor, ...]:
         """What is taught of each of the logits of `Network.judge`."""
-        every = [network.judge(*network.features(esm2, dnabert_s, n, n_all, encoders)[:2])
-                 for network, encoders in zip(self.networks, self.encoders, strict=True)]  # fmt: skip
-        return tuple(torch.stack([logits.float() for logits in part]).mean(0) for part in zip(*every, strict=True))
+        every = [
+            network.judge(*network.features(esm2, dnabert_s, n, n_all, encoders)[:2])
+            for network, encoders in zip(self.networks, self.encoders, strict=True)
+        ]
+        return tuple(
+            torch.stack([logits.float() for logits in part]).mean(0)
+            for part in zip(*every, strict=True)
+        )
 
 
 def distances(answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
@@ -137,7 +174,10 @@ def distances(answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, t
 
     def distance(logits, target):
         warm = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
-        return F.kl_div(warm, F.softmax(target / TEMPERATURE, dim=1), reduction="batchmean") * TEMPERATURE**2
+        return (
+            F.kl_div(warm, F.softmax(target / TEMPERATURE, dim=1), reduction="batchmean")
+            * TEMPERATURE**2
+        )
 
     mine = (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
     return {name: distance(*pair) for name, *pair in zip(SUPERVISED, mine, taught, strict=True)}
@@ -183,23 +223,35 @@ class RunningMean:
 
 
 def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[torch.optim.Optimizer]:
-    """AdamW for embeddings, vectors and output layers, Muon for the matrices inside the encoders and the classifier.
+    """AdamW for embeddings, vectors and output layers, Muon for the matrices inside the encoders
+    and the classifier.
 
-    With Muon and more mini needs fewer frames (docs/MODELS.md). Groups by part (`esm2`, `dnabert_s`, `rest`), so that each can have
-    its own rate; no decay on vectors.
+    With Muon and more mini needs fewer frames (docs/MODELS.md). Groups by part (`esm2`,
+    `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors.
     """
     inner, outer = {}, {}
     for name, p in network.named_parameters():
         part = next((k for k in ("esm2", "dnabert_s") if name.startswith(f"{k}.")), "rest")
-        turned = p.ndim == 2 and (".encoder.layer." in name or name == "classifier.hidden_layer.weight")
+        turned = p.ndim == 2 and (
+            ".encoder.layer." in name or name == "classifier.hidden_layer.weight"
+        )
         (inner if turned else outer).setdefault((part, p.ndim >= 2), []).append(p)
 
     def described(groups: dict, factor: float) -> list[dict]:
-        return [{"params": params, "part": part, "factor": factor, "weight_decay": rules.weight_decay if decayed else 0.0}
-                for (part, decayed), params in groups.items()]  # fmt: skip
+        return [
+            {
+                "params": params,
+                "part": part,
+                "factor": factor,
+                "weight_decay": rules.weight_decay if decayed else 0.0,
+            }
+            for (part, decayed), params in groups.items()
+        ]
 
     return [
-        torch.optim.AdamW(described(outer, 1.0), lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused),
+        torch.optim.AdamW(
+            described(outer, 1.0), lr=rules.learning_rate, betas=(0.9, 0.98), eps=1e-8, fused=fused
+        ),
         Muon(described(inner, rules.matrix_rate), lr=rules.learning_rate),
     ]
 
@@ -207,7 +259,11 @@ def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[tor
 def part_rate(part: str, progress: float, rules: TrainRules) -> float:
     if part == "dnabert_s":
         share = rules.dnabert_s_share
-        return learning_rate(min(progress / share, 1.0), rules) * rules.dnabert_s_rate if share else 0.0
+        return (
+            learning_rate(min(progress / share, 1.0), rules) * rules.dnabert_s_rate
+            if share
+            else 0.0
+        )
     return learning_rate(progress, rules) * (rules.esm2_rate if part == "esm2" else 1.0)
 
 
@@ -228,14 +284,23 @@ class Progress:
     parts: dict[str, float]
 
 
-def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator,
-          report: Callable[[Progress, Network, RunningMean], None] = lambda *_: None,
-          state: Path | None = None, encoders: tuple | None = None, teachers: Teachers | None = None) -> RunningMean:  # fmt: skip
+def train(
+    network: Network,
+    maker: BatchMaker,
+    rules: TrainRules,
+    *,
+    accelerator,
+    report: Callable[[Progress, Network, RunningMean], None] = lambda *_: None,
+    state: Path | None = None,
+    encoders: tuple | None = None,
+    teachers: Teachers | None = None,
+) -> RunningMean:
     """Train `network` in place on the accelerator's device; returns the mean of its weights.
 
-    `report` is called about every `report_every` seconds with the live network and its mean. With `state`, the run is
-    saved there every `save_every` seconds and when it is interrupted or terminated, and goes on from it. `encoders`: the
-    network's, already compiled. With `teachers` the network learns their answers beside the labels.
+    `report` is called about every `report_every` seconds with the live network and its mean. With
+    `state`, the run is saved there every `save_every` seconds and when it is interrupted or
+    terminated, and goes on from it. `encoders`: the network's, already compiled. With `teachers`
+    the network learns their answers beside the labels.
     """
     device = accelerator.device
     network.to(device).train()
@@ -248,16 +313,26 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             network.load_state_dict(saved["network"])
             for optimizer, kept in zip(optimizers, saved["optimizers"], strict=True):
                 optimizer.load_state_dict(kept)
-            mean.steps, step, spent, frames = saved["mean_steps"], saved["step"], saved["seconds"], saved["frames"]
+            mean.steps, step, spent, frames = (
+                saved["mean_steps"],
+                saved["step"],
+                saved["seconds"],
+                saved["frames"],
+            )
         except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             why = one_line(str(error))[:MOST_OF_AN_ERROR]
-            raise ModelError(f"{state}: not of this training ({why}...); start without --resume, or give the --size it had") from error
+            raise ModelError(
+                f"{state}: not of this training ({why}...); start without --resume, or give the --size it had"
+            ) from error
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
         if saved["dnabert_s_fixed"]:
             network.fix_dnabert_s()
     if rules.compile and encoders is None:
-        encoders = (torch.compile(network.esm2, dynamic=False), torch.compile(network.dnabert_s, dynamic=False))
+        encoders = (
+            torch.compile(network.esm2, dynamic=False),
+            torch.compile(network.dnabert_s, dynamic=False),
+        )
     wrapped, *optimizers = accelerator.prepare(network, *optimizers)
     source = iter(loader(Batches(maker, rules.seed, step), rules.workers))
     began, last_report, last_save = time.monotonic() - spent, time.monotonic(), time.monotonic()
@@ -267,7 +342,8 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     try:
         while step < rules.steps:
             now = time.monotonic()
-            if not timed and step == 3:  # compiling is not training: the budget starts after the first steps
+            # compiling is not training: the budget starts after the first steps
+            if not timed and step == 3:
                 began, timed = now, True
             progress = max((now - began) / rules.seconds if timed else 0.0, step / rules.steps)
             if progress >= 1:
@@ -278,7 +354,12 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
                 mean.settle("dnabert_s")
                 network.fix_dnabert_s()
             batch = next(source)
-            given = (to_device(batch.esm2, device), to_device(batch.dnabert_s, device), batch.n_frames, len(batch.virus))
+            given = (
+                to_device(batch.esm2, device),
+                to_device(batch.dnabert_s, device),
+                batch.n_frames,
+                len(batch.virus),
+            )
             answers = wrapped(*given, encoders)
             parts = losses(answers, batch, rules, device)
             supervised = weighted(parts, rules)
@@ -289,7 +370,11 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
                 supervised = rules.label_weight * supervised + weighted(far, rules)
                 parts |= {f"taught_{name}": distance for name, distance in far.items()}
             tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
-            total = supervised * 0.0 + tokens if progress < rules.pretrain else supervised + rules.token_weight * tokens
+            total = (
+                supervised * 0.0 + tokens
+                if progress < rules.pretrain
+                else supervised + rules.token_weight * tokens
+            )
             for optimizer in optimizers:
                 optimizer.zero_grad(set_to_none=True)
             accelerator.backward(total)
@@ -305,7 +390,9 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
             if now - last_report >= rules.report_every or step == rules.steps or step in (1, 10):
                 values = {name: torch.stack(v[-50:]).mean().item() for name, v in recent.items()}
                 speed = (frames - frames_at_report) / max(time.monotonic() - last_report, 1e-9)
-                report(Progress(step, time.monotonic() - began, frames, speed, values), network, mean)
+                report(
+                    Progress(step, time.monotonic() - began, frames, speed, values), network, mean
+                )
                 recent, last_report, frames_at_report = {}, time.monotonic(), frames
                 network.train()
             if state is not None and now - last_save >= rules.save_every:
@@ -320,27 +407,55 @@ def train(network: Network, maker: BatchMaker, rules: TrainRules, *, accelerator
     return mean
 
 
-def save_state(path: Path, network: Network, optimizers, mean: RunningMean, step: int, seconds: float, frames: int) -> None:
+def save_state(
+    path: Path,
+    network: Network,
+    optimizers,
+    mean: RunningMean,
+    step: int,
+    seconds: float,
+    frames: int,
+) -> None:
     beside = path.with_suffix(".part")
     torch.save(
-        {"network": network.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "mean": mean.mean,
-         "mean_steps": mean.steps, "dnabert_s_fixed": network.dnabert_s_fixed, "step": step, "seconds": seconds,
-         "frames": frames}, beside,
-    )  # fmt: skip
+        {
+            "network": network.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers],
+            "mean": mean.mean,
+            "mean_steps": mean.steps,
+            "dnabert_s_fixed": network.dnabert_s_fixed,
+            "step": step,
+            "seconds": seconds,
+            "frames": frames,
+        },
+        beside,
+    )
     beside.replace(path)
 
 
 @torch.no_grad()
 def settle_batch_norm(network: Network, batches: list[Batch], device: torch.device) -> None:
-    """Set the classifier's batch-norm statistics to those of `batches` as inference sees them: unmasked, no dropout."""
+    """Set the classifier's batch-norm statistics to those of `batches` as inference sees them:
+    unmasked, no dropout.
+    """
     network.eval()
     norm = network.classifier.bn1
     total, square, count = 0.0, 0.0, 0
     for batch in batches:
-        dna, protein, _, _ = network.features(to_device(batch.esm2, device), to_device(batch.dnabert_s, device),
-                                              batch.n_frames, len(batch.virus))  # fmt: skip
+        dna, protein, _, _ = network.features(
+            to_device(batch.esm2, device),
+            to_device(batch.dnabert_s, device),
+            batch.n_frames,
+            len(batch.virus),
+        )
         kept = torch.from_numpy(batch.weight[: batch.n_frames] > 0).to(device)
-        hidden = network.classifier.hidden_layer(torch.cat([dna, protein[: batch.n_frames]], dim=1))[kept].double()
-        total, square, count = total + hidden.sum(0), square + (hidden**2).sum(0), count + len(hidden)
+        hidden = network.classifier.hidden_layer(
+            torch.cat([dna, protein[: batch.n_frames]], dim=1)
+        )[kept].double()
+        total, square, count = (
+            total + hidden.sum(0),
+            square + (hidden**2).sum(0),
+            count + len(hidden),
+        )
     norm.running_mean.copy_(total / count)
     norm.running_var.copy_(square / count - (total / count) ** 2)

@@ -1,11 +1,22 @@
-"""The tokenizers of a new bundle: ESM-2's alphabet as published, and a BPE over DNA in DNABERT-S' file format."""
+"""The tokenizers of a new bundle: ESM-2's alphabet as published, and a BPE over DNA in DNABERT-S'
+file format.
+"""
+
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 
-ESM2_VOCABULARY = ["<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>"]
+ESM2_VOCABULARY = [
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    "<null_1>",
+    "<mask>",
+]
 ESM2_MASK, ESM2_PAD = 32, 1
 ESM2_RESIDUES = (4, 24)  # ids of the twenty amino acids, half-open
 DNA_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
@@ -16,36 +27,67 @@ def write_esm2_tokenizer(directory: Path) -> None:
     """`vocab.txt` and its two companions, as beside the published weights."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
-    special = {"cls_token": "<cls>", "eos_token": "<eos>", "mask_token": "<mask>", "pad_token": "<pad>",
-               "unk_token": "<unk>"}  # fmt: skip
+    special = {
+        "cls_token": "<cls>",
+        "eos_token": "<eos>",
+        "mask_token": "<mask>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     _write(directory / "special_tokens_map.json", special)
-    _write(directory / "tokenizer_config.json", {**special, "tokenizer_class": "EsmTokenizer",
-                                                 "clean_up_tokenization_spaces": False,
-                                                 "model_max_length": 1000000000000000019884624838656})  # fmt: skip
+    _write(
+        directory / "tokenizer_config.json",
+        {
+            **special,
+            "tokenizer_class": "EsmTokenizer",
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1000000000000000019884624838656,
+        },
+    )
 
 
-def train_dna_tokenizer(sequences: Iterable[str], vocabulary: int, directory: Path, longest_token: int = 8) -> None:
-    """A BPE of `vocabulary` tokens from pieces of DNA, written as `tokenizer.json` and its two companions."""
+def train_dna_tokenizer(
+    sequences: Iterable[str], vocabulary: int, directory: Path, longest_token: int = 8
+) -> None:
+    """A BPE of `vocabulary` tokens from pieces of DNA, written as `tokenizer.json` and its two
+    companions.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
     tokenizer = Tokenizer(models.BPE(unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(DNA_SPECIAL), initial_alphabet=list("ACGT"),
-        max_token_length=longest_token, show_progress=False,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        special_tokens=list(DNA_SPECIAL),
+        initial_alphabet=list("ACGT"),
+        max_token_length=longest_token,
+        show_progress=False,
+    )
     tokenizer.train_from_iterator(sequences, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
     )
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(directory / "tokenizer.json"))
-    special = {"cls_token": "[CLS]", "mask_token": "[MASK]", "pad_token": "[PAD]", "sep_token": "[SEP]",
-               "unk_token": "[UNK]"}  # fmt: skip
+    special = {
+        "cls_token": "[CLS]",
+        "mask_token": "[MASK]",
+        "pad_token": "[PAD]",
+        "sep_token": "[SEP]",
+        "unk_token": "[UNK]",
+    }
     _write(directory / "special_tokens_map.json", special)
-    _write(directory / "tokenizer_config.json", {**special, "tokenizer_class": "PreTrainedTokenizerFast",
-                                                 "clean_up_tokenization_spaces": True,
-                                                 "model_max_length": 1000000000000000019884624838656})  # fmt: skip
+    _write(
+        directory / "tokenizer_config.json",
+        {
+            **special,
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "clean_up_tokenization_spaces": True,
+            "model_max_length": 1000000000000000019884624838656,
+        },
+    )
 
 
 def _write(path: Path, content: dict) -> None:

@@ -1,4 +1,7 @@
-"""Softmax attention within the sequences of a packed batch, with what comes before it (bias, RoPE) or into it (ALiBi)."""
+"""Softmax attention within the sequences of a packed batch, with what comes before it (bias, RoPE)
+or into it (ALiBi).
+"""
+
 from __future__ import annotations
 
 import torch
@@ -10,7 +13,9 @@ LOG2E = 1.4426950408889634
 
 @triton.jit
 def _turn(x, cos, sin, position, inside, N: tl.constexpr, D: tl.constexpr):
-    """RoPE of x [N, D] fp32 whose pairs are neighbours: columns 2i and 2i + 1 turn by position times frequency i."""
+    """RoPE of x [N, D] fp32 whose pairs are neighbours: columns 2i and 2i + 1 turn by position
+    times frequency i.
+    """
     HALF: tl.constexpr = D // 2
     at = position[:, None] * HALF + tl.arange(0, HALF)[None, :]
     c = tl.load(cos + at, mask=inside, other=0.0)
@@ -20,9 +25,23 @@ def _turn(x, cos, sin, position, inside, N: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def _queries(base, bias, cos, sin, row, length, HEADS: tl.constexpr, D: tl.constexpr, ROPE: tl.constexpr,
-             BIAS: tl.constexpr, N: tl.constexpr, TYPE: tl.constexpr):
-    """Rows of q (or of k, with base and bias moved there): loaded, biased, turned; zero behind the sequence."""
+def _queries(
+    base,
+    bias,
+    cos,
+    sin,
+    row,
+    length,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    ROPE: tl.constexpr,
+    BIAS: tl.constexpr,
+    N: tl.constexpr,
+    TYPE: tl.constexpr,
+):
+    """Rows of q (or of k, with base and bias moved there): loaded, biased, turned; zero behind the
+    sequence.
+    """
     column = tl.arange(0, D)
     inside = (row < length)[:, None]
     x = tl.load(base + row[:, None] * (3 * HEADS * D) + column[None, :], mask=inside, other=0.0)
@@ -37,19 +56,40 @@ def _queries(base, bias, cos, sin, row, length, HEADS: tl.constexpr, D: tl.const
 
 @triton.jit
 def _scores(q, k, row, key, length, scale, slope, ALIBI: tl.constexpr, MASK: tl.constexpr):
-    """q k^T, in base-2 units where ALIBI (else `scale` is still to come); keys behind the sequence far below all."""
+    """q k^T, in base-2 units where ALIBI (else `scale` is still to come); keys behind the sequence
+    far below all.
+    """
     score = tl.dot(q, tl.trans(k))
     if ALIBI:
-        score = score * scale - slope * tl.abs(row.to(tl.float32)[:, None] - key.to(tl.float32)[None, :])
+        score = score * scale - slope * tl.abs(
+            row.to(tl.float32)[:, None] - key.to(tl.float32)[None, :]
+        )
     if MASK:
         score = tl.where((key < length)[None, :], score, -1e30)
     return score
 
 
 @triton.jit
-def _resident_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.constexpr, D: tl.constexpr,
-                     ROPE: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, BLOCKS: tl.constexpr, N: tl.constexpr):
-    """A head of a sequence of at most BLOCKS (up to 3) times N tokens: all its keys and values stay on the chip."""
+def _resident_kernel(
+    qkv,
+    bias,
+    cos,
+    sin,
+    slopes,
+    out,
+    spans,
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    ROPE: tl.constexpr,
+    ALIBI: tl.constexpr,
+    BIAS: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    N: tl.constexpr,
+):
+    """A head of a sequence of at most BLOCKS (up to 3) times N tokens: all its keys and values stay
+    on the chip.
+    """
     TYPE: tl.constexpr = out.dtype.element_ty
     WIDTH: tl.constexpr = HEADS * D
     head = tl.program_id(0)
@@ -63,14 +103,46 @@ def _resident_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.c
     factor = 1.0 if ALIBI else scale
 
     key = tl.arange(0, N)
-    k0 = _queries(base + WIDTH, bias + WIDTH, cos, sin, key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE)
+    k0 = _queries(
+        base + WIDTH, bias + WIDTH, cos, sin, key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE
+    )
     v0 = _queries(base + 2 * WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE)
     if BLOCKS > 1:
-        k1 = _queries(base + WIDTH, bias + WIDTH, cos, sin, N + key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE)
-        v1 = _queries(base + 2 * WIDTH, bias, cos, sin, N + key, length, HEADS, D, False, False, N, TYPE)
+        k1 = _queries(
+            base + WIDTH,
+            bias + WIDTH,
+            cos,
+            sin,
+            N + key,
+            length,
+            HEADS,
+            D,
+            ROPE,
+            BIAS and ROPE,
+            N,
+            TYPE,
+        )
+        v1 = _queries(
+            base + 2 * WIDTH, bias, cos, sin, N + key, length, HEADS, D, False, False, N, TYPE
+        )
     if BLOCKS > 2:
-        k2 = _queries(base + WIDTH, bias + WIDTH, cos, sin, 2 * N + key, length, HEADS, D, ROPE, BIAS and ROPE, N, TYPE)
-        v2 = _queries(base + 2 * WIDTH, bias, cos, sin, 2 * N + key, length, HEADS, D, False, False, N, TYPE)
+        k2 = _queries(
+            base + WIDTH,
+            bias + WIDTH,
+            cos,
+            sin,
+            2 * N + key,
+            length,
+            HEADS,
+            D,
+            ROPE,
+            BIAS and ROPE,
+            N,
+            TYPE,
+        )
+        v2 = _queries(
+            base + 2 * WIDTH, bias, cos, sin, 2 * N + key, length, HEADS, D, False, False, N, TYPE
+        )
     for first in range(0, length, N):
         row = first + tl.arange(0, N)
         q = _queries(base, bias, cos, sin, row, length, HEADS, D, ROPE, BIAS, N, TYPE)
@@ -102,9 +174,25 @@ def _resident_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.c
 
 
 @triton.jit
-def _streaming_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.constexpr, D: tl.constexpr,
-                      ROPE: tl.constexpr, ALIBI: tl.constexpr, BIAS: tl.constexpr, N: tl.constexpr):
-    """A head of a sequence of any length: a running softmax over blocks of keys, which are turned first, in place."""
+def _streaming_kernel(
+    qkv,
+    bias,
+    cos,
+    sin,
+    slopes,
+    out,
+    spans,
+    scale,
+    HEADS: tl.constexpr,
+    D: tl.constexpr,
+    ROPE: tl.constexpr,
+    ALIBI: tl.constexpr,
+    BIAS: tl.constexpr,
+    N: tl.constexpr,
+):
+    """A head of a sequence of any length: a running softmax over blocks of keys, which are turned
+    first, in place.
+    """
     TYPE: tl.constexpr = out.dtype.element_ty
     WIDTH: tl.constexpr = HEADS * D
     head = tl.program_id(0)
@@ -119,7 +207,9 @@ def _streaming_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.
     if ROPE:  # no other program reads these keys
         for begin in range(0, length, N):
             key = begin + tl.arange(0, N)
-            k = _queries(base + WIDTH, bias + WIDTH, cos, sin, key, length, HEADS, D, ROPE, BIAS, N, TYPE)
+            k = _queries(
+                base + WIDTH, bias + WIDTH, cos, sin, key, length, HEADS, D, ROPE, BIAS, N, TYPE
+            )
             at = key[:, None] * (3 * WIDTH) + column[None, :]
             tl.store(base + WIDTH + at, k, mask=(key < length)[:, None])
         tl.debug_barrier()
@@ -132,7 +222,9 @@ def _streaming_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.
         for begin in range(0, length, N):
             key = begin + tl.arange(0, N)
             k = _queries(base + WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE)
-            v = _queries(base + 2 * WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE)
+            v = _queries(
+                base + 2 * WIDTH, bias, cos, sin, key, length, HEADS, D, False, False, N, TYPE
+            )
             score = _scores(q, k, row, key, length, scale, slope, ALIBI, True)
             new_top = tl.maximum(top, tl.max(score, axis=1) * factor)
             fade = tl.exp2(top - new_top)
@@ -148,11 +240,13 @@ def _streaming_kernel(qkv, bias, cos, sin, slopes, out, spans, scale, HEADS: tl.
 
 
 BLOCK = 64  # queries and keys at a time
-REGISTERS = {1: 128, 2: 128, 3: 168, 0: 128}  # a thread; one warp more or less on a multiprocessor decides
+# a thread; one warp more or less on a multiprocessor decides
+REGISTERS = {1: 128, 2: 128, 3: 168, 0: 128}
 
 
 def spans(lengths, device: torch.device | str) -> tuple[tuple[int, torch.Tensor], ...]:
-    """The sequences of a packed batch by kernel: (blocks of keys, or 0 for more than 3; int32 [S, 2] of first token, length).
+    """The sequences of a packed batch by kernel: (blocks of keys, or 0 for more than 3; int32 [S,
+    2] of first token, length).
 
     Which kernel serves a sequence depends on its own length alone.
     """
@@ -167,19 +261,38 @@ def spans(lengths, device: torch.device | str) -> tuple[tuple[int, torch.Tensor]
 
 
 def attention(qkv, out, spans, heads: int, *, bias=None, rope=None, slopes=None):
-    """Softmax attention within each sequence; qkv [T, 3H] as q | k | v, out [T, H], spans from `spans`.
+    """Softmax attention within each sequence; qkv [T, 3H] as q | k | v, out [T, H], spans from
+    `spans`.
 
-    rope: (cos, sin) fp32 [longest, D/2]; q and k hold the columns of a pair side by side (see `pairs_together`), and k
-    may be overwritten. slopes: fp32 [heads], symmetric ALiBi: minus slope times distance. bias: [3H], added to
-    q | k | v first (without RoPE the keys' bias changes no result and is left out).
-    Rows outside the sequences are left as they are.
+    rope: (cos, sin) fp32 [longest, D/2]; q and k hold the columns of a pair side by side (see
+    `pairs_together`), and k may be overwritten. slopes: fp32 [heads], symmetric ALiBi: minus slope
+    times distance. bias: [3H], added to q | k | v first (without RoPE the keys' bias changes no
+    result and is left out). Rows outside the sequences are left as they are.
     """
     d = out.shape[1] // heads
     cos, sin = rope if rope is not None else (out, out)
     slopes, alibi = (out, False) if slopes is None else (slopes * LOG2E, True)
     for blocks, table in spans:
-        kernel, own = (_resident_kernel, (blocks, BLOCK)) if blocks else (_streaming_kernel, (BLOCK,))
+        kernel, own = (
+            (_resident_kernel, (blocks, BLOCK)) if blocks else (_streaming_kernel, (BLOCK,))
+        )
         kernel[(heads, table.shape[0])](
-            qkv, qkv if bias is None else bias, cos, sin, slopes, out, table, d**-0.5 * LOG2E, heads, d,
-            rope is not None, alibi, bias is not None, *own, num_warps=4, num_stages=1, maxnreg=REGISTERS[blocks])
+            qkv,
+            qkv if bias is None else bias,
+            cos,
+            sin,
+            slopes,
+            out,
+            table,
+            d**-0.5 * LOG2E,
+            heads,
+            d,
+            rope is not None,
+            alibi,
+            bias is not None,
+            *own,
+            num_warps=4,
+            num_stages=1,
+            maxnreg=REGISTERS[blocks],
+        )
     return out

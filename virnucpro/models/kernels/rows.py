@@ -1,4 +1,5 @@
 """Kernels that see one row at a time: LayerNorm, GELU, rounding to int8."""
+
 from __future__ import annotations
 
 import triton
@@ -7,9 +8,11 @@ import triton.language as tl
 
 @triton.jit
 def gelu(x):
-    """The erf GELU in fp32, to 5e-5 of max(1, |x|): erf(x / sqrt 2) = x P(x^2) on |x| <= 4.25 (a minimax fit), +-1 beyond.
+    """The erf GELU in fp32, to 5e-5 of max(1, |x|): erf(x / sqrt 2) = x P(x^2) on |x| <= 4.25 (a
+    minimax fit), +-1 beyond.
 
-    A polynomial because the library's erf would cost more than the product whose result it is applied to.
+    A polynomial because the library's erf would cost more than the product whose result it is
+    applied to.
     """
     t = tl.minimum(tl.maximum(x, -4.25), 4.25)
     u = t * t
@@ -32,15 +35,30 @@ def _round_int8(x):
 
 
 def _parts(width: int) -> tuple[int, int]:
-    """A row as a power of two plus a masked rest (0: none): 2560 = 2048 + 512 wastes no lane, 4096 would waste a third."""
+    """A row as a power of two plus a masked rest (0: none): 2560 = 2048 + 512 wastes no lane, 4096
+    would waste a third.
+    """
     most = 1 << (width.bit_length() - 1)
     return most, triton.next_power_of_2(width - most) if width > most else 0
 
 
 @triton.jit
-def _layer_norm_kernel(x, delta, shift, weight, bias, out, scale, width, eps,
-                       ADD: tl.constexpr, SHIFT: tl.constexpr, QUANTIZE: tl.constexpr,
-                       MOST: tl.constexpr, REST: tl.constexpr):
+def _layer_norm_kernel(
+    x,
+    delta,
+    shift,
+    weight,
+    bias,
+    out,
+    scale,
+    width,
+    eps,
+    ADD: tl.constexpr,
+    SHIFT: tl.constexpr,
+    QUANTIZE: tl.constexpr,
+    MOST: tl.constexpr,
+    REST: tl.constexpr,
+):
     row = tl.program_id(0)
     begin = row.to(tl.int64) * width
     column = tl.arange(0, MOST)
@@ -66,7 +84,9 @@ def _layer_norm_kernel(x, delta, shift, weight, bias, out, scale, width, eps,
         value2 = tl.where(inside, value2 - mean, 0.0)
         square += tl.sum(value2 * value2, axis=0)
     spread = tl.rsqrt(square / width + eps)
-    y = value * spread * tl.load(weight + column).to(tl.float32) + tl.load(bias + column).to(tl.float32)
+    y = value * spread * tl.load(weight + column).to(tl.float32) + tl.load(bias + column).to(
+        tl.float32
+    )
     if REST > 0:
         y2 = value2 * spread * tl.load(weight + column2, mask=inside, other=0.0).to(tl.float32)
         y2 += tl.load(bias + column2, mask=inside, other=0.0).to(tl.float32)
@@ -85,14 +105,31 @@ def _layer_norm_kernel(x, delta, shift, weight, bias, out, scale, width, eps,
             tl.store(out + begin + column2, y2.to(out.dtype.element_ty), mask=inside)
 
 
-def layer_norm(x, weight, bias, eps: float, out, *, delta=None, shift=None, scale=None, num_warps: int = 4):
-    """LayerNorm of `x + delta + shift` over the last axis, in fp32; x, delta [T, H], shift [H]; into `out` [T, H].
+def layer_norm(
+    x, weight, bias, eps: float, out, *, delta=None, shift=None, scale=None, num_warps: int = 4
+):
+    """LayerNorm of `x + delta + shift` over the last axis, in fp32; x, delta [T, H], shift [H];
+    into `out` [T, H].
 
     With `scale` [T] fp32 the rows are written as int8 with their own step (row-wise symmetric).
     """
     rows, width = x.shape
-    _layer_norm_kernel[(rows,)](x, delta, shift, weight, bias, out, scale, width, eps, delta is not None,
-                                shift is not None, scale is not None, *_parts(width), num_warps=num_warps)
+    _layer_norm_kernel[(rows,)](
+        x,
+        delta,
+        shift,
+        weight,
+        bias,
+        out,
+        scale,
+        width,
+        eps,
+        delta is not None,
+        shift is not None,
+        scale is not None,
+        *_parts(width),
+        num_warps=num_warps,
+    )
     return out
 
 
@@ -119,7 +156,9 @@ def quantize_rows(x, out, scale, num_warps: int | None = None):
     """Row-wise symmetric int8: x [T, W] ~ out [T, W] int8 * scale [T] fp32."""
     rows, width = x.shape
     most, rest = _parts(width)
-    _quantize_kernel[(rows,)](x, out, scale, width, most, rest, num_warps=num_warps or (4 if most <= 2048 else 8))
+    _quantize_kernel[(rows,)](
+        x, out, scale, width, most, rest, num_warps=num_warps or (4 if most <= 2048 else 8)
+    )
     return out, scale
 
 
@@ -139,7 +178,9 @@ def gelu_(x, bias=None):
     """x <- gelu(x + bias), in place; x [T, W], bias [W]."""
     rows, width = x.shape
     block = min(triton.next_power_of_2(width), 2048)
-    _gelu_kernel[(rows, triton.cdiv(width, block))](x, bias, width, bias is not None, block, num_warps=4)
+    _gelu_kernel[(rows, triton.cdiv(width, block))](
+        x, bias, width, bias is not None, block, num_warps=4
+    )
     return x
 
 
