@@ -124,6 +124,7 @@ case ${1:-} in
         keep_caches_writable
         cd "$repo"
         failed=0
+        "$python" -m ruff format --check . || failed=1
         "$python" -m ruff check . || failed=1
         "$python" -m pytest "$@" || failed=$?
         exit "$failed"

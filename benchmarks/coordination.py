@@ -154,8 +154,9 @@ def main() -> None:
         by_clock, by_cpu = 100 * lost(found)
         times = np.array(found[0]["times"])
         print(
-            f"{processes} process{'es' * (processes > 1)}: {found[0]['batches']} batches in {times[-1, 0] - times[0, 0]:.2f} s, "
-            f"{len(times) - 2} meetings, {by_clock:.1f} % lost by the clock, {by_cpu:.1f} % by CPU time",
+            f"{processes} process{'es' * (processes > 1)}: {found[0]['batches']} batches in"
+            f" {times[-1, 0] - times[0, 0]:.2f} s, {len(times) - 2} meetings, {by_clock:.1f} % lost"
+            f" by the clock, {by_cpu:.1f} % by CPU time",
             flush=True,
         )
 

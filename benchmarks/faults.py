@@ -316,7 +316,9 @@ def wait_for_shards(running: Running, out: Path, count: int) -> bool:
 
 
 def strike(running: Running, kind: str, chance: random.Random) -> bool:
-    """Deliver the blow; False when the run, or the process that it was for, is not there any more."""
+    """Deliver the blow; False when the run, or the process that it was for, is not there
+    any more.
+    """
     if running.popen.poll() is not None:
         return False
     try:
@@ -490,8 +492,9 @@ def blow(
         with suppress(psutil.NoSuchProcess):
             process.kill()
     print(
-        f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'}, {struck - running.began:.1f} s after "
-        f"the start: ended in {took:.1f} s, {shards(out)} shards kept{'; WRONG: ' + problem if problem else ''}",
+        f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'},"
+        f" {struck - running.began:.1f} s after the start: ended in {took:.1f} s, {shards(out)}"
+        f" shards kept{'; WRONG: ' + problem if problem else ''}",
         flush=True,
     )
     if problem:
@@ -559,13 +562,14 @@ def main() -> int:
         faults = (WarmFaults if options.warm else Faults)(Path(directory), options.records)
         tally = campaign(faults, Path(directory), options.kills, options.seed, options.a_trial)
     print(
-        f"\n{sum(tally.kills.values())} kills in {tally.trials} trials, {time.monotonic() - began:.0f} s; "
-        f"{tally.missed} came after the end of their run"
+        f"\n{sum(tally.kills.values())} kills in {tally.trials} trials,"
+        f" {time.monotonic() - began:.0f} s; {tally.missed} came after the end of their run"
     )
     for kind in KINDS:
         print(f"  {kind:20s} {tally.kills[kind]:4d}")
     print(
-        f"  slowest end after a kill {tally.slowest_end:.1f} s; rows found by the last starts {tally.resumed_rows}"
+        f"  slowest end after a kill {tally.slowest_end:.1f} s; rows found by the last starts"
+        f" {tally.resumed_rows}"
     )
     print(f"  wrong: {len(tally.wrong)}")
     for problem in tally.wrong:

@@ -495,7 +495,10 @@ def main() -> None:
             "chunk_length": CHUNK_LENGTH,
             "frame_policy": POLICY,
             "licence": "MIT",
-            "training_data": "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md",
+            "training_data": (
+                "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in"
+                " docs/MODELS.md"
+            ),
             "accuracy": accuracy,
             "calibration": fitted.to_json(),
         },

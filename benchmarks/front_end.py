@@ -153,8 +153,9 @@ def main() -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         n = len(table)
         print(
-            f"{'file to Arrow table, whole':<28}{n / seconds:>12,.0f} frames/s{1e6 * seconds / n:>10.2f} us/frame, "
-            f"{n:,} open frames of {len(table.records):,} sequences, peak memory {peak:.2f} GiB"
+            f"{'file to Arrow table, whole':<28}{n / seconds:>12,.0f}"
+            f" frames/s{1e6 * seconds / n:>10.2f} us/frame, {n:,} open frames of"
+            f" {len(table.records):,} sequences, peak memory {peak:.2f} GiB"
         )
         _, seconds = timed(
             lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory)
@@ -165,7 +166,8 @@ def main() -> None:
             reads, arguments.chunk_length, tokenizers, arguments.esm_model, arguments.reference
         )
         print(
-            f"{'the original, without files':<28}{frames / seconds:>12,.0f} frames/s{1e6 * seconds / frames:>10.2f} us/frame"
+            f"{'the original, without files':<28}{frames / seconds:>12,.0f}"
+            f" frames/s{1e6 * seconds / frames:>10.2f} us/frame"
         )
 
 

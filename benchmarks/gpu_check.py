@@ -152,9 +152,10 @@ def short_of_memory(runs: Runs) -> tuple[bool, str]:
         return False, f"exit code {code}"
     split = {name: encoder["split"] for name, encoder in runs.facts("short")["embedding"].items()}
     failed = {name: encoder["failed"] for name, encoder in runs.facts("short")["embedding"].items()}
-    return sum(split.values()) > 0 and not sum(
-        failed.values()
-    ), f"rows of split batches {split}, failed {failed}"
+    return (
+        sum(split.values()) > 0 and not sum(failed.values()),
+        f"rows of split batches {split}, failed {failed}",
+    )
 
 
 def close(runs: Runs) -> tuple[bool, str]:
@@ -168,9 +169,10 @@ def close(runs: Runs) -> tuple[bool, str]:
         for name in ("one", "short")
     )
     cosine = torch.nn.functional.cosine_similarity(first["data"], second["data"])
-    return first["ids"] == second["ids"] and bool(
-        cosine.min() >= 0.999
-    ), f"least cosine {cosine.min():.6f}"
+    return (
+        first["ids"] == second["ids"] and bool(cosine.min() >= 0.999),
+        f"least cosine {cosine.min():.6f}",
+    )
 
 
 def timed(check, *arguments) -> Check:
@@ -211,13 +213,15 @@ def main() -> int:
         checks.append(timed(close, runs))
         for check in checks:
             print(
-                f"{'ok    ' if check.good else 'FAILED'} {check.name:16s} {check.seconds:6.1f} s  {check.found}"
+                f"{'ok    ' if check.good else 'FAILED'} {check.name:16s} {check.seconds:6.1f} s "
+                f" {check.found}"
             )
         for log in sorted(directory.glob("*.log")):
             if not all(check.good for check in checks):
                 print(f"--- {log.name}\n{log.read_text()[-3000:]}")
     print(
-        f"{time.monotonic() - began:.0f} s on {torch.cuda.get_device_name() if gpu else 'the CPU'}, torch {torch.__version__}"
+        f"{time.monotonic() - began:.0f} s on {torch.cuda.get_device_name() if gpu else 'the CPU'},"
+        f" torch {torch.__version__}"
     )
     return 0 if all(check.good for check in checks) else 1
 
@@ -226,7 +230,10 @@ def same_bits(runs: Runs, name: str) -> tuple[bool, str]:
     same = runs.features("one") == runs.features(name)
     return (
         same,
-        f"{name}: merged_features.pt {'is' if same else 'is NOT'} that of one process, byte for byte",
+        (
+            f"{name}: merged_features.pt {'is' if same else 'is NOT'} that of one process, byte for"
+            " byte"
+        ),
     )
 
 

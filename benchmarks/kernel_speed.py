@@ -282,7 +282,9 @@ def other_operations(tokens: int) -> dict[str, tuple]:
 
 
 def compile_share(share: int, shares: int, sections: tuple[str, ...]) -> list[str]:
-    """One process's share of the kernels, run once on few tokens so that Triton's cache holds them."""
+    """One process's share of the kernels, run once on few tokens so that Triton's cache
+    holds them.
+    """
     failed = []
     wanted = {}
     if "products" in sections:
@@ -440,7 +442,8 @@ def agreement() -> None:
         moved = neighbours(forward, 16896)
         peak = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         print(
-            f"agreement {name:14s} worst pooled cosine {worst}, neighbours: {moved}, {peak} GiB at T=16896",
+            f"agreement {name:14s} worst pooled cosine {worst}, neighbours: {moved}, {peak} GiB at"
+            " T=16896",
             flush=True,
         )
         RESULTS.setdefault("agreement", {})[name] = {

@@ -159,10 +159,10 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
     peaks = {name: max(f["memory"].get(name, 0.0) for f in found) for name in found[0]["memory"]}
     steady = sum(stages.values())
     print(
-        f"{frames:,} frames, {facts['counts']['sequences']:,} sequences, {processes} process{'es' * (processes > 1)}: "
-        f"{1e6 * steady / frames:.1f} us of CPU a frame, {seconds:.0f} s by the clock; "
-        f"memory {max(peaks.values()):.2f} GiB, with mapped files {max(f['with files'] for f in found):.2f} GiB; "
-        f"{used:.1f} GB left on disk"
+        f"{frames:,} frames, {facts['counts']['sequences']:,} sequences, {processes}"
+        f" process{'es' * (processes > 1)}: {1e6 * steady / frames:.1f} us of CPU a frame,"
+        f" {seconds:.0f} s by the clock; memory {max(peaks.values()):.2f} GiB, with mapped files"
+        f" {max(f['with files'] for f in found):.2f} GiB; {used:.1f} GB left on disk"
     )
     print(
         "   us a frame: "
@@ -198,7 +198,8 @@ def main() -> int:
             shutil.rmtree(place)
         if before is not None:
             print(
-                f"   {1e6 * (now[1] - before[1]) / (now[0] - before[0]):.1f} us of CPU a frame from {before[0]:,} to {now[0]:,}"
+                f"   {1e6 * (now[1] - before[1]) / (now[0] - before[0]):.1f} us of CPU a frame from"
+                f" {before[0]:,} to {now[0]:,}"
             )
         before = now
     return 0

@@ -28,7 +28,10 @@ def timed(work) -> tuple[list[torch.Tensor], str]:
     rows = work()
     return (
         rows,
-        f"{time.process_time() - cpu:6.1f} s of CPU, {time.perf_counter() - clock:6.1f} s by the clock",
+        (
+            f"{time.process_time() - cpu:6.1f} s of CPU, {time.perf_counter() - clock:6.1f} s by"
+            " the clock"
+        ),
     )
 
 
@@ -92,7 +95,8 @@ def main() -> None:
         encoder = load_esm2(bundle.esm2, "cpu", "fp32")
         batches = PlannedBatches(plan, column, encoder.pad_id, int(lengths.max()))
         print(
-            f"{len(table)} frames, {lengths.mean():.0f} tokens on average, {options.threads} threads, torch {torch.__version__}"
+            f"{len(table)} frames, {lengths.mean():.0f} tokens on average, {options.threads}"
+            f" threads, torch {torch.__version__}"
         )
         packed, took = timed(
             lambda: [encoder.embed(batches[i].packed) for i in range(len(batches))]
@@ -107,7 +111,8 @@ def main() -> None:
         for batch in options.batches:
             rows, took = timed(lambda batch=batch: padded(model, tokenizer, proteins, batch))
             print(
-                f"padded {batch:4} {took}; largest difference {(torch.stack(rows) - found).abs().max():.1e}",
+                f"padded {batch:4} {took}; largest difference"
+                f" {(torch.stack(rows) - found).abs().max():.1e}",
                 flush=True,
             )
 

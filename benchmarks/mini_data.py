@@ -383,7 +383,9 @@ def robustness_sets(store: Store, builder: StoreBuilder, rng: np.random.Generato
 
 
 def choice_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -> None:
-    """Of the validation side: more shuffled contigs and spliced phages, for what is chosen by them."""
+    """Of the validation side: more shuffled contigs and spliced phages, for what is chosen
+    by them.
+    """
     for length, n in ((500, 600), (3000, 400)):
         add_shuffled(store, builder, rng, "validation", length, n)
     add_spliced(store, builder, rng, "validation", "spliced_choice", 120)

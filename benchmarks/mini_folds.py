@@ -152,7 +152,9 @@ def places(store: Store, rng: np.random.Generator) -> np.ndarray:
 
 
 def fold_contigs(packed: Path) -> tuple[Store, dict[str, np.ndarray]]:
-    """The contigs the folds are measured on, and the fold of each by kind, from what `main` wrote."""
+    """The contigs the folds are measured on, and the fold of each by kind, from what `main`
+    wrote.
+    """
     place = np.load(packed / "fold_places.npy").astype(np.int64)
     g = Store.load(packed / "genomes.npz")
     segment = place[:, 0]
@@ -282,7 +284,8 @@ def main(data: Path, work: Path, packed: Path, more: Path) -> None:
     (packed / "folds.json").write_text(json.dumps(counts, indent=1))
     for directory in (packed, more):
         say(
-            f"{directory.name}: {sum(p.stat().st_size for p in directory.rglob('*') if p.is_file()) / 2**20:.1f} MiB"
+            f"{directory.name}:"
+            f" {sum(p.stat().st_size for p in directory.rglob('*') if p.is_file()) / 2**20:.1f} MiB"
         )
 
 

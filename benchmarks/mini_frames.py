@@ -44,7 +44,8 @@ def main(work: Path, run: Path, bundle: Path) -> None:
     second = lengths[:, -2] >= 0.8 * lengths[:, -1]
     virus = lab.virus[rows].astype(bool)
     print(
-        f"a second stretch of 0.8 of the longest: {second[virus].mean():.3f} of viral windows, {second[~virus].mean():.3f} of others"
+        f"a second stretch of 0.8 of the longest: {second[virus].mean():.3f} of viral windows,"
+        f" {second[~virus].mean():.3f} of others"
     )
     with multiprocessing.get_context("fork").Pool() as pool:
         work_of = partial(pool.map, partial(score, run, bundle), chunksize=1)
@@ -60,7 +61,8 @@ def main(work: Path, run: Path, bundle: Path) -> None:
             continue
         taken = (np.arange(6) < most) & (residues > 0) & (residues >= share * residues[:, :1])
         line = [
-            f"most {most}  share {share}  cost {(residues * taken).sum() / residues[:, 0].sum():.2f}"
+            f"most {most}  share {share}  cost"
+            f" {(residues * taken).sum() / residues[:, 0].sum():.2f}"
         ]
         scores = np.where(taken, 1 / (1 + np.exp(-logit)), np.nan)
         highest, others = np.nanmax(scores, axis=1), np.nanmax(1 - scores, axis=1)

@@ -188,7 +188,9 @@ class Lane:
         report=lambda *_: None,
         teachers: Teachers | None = None,
     ) -> dict:
-        """Train the network as it stands; it ends as the mean of its weights. Returns what it took."""
+        """Train the network as it stands; it ends as the mean of its weights. Returns what
+        it took.
+        """
         torch.manual_seed(recipe.seed)
         self.network.free_dnabert_s()
         self.network.thin(self.network.shape.dropout, recipe.depth)

@@ -52,7 +52,8 @@ def main() -> None:
             mean.update()
 
         print(
-            f"{name}: {milliseconds(step, device):.1f} ms on {torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}"
+            f"{name}: {milliseconds(step, device):.1f} ms on"
+            f" {torch.cuda.get_device_name() if device.type == 'cuda' else 'CPU'}"
         )
 
 

@@ -92,7 +92,8 @@ def finish(*processes: subprocess.Popen) -> None:
         _, error = process.communicate()
         if process.returncode:
             raise SystemExit(
-                f"{' '.join(process.args)}\nended with {process.returncode}: {error.decode()[-2000:]}"
+                f"{' '.join(process.args)}\nended with {process.returncode}:"
+                f" {error.decode()[-2000:]}"
             )
 
 
@@ -183,7 +184,8 @@ def killed_and_finished(place: Place, name: str, count: int) -> None:
     os.environ["PYTHONPATH"] = before or ""
     shards = len(list((place.work / name).glob(".virnucpro/esm2-*/*.safetensors")))
     print(
-        f"killed one of {count} processes with {shards} shards of ESM-2 on disk: exit code {run.returncode}",
+        f"killed one of {count} processes with {shards} shards of ESM-2 on disk: exit code"
+        f" {run.returncode}",
         flush=True,
     )
     finish(place.start(name, more=place.devices(max(1, count // 2))))
@@ -219,9 +221,11 @@ def line(row: dict, first: dict) -> str:
     factor = row["processes"] / first["processes"]
     idle = " ".join(f"{100 * share:.1f}" for share in row["idle_share"])
     return (
-        f"{row['way']:16} {row['processes']:2}  {row['wall']:7.1f} s  whole {first['wall'] / row['wall']:5.2f} x  ESM-2 {esm2:7.2f} s "
-        f"{row['frames'] / esm2:7.0f} frames/s {alone / esm2:5.2f} x ({alone / esm2 / factor:.1%})  gather {row['gather_share']:.1%}  "
-        f"idle a rank {idle} %  host {row['largest_process_gib']:.1f} GiB"
+        f"{row['way']:16} {row['processes']:2}  {row['wall']:7.1f} s  whole"
+        f" {first['wall'] / row['wall']:5.2f} x  ESM-2 {esm2:7.2f} s {row['frames'] / esm2:7.0f}"
+        f" frames/s {alone / esm2:5.2f} x ({alone / esm2 / factor:.1%})  gather"
+        f" {row['gather_share']:.1%}  idle a rank {idle} %  host"
+        f" {row['largest_process_gib']:.1f} GiB"
     )
 
 
@@ -291,7 +295,8 @@ def main() -> None:
                 options.output.write_text(json.dumps(rows, indent=1) + "\n")
     equal = len({row["sha256"] for row in rows}) == 1
     print(
-        f"merged_features.pt of {len(rows)} runs on {rows[0]['device']}: {'the same bits' if equal else 'DIFFERENT'}"
+        f"merged_features.pt of {len(rows)} runs on {rows[0]['device']}:"
+        f" {'the same bits' if equal else 'DIFFERENT'}"
     )
     raise SystemExit(not equal)
 

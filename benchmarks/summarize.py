@@ -118,7 +118,8 @@ def main(frames: int) -> None:
                 outputs.directory, min_score=0.7, cache_dir=Path(folder) / "cache", **options
             )
             print(
-                f"{what}: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of one core"
+                f"{what}: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of"
+                " one core"
             )
             print(json.loads(outputs.run_json.read_text())["seconds"], flush=True)
 

@@ -96,7 +96,8 @@ def main(n: int) -> None:
                     inputs, records, frames, scores, failed, CallRules(500), "mini", calibration
                 )
             print(
-                f"{len(answers.chunks):,} chunks, {len(answers.regions):,} regions, {int((answers.sequences.call == 0).sum()):,} virus"
+                f"{len(answers.chunks):,} chunks, {len(answers.regions):,} regions,"
+                f" {int((answers.sequences.call == 0).sum()):,} virus"
             )
             write_results(outputs, answers, (), {}, timed)
         for name, _ in outputs.tree(existing_only=True):

@@ -202,9 +202,11 @@ def test_slurm_script_gives_each_node_its_launch(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     for rank, line in enumerate(done.stdout.splitlines()):
-        assert line == (
-            f"launch --config_file {tmp_path}/accelerate_configs/multi_node.yaml --num_machines 2 --num_processes 8 "
-            f"--machine_rank {rank} --main_process_ip node-a --main_process_port 32345 "
-            "-m virnucpro predict my input.fna --output-dir /out --cache-dir /out/.cache"
+        assert (
+            line
+            == f"launch --config_file {tmp_path}/accelerate_configs/multi_node.yaml --num_machines"
+            f" 2 --num_processes 8 --machine_rank {rank} --main_process_ip node-a"
+            " --main_process_port 32345 -m virnucpro predict my input.fna --output-dir /out"
+            " --cache-dir /out/.cache"
         )
     assert len(done.stdout.splitlines()) == 2

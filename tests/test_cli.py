@@ -18,11 +18,10 @@ from virnucpro.run_state import RunLock
 
 def test_help_is_quick_and_loads_no_torch(tmp_path):
     code = (
-        "import sys, contextlib, io, virnucpro.cli as cli\n"
-        "with contextlib.redirect_stdout(io.StringIO()):\n"
-        "    assert cli.run(['--help']) == 0\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'pyarrow', 'pandas'} & set(sys.modules)\n"
-        "assert not heavy, heavy\n"
+        "import sys, contextlib, io, virnucpro.cli as cli\nwith"
+        " contextlib.redirect_stdout(io.StringIO()):\n    assert cli.run(['--help']) == 0\nheavy ="
+        " {'torch', 'transformers', 'datasets', 'accelerate', 'numpy', 'pyarrow', 'pandas'} &"
+        " set(sys.modules)\nassert not heavy, heavy\n"
     )
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
     result = subprocess.run(

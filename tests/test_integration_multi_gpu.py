@@ -91,7 +91,8 @@ class TestMultiGPUIntegration(unittest.TestCase):
         )
         where = f"{self.gpus} GPUs" if self.several else "2 CPU processes"
         print(
-            f"\none: {seconds['single']:.1f} s, {where}: {seconds['multi']:.1f} s, starting and loading included"
+            f"\none: {seconds['single']:.1f} s, {where}: {seconds['multi']:.1f} s, starting and"
+            " loading included"
         )
         if self.gpus >= 4:
             self.assert_speedup()
@@ -121,7 +122,8 @@ class TestMultiGPUIntegration(unittest.TestCase):
             ]
         one, four = seconds["3B on one"], seconds["3B on four"]
         print(
-            f"ESM-2 3B, {GENES:,} genes: one GPU {one:.0f} s, four {four:.0f} s, speedup {one / four:.2f}"
+            f"ESM-2 3B, {GENES:,} genes: one GPU {one:.0f} s, four {four:.0f} s, speedup"
+            f" {one / four:.2f}"
         )
         self.assertGreaterEqual(one, SECONDS_ON_ONE_GPU)
         self.assertGreater(one / four, SPEEDUP)

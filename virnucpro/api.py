@@ -203,7 +203,8 @@ def embed(
 
     if read_world().launched:
         raise UsageError(
-            "embed starts its own processes: call it without a launcher, with gpus= or num_processes="
+            "embed starts its own processes: call it without a launcher, with gpus= or"
+            " num_processes="
         )
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
         result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
@@ -250,8 +251,8 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
         if not any(file.path.exists() for file in inputs):
             more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
             raise InputError(
-                f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the path of a FASTA or "
-                "FASTQ file"
+                f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the"
+                " path of a FASTA or FASTQ file"
             )
         if not processes.spawn:
             return _run_here(settings, options, world, processes, own_process)
@@ -285,7 +286,8 @@ def default_output(given: list[str]) -> Path:
     """`{stem of the first input}_virnucpro`."""
     if not given:
         raise UsageError(
-            "no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input"
+            "no input: name at least one FASTA or FASTQ file, a directory of them, or - for"
+            " standard input"
         )
     return Path(
         f"{'stdin' if given[0] == '-' else stem_of(Path(given[0]).resolve().name)}_virnucpro"
@@ -320,7 +322,9 @@ def _run_here(
 
 
 def _launched_result(settings: PredictSettings, code: int) -> Result:
-    """What the processes of our own launch left; they have said themselves why, where they failed."""
+    """What the processes of our own launch left; they have said themselves why, where they
+    failed.
+    """
     from virnucpro.reporting.outputs import Outputs
     from virnucpro.reporting.run_record import read_run_json
 
@@ -349,7 +353,8 @@ def _inputs(
         return (InputFile(Path(os.environ[STDIN_VARIABLE]), "stdin", "stdin"),)
     if world.launched:
         raise UsageError(
-            "input -: under a launcher one process would get it all; write it to a file, or use --gpus"
+            "input -: under a launcher one process would get it all; write it to a file, or use"
+            " --gpus"
         )
     return (stack.enter_context(_standard_input(output_dir)),)
 
@@ -367,7 +372,8 @@ def _standard_input(output_dir: Path) -> Iterator[InputFile]:
                 file = spool_stdin(spool)
             except OSError as error:
                 raise StoreError(
-                    f"{spool}: standard input cannot be kept here ({error.strerror}); choose another --output-dir"
+                    f"{spool}: standard input cannot be kept here ({error.strerror}); choose"
+                    " another --output-dir"
                 ) from error
             os.environ[STDIN_VARIABLE] = str(file.path)
             yield file

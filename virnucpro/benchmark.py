@@ -91,9 +91,11 @@ def run_benchmark(
     device = torch.device("cuda" if torch.cuda.is_available() and not settings.cpu else "cpu")
     precision = resolve_precision(settings.precision, device)
     batches = {
-        name: Choice("batch", str(settings.batch_tokens), "as asked for")
-        if settings.batch_tokens
-        else preferred_tokens(device, name)
+        name: (
+            Choice("batch", str(settings.batch_tokens), "as asked for")
+            if settings.batch_tokens
+            else preferred_tokens(device, name)
+        )
         for name in ("esm2", "dnabert_s")
     }
     tokens = {name: int(batch.value) for name, batch in batches.items()}
@@ -124,9 +126,9 @@ def run_benchmark(
         **alone,
         "original": original,
         "run": run,
-        "peak_device_gib": gib(torch.cuda.max_memory_allocated())
-        if device.type == "cuda"
-        else None,
+        "peak_device_gib": (
+            gib(torch.cuda.max_memory_allocated()) if device.type == "cuda" else None
+        ),
         "peak_host_gib": gib(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             * (1 if sys.platform == "darwin" else 1024)
@@ -171,7 +173,7 @@ def encoders_alone(
         "dnabert_s": dna_batch(settings.lengths, tokens["dnabert_s"]),
     }
     works = {
-        name: (lambda e=encoders[name], x=batch.to(device): e.embed(x))
+        name: lambda e=encoders[name], x=batch.to(device): e.embed(x)
         for name, batch in batches.items()
     }
     seconds = in_turns({"product": lambda: a @ b, **works}, device)
@@ -191,7 +193,8 @@ def encoders_alone(
             "share_of_ceiling": flops / seconds[name] / 1e12 / ceiling,
         }
         say(
-            f"{name}: {found[name]['frames_per_s']:.0f} frames/s, {found[name]['share_of_ceiling']:.0%} of the ceiling"
+            f"{name}: {found[name]['frames_per_s']:.0f} frames/s,"
+            f" {found[name]['share_of_ceiling']:.0%} of the ceiling"
         )
     return found
 
@@ -299,7 +302,8 @@ def against_original(settings: BenchmarkSettings, device: torch.device, say) -> 
     _seconds(work, 1, device)
     seconds = statistics.median(_seconds(work, 3, device))
     say(
-        f"original: {len(lengths) / seconds:.1f} frames/s (fair-esm in fp32, {ORIGINAL_TOKENS} tokens a batch)"
+        f"original: {len(lengths) / seconds:.1f} frames/s (fair-esm in fp32, {ORIGINAL_TOKENS}"
+        " tokens a batch)"
     )
     return {"frames_per_s": len(lengths) / seconds, "batch_rows": count}
 
@@ -346,7 +350,7 @@ def in_place_of_loaders(preparation, encoders: dict) -> Iterator[None]:
     """
     before = dict(preparation.LOADERS)
     preparation.LOADERS.update(
-        {name: (lambda *_, found=encoder: found) for name, encoder in encoders.items()}
+        {name: lambda *_, found=encoder: found for name, encoder in encoders.items()}
     )
     try:
         yield
@@ -380,9 +384,8 @@ def write_sequences(path: Path, count: int, lengths: str, seed: int = 0) -> None
     with path.open("w") as file:
         for record in range(count):
             length = int(numbers.integers(LENGTHS[lengths][0], LENGTHS[lengths][1] + 1))
-            file.write(
-                f">r{record}\n{''.join(codons[numbers.integers(0, len(codons), length // 3 + 1)])[:length]}\n"
-            )
+            bases = "".join(codons[numbers.integers(0, len(codons), length // 3 + 1)])[:length]
+            file.write(f">r{record}\n{bases}\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -422,7 +425,8 @@ def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def closing_lines(result: dict[str, Any]) -> list[str]:
     lines = [
-        f"whole run at {result['run_share_of_esm2']:.1%} of ESM-2 alone ({result['run']['frames']} frames)"
+        f"whole run at {result['run_share_of_esm2']:.1%} of ESM-2 alone ({result['run']['frames']}"
+        " frames)"
     ]
     if result["original"]:
         lines.append(

@@ -6,8 +6,10 @@ from virnucpro.reporting.citation import CITATIONS
 
 ACCELERATE = (
     "Several processes and devices",
-    "Gugger S, Debut L, Wolf T, Schmid P, Mueller Z, Mangrulkar S, Sun M, Bossan B. Accelerate: training and inference at scale "
-    "made simple, efficient and adaptable. 2022.",
+    (
+        "Gugger S, Debut L, Wolf T, Schmid P, Mueller Z, Mangrulkar S, Sun M, Bossan B. Accelerate:"
+        " training and inference at scale made simple, efficient and adaptable. 2022."
+    ),
     "https://github.com/huggingface/accelerate",
 )
 

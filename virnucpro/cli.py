@@ -37,7 +37,10 @@ app = typer.Typer(
     name="virnucpro",
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    help="Which of these nucleotide sequences are viral? Answers for every one, from a laptop to many GPUs.",
+    help=(
+        "Which of these nucleotide sequences are viral? Answers for every one, from a laptop to"
+        " many GPUs."
+    ),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
 )
 
@@ -137,7 +140,10 @@ def run(arguments: list[str]) -> int:
         )
     except Exception as error:
         code = UNEXPECTED
-        what = f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"
+        what = (
+            f"unexpected {type(error).__name__}: {error}; run again with -v for details and"
+            " report it"
+        )
         _complain(VirNucProError(what), verbose, world)
     if world is not None:
         if (
@@ -165,7 +171,8 @@ def _refuse_nothing(arguments: Sequence[str]) -> None:
             option.startswith("--") and option.endswith("=")
         ):
             raise UsageError(
-                f"{option.rstrip('=')}: its value is empty, perhaps a variable that is not set; give one, or leave it out"
+                f"{option.rstrip('=')}: its value is empty, perhaps a variable that is not set;"
+                " give one, or leave it out"
             )
 
 

@@ -144,8 +144,8 @@ def gpus() -> list[Check]:
         precision = "bf16, fp16, fp32, int8" if capability >= (8, 0) else "fp16, fp32"
         free, total = torch.cuda.mem_get_info(i)
         found = (
-            f"{i}: {properties.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, compute capability "
-            f"{capability[0]}.{capability[1]}, {precision}"
+            f"{i}: {properties.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, compute"
+            f" capability {capability[0]}.{capability[1]}, {precision}"
         )
         if not _has_kernels(torch, capability):
             fix = "install a PyTorch build for this GPU, or leave it out with --gpus"
@@ -289,11 +289,15 @@ def launcher() -> list[Check]:
             Check(
                 "launcher",
                 WARNING,
-                f"{default_config_file} has {', '.join(sections)}, which VirNucPro does not run under",
+                f"{default_config_file} has {', '.join(sections)}, which VirNucPro does not run"
+                " under",
                 "give accelerate launch one of accelerate_configs/ with --config_file",
             ),
         ]
-    found = f"{default_config_file}: {config.num_processes} processes, mixed precision {config.mixed_precision}"
+    found = (
+        f"{default_config_file}: {config.num_processes} processes, mixed precision"
+        f" {config.mixed_precision}"
+    )
     return [*checks, Check("launcher", OK, found)]
 
 

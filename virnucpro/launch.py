@@ -128,7 +128,8 @@ def choose_processes(
         names = [visible[i] for i in _indices(wanted, len(visible))]
     if num_processes is not None and names:
         raise UsageError(
-            "--num-processes counts processes without GPUs; with GPUs give --gpus alone (a process each)"
+            "--num-processes counts processes without GPUs; with GPUs give --gpus alone (a process"
+            " each)"
         )
     if num_processes is not None:
         reason = f"--num-processes {num_processes}"
@@ -248,7 +249,8 @@ def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
             )
             hint = HINTS.get(-failure.exitcode, "")
             raise VirNucProError(
-                f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped; {how_to_go_on(forced)}"
+                f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped;"
+                f" {how_to_go_on(forced)}"
             ) from None
         except SignalException as stop:
             raise Interrupted(stopped(int(stop.sigval), forced), int(stop.sigval)) from None
@@ -265,7 +267,10 @@ def stopped(number: int, forced: bool, goes_on: bool = True) -> str:
 
 
 def how_to_go_on(forced: bool) -> str:
-    return f"finished work is kept: run the same command again{' without --force' if forced else ''} to go on"
+    return (
+        f"finished work is kept: run the same command again{' without --force' if forced else ''}"
+        " to go on"
+    )
 
 
 def cores() -> int:

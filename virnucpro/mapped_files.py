@@ -42,9 +42,11 @@ def check_length(path: Path, length: int) -> None:
         return
     except OSError as error:
         raise StoreError(
-            f"{path}: cannot be read any more ({(error.strerror or '').lower()}); run the same command again"
+            f"{path}: cannot be read any more ({(error.strerror or '').lower()}); run the same"
+            " command again"
         ) from None
     if found != length:
         raise StoreError(
-            f"{path}: has {found:,} of {length:,} bytes, as something else wrote there; run the same command again"
+            f"{path}: has {found:,} of {length:,} bytes, as something else wrote there; run the"
+            " same command again"
         )

@@ -112,8 +112,8 @@ def prepare(run: Run, stack: ExitStack) -> Job | None:
         raise
     except OSError as error:
         raise StoreError(
-            f"{run.settings.output_dir}: cannot be written ({error.strerror or error}); make room or choose another "
-            "--output-dir"
+            f"{run.settings.output_dir}: cannot be written ({error.strerror or error}); make room"
+            " or choose another --output-dir"
         ) from error
     finally:
         run.board.post("job", note)
@@ -199,7 +199,9 @@ def join(run: Run) -> Job | None:
 
 
 def _open_plan(folder: Path) -> Plan:
-    """The plan that the main process has written; a shared file system may take a while to show it."""
+    """The plan that the main process has written; a shared file system may take a while to
+    show it.
+    """
     patience = time.monotonic() + SECONDS_FOR_THE_FILE_SYSTEM
     while True:
         try:
@@ -207,7 +209,8 @@ def _open_plan(folder: Path) -> Plan:
         except (OSError, ValueError) as error:
             if time.monotonic() > patience:
                 raise StoreError(
-                    f"{folder}: not visible from this machine ({error}); all machines must share --output-dir"
+                    f"{folder}: not visible from this machine ({error}); all machines must share"
+                    " --output-dir"
                 ) from error
         time.sleep(1.0)
 
@@ -339,8 +342,8 @@ def load_encoder(name: str, run: Run, ahead: LoadAhead | None = None) -> Encoder
         return (ahead and ahead.take(name)) or _load(name, run)
     except torch.OutOfMemoryError as error:
         raise ModelError(
-            f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or choose another "
-            "device with --gpus"
+            f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or"
+            " choose another device with --gpus"
         ) from error
 
 

@@ -98,8 +98,8 @@ def check_stride(settings: PredictSettings, bundle: Bundle) -> None:
     least = bundle.chunk_length // WINDOWS_OVER_A_BASE
     if settings.stride and not least <= settings.stride < bundle.chunk_length:
         raise UsageError(
-            f"--stride {settings.stride}: windows of {bundle.chunk_length} bases are to overlap, up to "
-            f"{WINDOWS_OVER_A_BASE} of them; give {least} to {bundle.chunk_length - 1}"
+            f"--stride {settings.stride}: windows of {bundle.chunk_length} bases are to overlap, up"
+            f" to {WINDOWS_OVER_A_BASE} of them; give {least} to {bundle.chunk_length - 1}"
         )
 
 

@@ -122,7 +122,8 @@ class RunLock:
             )
             self.__exit__()
             raise StoreError(
-                f"{self._what}: another run is writing here ({owner}); wait for it or choose another {self._option}"
+                f"{self._what}: another run is writing here ({owner}); wait for it or choose"
+                f" another {self._option}"
             ) from None
         os.ftruncate(self._handle, 0)
         os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
@@ -157,7 +158,8 @@ def is_finished(
     changed = difference({key: value for key, value in held.items() if key not in call}, now)
     if changed:
         raise StoreError(
-            f"{directory}: holds another run ({changed}); --force starts over, or choose another --output-dir"
+            f"{directory}: holds another run ({changed}); --force starts over, or choose another"
+            " --output-dir"
         )
     changed = (
         difference({key: value for key, value in held.items() if key in call}, call)
@@ -214,5 +216,6 @@ def _write_json(path: Path, content: Mapping) -> None:
         os.replace(beside, path)
     except OSError as error:
         raise StoreError(
-            f"{path.parent}: cannot be written ({(error.strerror or str(error)).lower()}); make room and try again"
+            f"{path.parent}: cannot be written ({(error.strerror or str(error)).lower()}); make"
+            " room and try again"
         ) from error

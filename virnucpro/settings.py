@@ -50,7 +50,8 @@ class CallPoints:
     def __post_init__(self) -> None:
         if not 0.0 <= self.virus <= 1.0:
             raise UsageError(
-                f"--min-score {self.virus}: a score lies between 0 and 1; give a value in that range"
+                f"--min-score {self.virus}: a score lies between 0 and 1; give a value in that"
+                " range"
             )
 
 
@@ -79,7 +80,8 @@ class CallSettings:
     def __post_init__(self) -> None:
         if self.prevalence is not None and not 0.0 < self.prevalence < 1.0:
             raise UsageError(
-                f"--prevalence {self.prevalence}: the expected share of viral sequences lies between 0 and 1"
+                f"--prevalence {self.prevalence}: the expected share of viral sequences lies"
+                " between 0 and 1"
             )
 
 

@@ -59,7 +59,8 @@ def summarize(
     before = read_run_json(directory / "run.json")
     if before is None or "identity" not in before:
         raise StoreError(
-            f"{directory}: no finished run of predict in here; run predict with --output-dir {directory}"
+            f"{directory}: no finished run of predict in here; run predict with --output-dir"
+            f" {directory}"
         )
     outputs = Outputs(
         directory, tuple(entry["stem"] for entry in before["inputs"]), call.table_format
@@ -67,12 +68,13 @@ def summarize(
     scores_only = before["features"] == "none"
     if scores_only and (classifier is not None or _stride(before)):
         raise StoreError(
-            f"{directory}: was made with --features none, which keeps too little for --classifier or --stride; "
-            "run predict again"
+            f"{directory}: was made with --features none, which keeps too little for --classifier"
+            " or --stride; run predict again"
         )
     if not scores_only and not outputs.features.exists():
         raise StoreError(
-            f"{outputs.features}: not there, and without features nothing can be called again; run predict again"
+            f"{outputs.features}: not there, and without features nothing can be called again; run"
+            " predict again"
         )
     with WorkPlace(directory).lock, logging_to(outputs, logging.getLogger("virnucpro")):
         with clock.stage("read"):
@@ -125,7 +127,8 @@ def _stored(
         return True, read_scores(outputs)
     if before["features"] == "none":
         raise StoreError(
-            f"{outputs.directory}: its prediction_results.txt are not those that the run wrote; run predict again"
+            f"{outputs.directory}: its prediction_results.txt are not those that the run wrote; run"
+            " predict again"
         )
     return False, read_matrix(outputs.features)
 
@@ -142,7 +145,8 @@ def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
     gone = [str(file.path) for file in inputs if not file.path.exists()]
     if gone:
         raise StoreError(
-            f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what there is"
+            f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what"
+            " there is"
         )
     model, identity = before["model"], before["identity"]
     rules = FrameRules(

@@ -54,7 +54,8 @@ def test_bits_do_not_depend_on_neighbours(name, precision):
         )
         differ = (again != first).any(1).nonzero().flatten().tolist()
         assert not differ, (
-            f"lengths {[len(sequences[i]) for i in differ]} differ, by {(again - first).abs().max():.1e}"
+            f"lengths {[len(sequences[i]) for i in differ]} differ, by"
+            f" {(again - first).abs().max():.1e}"
         )
 
 

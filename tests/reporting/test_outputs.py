@@ -41,7 +41,9 @@ def test_an_error_leaves_the_old_file_and_no_trace(tmp_path):
 
 
 def test_a_full_disk_is_one_line(tmp_path):
-    """A real limit on the size of files stands for the full disk: write() fails in the same place."""
+    """A real limit on the size of files stands for the full disk: write() fails in the same
+    place.
+    """
     path = tmp_path / "contigs.tsv"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))

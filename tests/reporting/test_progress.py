@@ -1,4 +1,6 @@
-"""The displays, fed by hand: what they show at a known moment, and that a quiet run shows nothing."""
+"""The displays, fed by hand: what they show at a known moment, and that a quiet run shows
+nothing.
+"""
 
 from __future__ import annotations
 

@@ -239,7 +239,10 @@ def test_in_a_real_browser(tmp_path, evil):
         page.open(outputs.report)
         assert page.run("return document.title") == "VirNucPro: input.fa"
         assert page.run("return performance.getEntriesByType('resource').length") == 0
-        names = "return [...document.querySelectorAll('#hits tbody tr:not([hidden]) td:first-child')].map(c => c.textContent)"
+        names = (
+            "return [...document.querySelectorAll('#hits tbody tr:not([hidden])"
+            " td:first-child')].map(c => c.textContent)"
+        )
         before = page.run(names)
         assert before[: len(EVIL)] == [
             name if len(name) <= 200 else name[:199] + "…" for name in EVIL
@@ -259,7 +262,8 @@ def test_in_a_real_browser(tmp_path, evil):
         assert [name.lower() for name in page.run(names)] == sorted(name.lower() for name in before)
 
         page.run(
-            "const s = document.getElementById('search'); s.value = 'MIX3 virus'; s.dispatchEvent(new Event('input'))"
+            "const s = document.getElementById('search'); s.value = 'MIX3 virus';"
+            " s.dispatchEvent(new Event('input'))"
         )
         found = page.run(names)
         assert found and all("mix3" in name for name in found)
@@ -267,7 +271,8 @@ def test_in_a_real_browser(tmp_path, evil):
             page.run("return document.getElementById('shown').textContent") == f"{len(found)} shown"
         )
         assert page.run(
-            "return [...document.querySelectorAll('figure svg')].every(s => s.getBoundingClientRect().height > 100)"
+            "return [...document.querySelectorAll('figure svg')].every(s =>"
+            " s.getBoundingClientRect().height > 100)"
         )
         assert page.log() == []
 

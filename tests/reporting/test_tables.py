@@ -14,10 +14,17 @@ from virnucpro.reporting.tables import counts, write_tables
 from virnucpro.sequences.chunks import chunk_spans
 
 COLUMNS = {
-    "contigs": "seq_name source length gc n_chunks n_scored scored_fraction virus_score virus_probability max_chunk_score "
-    "n_virus_chunks call fdr note",
-    "chunks": "seq_name chunk start end n_open_frames max_others max_virus virus_score is_virus status",
-    "frames": "frame_id seq_name chunk strand frame start end aa_length others_score virus_score prediction",
+    "contigs": (
+        "seq_name source length gc n_chunks n_scored scored_fraction virus_score virus_probability"
+        " max_chunk_score n_virus_chunks call fdr note"
+    ),
+    "chunks": (
+        "seq_name chunk start end n_open_frames max_others max_virus virus_score is_virus status"
+    ),
+    "frames": (
+        "frame_id seq_name chunk strand frame start end aa_length others_score virus_score"
+        " prediction"
+    ),
 }
 
 

@@ -142,11 +142,11 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
 ):
     """Building needs neither torch nor `datasets`, which take long to import."""
     program = (
-        "import sys; from pathlib import Path; place = Path(sys.argv[1])\n"
-        "from virnucpro.sequences import frame_table as f, reader, tokens\n"
-        "tokenizers = tokens.Tokenizers(place / 'esm2', place / 'dnabert_s')\n"
-        "f.build_ahead(reader.find_inputs([place / 'input.fa']), f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\n"
-        "print(*{'torch', 'datasets'} & set(sys.modules))"
+        "import sys; from pathlib import Path; place = Path(sys.argv[1])\nfrom virnucpro.sequences"
+        " import frame_table as f, reader, tokens\ntokenizers = tokens.Tokenizers(place / 'esm2',"
+        " place / 'dnabert_s')\nf.build_ahead(reader.find_inputs([place / 'input.fa']),"
+        " f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\nprint(*{'torch', 'datasets'} &"
+        " set(sys.modules))"
     )
     run = subprocess.run(
         [sys.executable, "-c", program, golden, tmp_path / "ahead"],

@@ -1,4 +1,6 @@
-"""The vectorised frames against a plain loop with Biopython, and against the original's own output."""
+"""The vectorised frames against a plain loop with Biopython, and against the original's own
+output.
+"""
 
 from __future__ import annotations
 

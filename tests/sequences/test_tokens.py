@@ -18,7 +18,9 @@ SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 
 
 def markov_dna(rng: random.Random, length: int) -> str:
-    """DNA with the repeats and skewed words that real sequences have and uniform letters have not."""
+    """DNA with the repeats and skewed words that real sequences have and uniform letters
+    have not.
+    """
     parts = []
     while sum(map(len, parts)) < length:
         unit = "".join(
@@ -145,7 +147,9 @@ def test_a_tokenizer_that_is_no_plain_bpe_goes_to_the_library(golden, tmp_path):
 
 
 def test_merges_in_an_untrained_order_are_exact_or_refused(golden, tmp_path):
-    """Shuffled merges break what training guarantees; then the ids are the library's all the same."""
+    """Shuffled merges break what training guarantees; then the ids are the library's all
+    the same.
+    """
     definition = json.loads((golden / "dnabert_s" / "tokenizer.json").read_text())
     for seed in range(4):
         random.Random(seed).shuffle(definition["model"]["merges"])

@@ -68,7 +68,8 @@ class Calibration:
         try:
             if data["method"] != "logistic":
                 raise ModelError(
-                    f"calibration method {data['method']!r} is not known; this version knows 'logistic'"
+                    f"calibration method {data['method']!r} is not known; this version knows"
+                    " 'logistic'"
                 )
             calibration = cls(
                 tuple(data["features"]),
@@ -89,18 +90,21 @@ class Calibration:
         )
         if unknown or len(calibration.features) != len(calibration.coefficients):
             raise ModelError(
-                f"the calibration in bundle.json has unknown features {sorted(unknown)} or a coefficient too few"
+                f"the calibration in bundle.json has unknown features {sorted(unknown)} or a"
+                " coefficient too few"
             )
         if not 0 < calibration.regions.stays <= calibration.regions.opens < 1:
             raise ModelError(
-                "the calibration in bundle.json has limits of regions that are not 0 < stays <= opens < 1"
+                "the calibration in bundle.json has limits of regions that are not 0 < stays <="
+                " opens < 1"
             )
         if (
             not 0 < calibration.training_prevalence < 1
             or not np.isfinite(calibration.coefficients).all()
         ):
             raise ModelError(
-                "the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that is no number"
+                "the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that"
+                " is no number"
             )
         return calibration
 

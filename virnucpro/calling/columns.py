@@ -37,7 +37,9 @@ CALL_WORDS: tuple[str, ...] = ("virus", "non-virus", "ambiguous", "not_scored")
 
 
 class Note(IntFlag):
-    """What a reader of a call should know; the names are the words of `contigs.tsv`, in this order."""
+    """What a reader of a call should know; the names are the words of `contigs.tsv`, in
+    this order.
+    """
 
     too_short = 1
     below_model_length = 2

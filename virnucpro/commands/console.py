@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 
 def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
-    """Send the package's log to standard error; a process that does not speak says warnings only."""
+    """Send the package's log to standard error; a process that does not speak says warnings
+    only.
+    """
     logger = logging.getLogger("virnucpro")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False

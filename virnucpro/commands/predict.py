@@ -1,4 +1,6 @@
-"""`predict`: its options, those of the original's command line among them, to the Python interface."""
+"""`predict`: its options, those of the original's command line among them, to the Python
+interface.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +59,9 @@ def predict(
         typer.Argument(
             metavar="INPUT",
             show_default=False,
-            help="FASTA or FASTQ, also gz, bz2, xz, zst; a directory of such; - for standard input.",
+            help=(
+                "FASTA or FASTQ, also gz, bz2, xz, zst; a directory of such; - for standard input."
+            ),
         ),
     ] = None,
     more_inputs: Annotated[

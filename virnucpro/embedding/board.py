@@ -46,7 +46,9 @@ class Board:
             self._store.set(_key(name), json.dumps(note))
 
     def wait_for_readers(self, name: str) -> None:
-        """Before the main process ends early: the notes may live in it, and would be gone with it."""
+        """Before the main process ends early: the notes may live in it, and would be gone
+        with it.
+        """
         if self._others:
             with suppress(RuntimeError):  # a reader that is gone needs no waiting for
                 self._store.wait([_key(name) + "/read"], PATIENCE_FOR_READERS)
@@ -63,7 +65,9 @@ class Board:
 
 @contextmanager
 def peers() -> Iterator[None]:
-    """Around a collective: a broken connection becomes PeerLost, other errors stay what they are."""
+    """Around a collective: a broken connection becomes PeerLost, other errors stay what
+    they are.
+    """
     try:
         yield
     except RuntimeError as error:

@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 PLAIN, SPLIT, NOT_FINITE, NO_MEMORY = range(4)
 FAILURE_REASONS = {
     NOT_FINITE: "its embedding is not finite, in fp32 neither",
-    NO_MEMORY: "does not fit the device's memory, alone neither; use a larger device or a shorter --chunk-length",
+    NO_MEMORY: (
+        "does not fit the device's memory, alone neither; use a larger device or a shorter"
+        " --chunk-length"
+    ),
 }
 # Libraries below torch report a full memory as a plain RuntimeError.
 NO_MEMORY_WORDS = (

@@ -66,7 +66,8 @@ class FeatureStore:
             self.directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(
-                f"{self.directory}: cannot keep work here ({error.strerror}); choose another directory"
+                f"{self.directory}: cannot keep work here ({error.strerror}); choose another"
+                " directory"
             ) from error
         for leftover in self.directory.glob(".*.part"):
             leftover.unlink()
@@ -132,7 +133,8 @@ class FeatureStore:
         except OSError as error:
             part.unlink(missing_ok=True)
             raise StoreError(
-                f"{self.directory}: cannot write embeddings ({error.strerror}); make room and run the same command again"
+                f"{self.directory}: cannot write embeddings ({error.strerror}); make room and run"
+                " the same command again"
             ) from error
 
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -145,7 +147,8 @@ class FeatureStore:
                 yield self._read(path)
             except (OSError, SafetensorError, KeyError, ValueError) as error:
                 raise StoreError(
-                    f"{path}: damaged while the run was going on ({error}); run the same command again"
+                    f"{path}: damaged while the run was going on ({error}); run the same command"
+                    " again"
                 ) from error
 
     def remove(self) -> None:
@@ -161,7 +164,8 @@ class FeatureStore:
         index, rows = content["index"].numpy(), content["rows"].numpy()
         if rows.shape != (len(index), self.width) or rows.dtype != self.dtype:
             raise ValueError(
-                f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width {self.width}"
+                f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width"
+                f" {self.width}"
             )
         if path.stem.rpartition("-")[2] != _checksum(index, rows):
             raise ValueError("its checksum does not fit its content")

@@ -71,7 +71,8 @@ class _Column:
         missing[~missing] = index[at[~missing]] != part.representative[~missing]
         if missing.any():
             raise StoreError(
-                f"{part.store.directory}: {int(missing.sum())} rows are missing; run the same command again"
+                f"{part.store.directory}: {int(missing.sum())} rows are missing; run the same"
+                " command again"
             )
         self._place = order[at]  # [frames]
 

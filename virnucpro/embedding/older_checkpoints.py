@@ -201,7 +201,9 @@ class _FrameIndex:
         self._wanted = embeddable(table)
 
     def rows_of(self, ids: Sequence[str]) -> np.ndarray:
-        """int64 [ids]; -1 where no frame of the run has the id, or where the run does not embed it."""
+        """int64 [ids]; -1 where no frame of the run has the id, or where the run does not
+        embed it.
+        """
         names: list[str | None] = []
         places = np.zeros((len(ids), 2), dtype=np.int64)
         for i, text in enumerate(ids):

@@ -60,7 +60,10 @@ class OlderWork:
 
     def __str__(self) -> str:
         stems = sorted({file.stem for file in self.files})
-        return f"{self.directory}: {len(self.files)} feature files of an earlier version ({', '.join(stems)})"
+        return (
+            f"{self.directory}: {len(self.files)} feature files of an earlier version"
+            f" ({', '.join(stems)})"
+        )
 
 
 def find_older_work(directory: Path) -> OlderWork | None:
@@ -82,8 +85,8 @@ def find_older_work(directory: Path) -> OlderWork | None:
         )
         if shards:
             raise StoreError(
-                f"{shards[0]}: HDF5 shards of an earlier version cannot be continued, their rows cannot be matched "
-                "safely; run without --resume in another --output-dir"
+                f"{shards[0]}: HDF5 shards of an earlier version cannot be continued, their rows"
+                " cannot be matched safely; run without --resume in another --output-dir"
             )
         return None
     # The files of one encoder first: merged ones repeat them.

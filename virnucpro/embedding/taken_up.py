@@ -56,7 +56,8 @@ def take_up(
         sample = first[np.unique(np.linspace(0, len(first) - 1, SAMPLE).astype(np.int64))]
         if not same_model(old.rows[sample], embed(old.index[sample]), precision):
             log.warning(
-                "%s: %d of its rows embedded again came out otherwise, they are another model's; all %d are embedded anew",
+                "%s: %d of its rows embedded again came out otherwise, they are another model's;"
+                " all %d are embedded anew",
                 old.source,
                 len(sample),
                 len(keys),

@@ -65,8 +65,9 @@ class Bundle:
         dna, esm = self.widths.values()
         if width != dna + esm:
             raise ModelError(
-                f"{self.classifier}: takes {width} features, but DNABERT-S gives {dna} and ESM-2 {esm}; choose a "
-                "classifier trained with these encoders (--classifier, --esm-model, --dna-model)"
+                f"{self.classifier}: takes {width} features, but DNABERT-S gives {dna} and ESM-2"
+                f" {esm}; choose a classifier trained with these encoders (--classifier,"
+                " --esm-model, --dna-model)"
             )
 
     def identity(self) -> dict[str, str]:
@@ -98,8 +99,8 @@ def read_spec(directory: Path) -> BundleSpec:
         stored = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(
-            f"{file}: no such file; a bundle is a directory with bundle.json, an ESM-2 directory, a DNABERT-S "
-            "directory and classifier.safetensors"
+            f"{file}: no such file; a bundle is a directory with bundle.json, an ESM-2 directory, a"
+            " DNABERT-S directory and classifier.safetensors"
         ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{file}: not readable as JSON ({error})") from None
@@ -211,9 +212,10 @@ def base_spec(model: str | None, parts: dict[str, Part]) -> tuple[BundleSpec, st
         )
     if installed("500"):
         return named_spec("500"), "the full model is installed"
-    return named_spec(
-        "mini"
-    ), "shipped with the package; `virnucpro models download 500` gets the full model"
+    return (
+        named_spec("mini"),
+        "shipped with the package; `virnucpro models download 500` gets the full model",
+    )
 
 
 def named_spec(model: str, said: str = "--model") -> BundleSpec:
@@ -227,9 +229,10 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
         return read_spec(models_dir() / model)
     if model in PUBLISHED:
         raise ModelError(
-            f"{said} {model}: not on this machine; `virnucpro models download {model}` fetches it. Without a network bring "
-            f"facebook/esm2_t36_3B_UR50D (config.json vocab.txt and weights), zhihan1996/DNABERT-S (config.json tokenizer.json "
-            f"and weights) and {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}"
+            f"{said} {model}: not on this machine; `virnucpro models download {model}` fetches it."
+            " Without a network bring facebook/esm2_t36_3B_UR50D (config.json vocab.txt and"
+            " weights), zhihan1996/DNABERT-S (config.json tokenizer.json and weights) and"
+            f" {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}"
         )
     if Path(model).is_dir():
         return read_spec(Path(model))
@@ -237,7 +240,9 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
 
 
 def installed(name: str) -> bool:
-    """Whether the bundle `name` lies in the models directory with all its parts; fetches nothing."""
+    """Whether the bundle `name` lies in the models directory with all its parts; fetches
+    nothing.
+    """
     try:
         spec = read_spec(models_dir() / name)
     except ModelError:

@@ -61,7 +61,9 @@ class Classifier:
 
     @classmethod
     def load(cls, path: Path | str) -> Classifier:
-        """From `.safetensors`, a state dict, or the original's pickled module (read, not executed)."""
+        """From `.safetensors`, a state dict, or the original's pickled module (read, not
+        executed).
+        """
         path = Path(path)
         if not path.is_file():
             raise ModelError(
@@ -80,7 +82,8 @@ class Classifier:
 
         if self.eps != 1e-5:
             raise ModelError(
-                f"{path}: batch norm eps {self.eps} is not the usual 1e-5; keep this classifier's .pth"
+                f"{path}: batch norm eps {self.eps} is not the usual 1e-5; keep this classifier's"
+                " .pth"
             )
         save_file(self.tensors, path)
 
@@ -96,7 +99,8 @@ class Classifier:
         """
         if len(features.shape) != 2 or features.shape[1] != self.width:
             raise ModelError(
-                f"features of shape {tuple(features.shape)} do not fit a classifier of width {self.width}"
+                f"features of shape {tuple(features.shape)} do not fit a classifier of width"
+                f" {self.width}"
             )
         out = np.empty((len(features), 2), np.float32)
         size = block_rows()

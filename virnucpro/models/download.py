@@ -48,8 +48,8 @@ def locked(file: Path) -> Iterator[None]:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ModelError(
-            f"{file.parent}: models cannot be kept here ({error.strerror}); set VIRNUCPRO_HOME to a place that "
-            "can be written to"
+            f"{file.parent}: models cannot be kept here ({error.strerror}); set VIRNUCPRO_HOME to a"
+            " place that can be written to"
         ) from None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -81,7 +81,8 @@ def fetch(urls: Sequence[str], target: Path, blob_id: str, log: Log = lambda lin
             if git_blob_id(part) != blob_id:
                 part.unlink()
                 raise NotToBeHad(
-                    f"{url}: another content than the published one (git id is not {blob_id[:12]}...)"
+                    f"{url}: another content than the published one (git id is not"
+                    f" {blob_id[:12]}...)"
                 )
             os.replace(part, target)
             log(f"{target.name}: {target.stat().st_size:,} bytes, git id as published")
@@ -135,7 +136,9 @@ def fetch_hub(hub: str, commit: str, files: Sequence[HubFile], directory: Path) 
 
 
 def _continue(url: str, part: Path) -> None:
-    """Append to `part` what is missing of `url`; a server that cannot continue sends it all again."""
+    """Append to `part` what is missing of `url`; a server that cannot continue sends it all
+    again.
+    """
     have = part.stat().st_size if part.exists() else 0
     headers = {"User-Agent": "virnucpro", "Accept": "application/vnd.github.raw+json, */*"}
     request = urllib.request.Request(

@@ -157,8 +157,8 @@ def assign_weights(
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise ModelError(
-            f"{source}: {len(missing)} weights missing ({missing[0]} ...); another architecture, or an "
-            "incomplete file: download it again"
+            f"{source}: {len(missing)} weights missing ({missing[0]} ...); another architecture, or"
+            " an incomplete file: download it again"
         )
     for name, parameter in wanted.items():
         if tensors[name].shape != parameter.shape:

@@ -133,7 +133,8 @@ def read_config(directory: Path):
     file = directory / "config.json"
     if not file.is_file():
         raise ModelError(
-            f"{file}: no such file; an ESM-2 directory holds config.json, vocab.txt and model.safetensors"
+            f"{file}: no such file; an ESM-2 directory holds config.json, vocab.txt and"
+            " model.safetensors"
         )
     try:
         config = EsmConfig.from_json_file(file)
@@ -147,7 +148,8 @@ def read_config(directory: Path):
         or config.is_decoder
     ):
         raise ModelError(
-            f"{file}: not an ESM-2 encoder (rotary positions); take one such as facebook/esm2_t36_3B_UR50D"
+            f"{file}: not an ESM-2 encoder (rotary positions); take one such as"
+            " facebook/esm2_t36_3B_UR50D"
         )
     return config
 

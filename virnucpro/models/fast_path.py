@@ -33,12 +33,14 @@ def choose_fast_path(
         missing = missing or int8_is_missing(device)
         if missing or compile == "off":
             raise UsageError(
-                f"--precision int8: {missing or '--compile off forbids the kernels it needs'}; choose bf16 or fp16"
+                f"--precision int8: {missing or '--compile off forbids the kernels it needs'};"
+                " choose bf16 or fp16"
             )
         return Choice(
             name,
             INT8,
-            "8-bit products, as asked for; what lies between them, and very short proteins, in 16 bits",
+            "8-bit products, as asked for; what lies between them, and very short proteins, in 16"
+            " bits",
         )
     if compile == "off":
         return Choice(name, PLAIN, "as asked for with --compile off")
@@ -49,9 +51,11 @@ def choose_fast_path(
     return Choice(
         name,
         FUSED,
-        "as asked for with --compile on"
-        if compile == "on"
-        else "own kernels between the products of an NVIDIA GPU in 16 bits",
+        (
+            "as asked for with --compile on"
+            if compile == "on"
+            else "own kernels between the products of an NVIDIA GPU in 16 bits"
+        ),
     )
 
 
@@ -75,7 +79,10 @@ def what_is_missing(device: torch.device, precision: str, head_width: int) -> st
 def int8_is_missing(device: torch.device) -> str:
     """Why 8-bit products would not pay on this NVIDIA GPU; empty if they do."""
     if torch.cuda.get_device_capability(device) != HOPPER:
-        return f"measured and tuned for Hopper GPUs (H100, H200) only, this is {torch.cuda.get_device_name(device)}"
+        return (
+            "measured and tuned for Hopper GPUs (H100, H200) only, this is"
+            f" {torch.cuda.get_device_name(device)}"
+        )
     return ""
 
 

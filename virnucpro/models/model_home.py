@@ -26,7 +26,8 @@ def check_files(directory: Path) -> list[str]:
         recorded = json.loads((directory / CHECKSUMS).read_text())["files"]
     except (OSError, ValueError, KeyError) as error:
         return [
-            f"{directory / CHECKSUMS}: not readable ({type(error).__name__}); download or import again"
+            f"{directory / CHECKSUMS}: not readable ({type(error).__name__}); download or import"
+            " again"
         ]
     wrong = []
     for name, entry in recorded.items():

@@ -89,8 +89,8 @@ def pack(
     used = int(lengths.sum())
     if used > tokens or len(lengths) > max_rows or lengths.max() > max_length:
         raise ValueError(
-            f"{len(lengths)} sequences of {used} tokens, the longest {lengths.max()}, do not fit a batch "
-            f"of {tokens} tokens, {max_rows} rows and {max_length} tokens a sequence"
+            f"{len(lengths)} sequences of {used} tokens, the longest {lengths.max()}, do not fit a"
+            f" batch of {tokens} tokens, {max_rows} rows and {max_length} tokens a sequence"
         )
     order = np.argsort(lengths, kind="stable")
     ids = np.full(tokens, pad_id, np.int64)

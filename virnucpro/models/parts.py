@@ -77,7 +77,8 @@ class Part:
             if place is not None:
                 return place
             raise ModelError(
-                f"{self}: the hub's copy lacks {', '.join(FILES[self.kind])} or weights; choose another model"
+                f"{self}: the hub's copy lacks {', '.join(FILES[self.kind])} or weights; choose"
+                " another model"
             )
         if self.kind == "classifier":
             raise ModelError(
@@ -88,7 +89,8 @@ class Part:
         missing = [name for name in FILES[self.kind] if not (self.path / name).is_file()]
         if self.path.is_dir() and missing:
             raise ModelError(
-                f"{self.path}: {' and '.join(missing)} missing; copy it there from the model's source"
+                f"{self.path}: {' and '.join(missing)} missing; copy it there from the model's"
+                " source"
             )
         weight_files(self.path)
         raise ModelError(f"{self.path}: not a model directory")
@@ -128,9 +130,10 @@ class Part:
                 str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             )
             raise ModelError(
-                f"{self}: not on this machine and not to be had from the hub ({type(error).__name__}: {reason:.120}); "
-                f"put its {wanted} and model.safetensors or pytorch_model.bin into "
-                f"{models_dir() / self.hub.replace('/', '--')}, or name a directory"
+                f"{self}: not on this machine and not to be had from the hub"
+                f" ({type(error).__name__}: {reason:.120}); put its {wanted} and model.safetensors"
+                f" or pytorch_model.bin into {models_dir() / self.hub.replace('/', '--')}, or name"
+                " a directory"
             ) from None
 
 

@@ -31,7 +31,8 @@ def resolve_precision(
         raise UsageError(f"--precision {requested}: choose one of {', '.join(PRECISIONS)}")
     if requested == "int8" and device.type != "cuda":
         raise UsageError(
-            f"--precision int8: needs an NVIDIA GPU, this run computes on {device.type}; leave it out"
+            f"--precision int8: needs an NVIDIA GPU, this run computes on {device.type}; leave"
+            " it out"
         )
     if requested != "auto":
         return Choice("precision", requested, "as asked for")

@@ -59,7 +59,10 @@ class Hub:
 
     @property
     def wanted(self) -> str:
-        return f"{', '.join(FILES[self.kind])} and model.safetensors or pytorch_model.bin (every shard and its index) of {self.hub}"
+        return (
+            f"{', '.join(FILES[self.kind])} and model.safetensors or pytorch_model.bin (every shard"
+            f" and its index) of {self.hub}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,8 @@ def import_model(path: Path | str, name: str | None = None, log: Log = lambda li
             return _import_encoder(path, log)
         if not path.is_file():
             raise ModelError(
-                f"{path}: no such file or directory; give 500_model.pth, 300_model.pth, or an encoder's directory"
+                f"{path}: no such file or directory; give 500_model.pth, 300_model.pth, or an"
+                " encoder's directory"
             )
         known = next((p for p in PUBLISHED.values() if p.blob_id == git_blob_id(path)), None)
         if known is None and (name or path.stem) in (
@@ -218,8 +222,9 @@ def offline_help(name: str, home: Path) -> str:
     """What to bring, and where it goes: the end of a line."""
     file = PUBLISHED[name].file
     return (
-        f"without a network here, bring {ESM2.wanted}, {DNABERT_S.wanted}, and {file} of Li-Jing-1997/VirNucPro on GitHub, "
-        f"then run `virnucpro models import` on each of the two directories and on {file} (they go to {home})"
+        f"without a network here, bring {ESM2.wanted}, {DNABERT_S.wanted}, and {file} of"
+        " Li-Jing-1997/VirNucPro on GitHub, then run `virnucpro models import` on each of the two"
+        f" directories and on {file} (they go to {home})"
     )
 
 
@@ -230,19 +235,23 @@ def _download_hub(part: Hub, name: str, home: Path, log: Log) -> None:
         wanted = _needed(part, files)
         _check_room(home, sum(file.size for file in wanted), part.hub)
         log(
-            f"{part.hub}: {sum(file.size for file in wanted) / 1e9:.1f} GB, revision {commit[:12]}, to {home / part.folder}"
+            f"{part.hub}: {sum(file.size for file in wanted) / 1e9:.1f} GB, revision {commit[:12]},"
+            f" to {home / part.folder}"
         )
         beside.mkdir(parents=True, exist_ok=True)
         fetch_hub(part.hub, commit, wanted, beside)
     except NotToBeHad as error:
         raise ModelError(
-            f"models download {name}: {part.hub} is not to be had ({error}); {offline_help(name, home)}"
+            f"models download {name}: {part.hub} is not to be had ({error});"
+            f" {offline_help(name, home)}"
         ) from None
     _finish(part, beside, home / part.folder, f"{part.hub}@{commit}", log)
 
 
 def _needed(part: Hub, files: tuple[HubFile, ...]) -> tuple[HubFile, ...]:
-    """Configuration and tokenizer, and the weights in one format: safetensors where there are any."""
+    """Configuration and tokenizer, and the weights in one format: safetensors where there
+    are any.
+    """
     names = {file.name for file in files}
     safe = any(name.endswith(".safetensors") for name in names)
     ends = (".safetensors", ".safetensors.index.json") if safe else (".bin", ".bin.index.json")
@@ -263,8 +272,8 @@ def _check_room(home: Path, size: int, what: str) -> None:
     free = shutil.disk_usage(home).free
     if free < 2 * size:
         raise ModelError(
-            f"{home}: {free / 1e9:.1f} GB free, {what} needs {2 * size / 1e9:.1f} while it is converted; "
-            "make room, or set VIRNUCPRO_HOME to a larger disk"
+            f"{home}: {free / 1e9:.1f} GB free, {what} needs {2 * size / 1e9:.1f} while it is"
+            " converted; make room, or set VIRNUCPRO_HOME to a larger disk"
         )
 
 
@@ -273,7 +282,8 @@ def _import_encoder(source: Path, log: Log) -> Path:
         config = json.loads((source / "config.json").read_text())
     except (OSError, ValueError):
         raise ModelError(
-            f"{source}: no readable config.json; give the directory of ESM-2 or DNABERT-S as the hub serves it"
+            f"{source}: no readable config.json; give the directory of ESM-2 or DNABERT-S as the"
+            " hub serves it"
         ) from None
     fits = [
         part
@@ -286,7 +296,8 @@ def _import_encoder(source: Path, log: Log) -> Path:
             for part in ENCODERS
         )
         raise ModelError(
-            f"{source}: neither {shapes}; use another encoder with --esm-model or --dna-model instead"
+            f"{source}: neither {shapes}; use another encoder with --esm-model or --dna-model"
+            " instead"
         )
     part = fits[0]
     missing = [name for name in FILES[part.kind] if not (source / name).is_file()]
@@ -350,7 +361,9 @@ def _download_classifier(model: Published, home: Path, log: Log) -> None:
 
 
 def _check_width(source: Path) -> None:
-    """Raises ModelError where a classifier was trained with other encoders than the published ones."""
+    """Raises ModelError where a classifier was trained with other encoders than the
+    published ones.
+    """
     from virnucpro.models.classifier import Classifier
 
     given, wanted = (
@@ -359,8 +372,8 @@ def _check_width(source: Path) -> None:
     )
     if given != wanted:
         raise ModelError(
-            f"{source}: takes {given} features, the published encoders give {wanted}; use it with its own encoders "
-            "(--classifier, --esm-model, --dna-model)"
+            f"{source}: takes {given} features, the published encoders give {wanted}; use it with"
+            " its own encoders (--classifier, --esm-model, --dna-model)"
         )
 
 

@@ -82,7 +82,8 @@ def plain_instead(
     """
     if precision == "int8" or compile == "on":
         raise ModelError(
-            f"{name}: the fast kernels do not work on this device ({failure}); leave out --compile on and --precision int8"
+            f"{name}: the fast kernels do not work on this device ({failure}); leave out --compile"
+            " on and --precision int8"
         )
     log.warning(
         "%s: the fast kernels do not work on this device (%s); the plain layers take their place",

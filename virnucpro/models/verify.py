@@ -54,14 +54,23 @@ class Comparison:
 
     def line(self) -> str:
         against = (
-            f"features within {self.max_feature_deviation:.1e}, norms within {self.max_norm_deviation:.1e}"
+            f"features within {self.max_feature_deviation:.1e}, norms within"
+            f" {self.max_norm_deviation:.1e}"
             if self.max_feature_deviation is not None
-            else f"cosine to fp32 at least {self.least_cosine:.6f}"
-            if self.least_cosine is not None
-            else ""
+            else (
+                f"cosine to fp32 at least {self.least_cosine:.6f}"
+                if self.least_cosine is not None
+                else ""
+            )
         )
-        text = f"{self.precision}: {self.labels_equal} of {self.frames} labels equal, scores within {self.max_score_deviation:.1e}"
-        return f"{text}{', ' if against else ''}{against}: {'passed' if self.passed else 'FAILED, ' + self.problem}"
+        text = (
+            f"{self.precision}: {self.labels_equal} of {self.frames} labels equal, scores within"
+            f" {self.max_score_deviation:.1e}"
+        )
+        return (
+            f"{text}{', ' if against else ''}{against}:"
+            f" {'passed' if self.passed else 'FAILED, ' + self.problem}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,8 +211,8 @@ def sign_off(
         os.replace(beside, file)
     except OSError as error:
         raise ModelError(
-            f"{file}: the result cannot be kept ({error.strerror}); set VIRNUCPRO_HOME to a place that can be "
-            "written to"
+            f"{file}: the result cannot be kept ({error.strerror}); set VIRNUCPRO_HOME to a place"
+            " that can be written to"
         ) from None
     return file
 
@@ -243,7 +252,10 @@ def _compare(
             or len(rows.ids) != len(expected)
             or rows.features.shape[1] != sum(widths.values())
         ):
-            problem = f"{given['name']}: other frames ({len(rows.ids)}, not {len(expected)}) or another width"
+            problem = (
+                f"{given['name']}: other frames ({len(rows.ids)}, not {len(expected)}) or another"
+                " width"
+            )
             return Comparison(
                 precision, False, frames, labels, float("inf"), None, None, None, problem
             )

@@ -41,7 +41,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     if found is None:
         raise ModelError(
             f"{path}: no weights there; put model.safetensors (or its shards with "
-            f"model.safetensors.index.json) or pytorch_model.bin into it"
+            "model.safetensors.index.json) or pytorch_model.bin into it"
         )
     if found.suffix != ".json":
         return (found,)
@@ -120,8 +120,8 @@ def load_restricted(file: Path, safe_globals: tuple = ()):
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
             raise ModelError(
-                f"{file}: refused, it would run {named[1]} when loaded; weights hold tensors only: get the "
-                f"file from its source again, or convert it to safetensors"
+                f"{file}: refused, it would run {named[1]} when loaded; weights hold tensors only:"
+                " get the file from its source again, or convert it to safetensors"
             ) from None
         raise ModelError(
             f"{file}: not a readable weights file ({type(error).__name__}); download it again"

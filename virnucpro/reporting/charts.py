@@ -90,7 +90,9 @@ def length_against_score(length: NDArray[np.int64], score: NDArray[np.float64], 
 
 
 def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
-    """The share of each call among the sequences of each range of lengths, with their number above."""
+    """The share of each call among the sequences of each range of lengths, with their
+    number above.
+    """
     figure, axes = _figure(6.2, 2.9)
     group = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
     totals = np.bincount(group, minlength=len(LENGTH_NAMES))
@@ -228,4 +230,7 @@ def _svg(figure, label: str) -> str:
     head = re.match(r"<svg[^>]*>", text)
     box = re.search(r'viewBox="([^"]*)"', head[0])[1]
     body = re.sub(r"\s*\n\s*", "\n", text[head.end() :])
-    return f'<svg viewBox="{box}" role="img" aria-label="{label}" xmlns:xlink="http://www.w3.org/1999/xlink">{body}'.strip()
+    return (
+        f'<svg viewBox="{box}" role="img" aria-label="{label}"'
+        f' xmlns:xlink="http://www.w3.org/1999/xlink">{body}'.strip()
+    )

@@ -38,7 +38,10 @@ def write_multiqc(outputs: Outputs, answers: Answers, record: Mapping[str, Any])
     content = {
         "id": "virnucpro_calls",
         "section_name": "VirNucPro",
-        "description": f"Sequences by call: viral, ambiguous, not viral, or without an answer. Model: {html.escape(answers.model_label)}.",
+        "description": (
+            "Sequences by call: viral, ambiguous, not viral, or without an answer. Model:"
+            f" {html.escape(answers.model_label)}."
+        ),
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
         "categories": {

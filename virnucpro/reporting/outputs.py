@@ -249,7 +249,8 @@ def explained(path: Path) -> Iterator[None]:
             raise
         reason = (error.strerror or str(error)).lower()
         raise OutputError(
-            f"{path}: cannot write ({reason}); free some space or choose another place with --output-dir"
+            f"{path}: cannot write ({reason}); free some space or choose another place with"
+            " --output-dir"
         ) from error
 
 

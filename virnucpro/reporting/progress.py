@@ -131,7 +131,9 @@ class Display:
 
 
 class LineDisplay(Display):
-    """A log line when a stage begins and every ten seconds while it lasts, whether or not it moves."""
+    """A log line when a stage begins and every ten seconds while it lasts, whether or not
+    it moves.
+    """
 
     def __init__(self, memory: Memory | None = None, every: float = LINE_EVERY) -> None:
         super().__init__(memory)
@@ -276,7 +278,10 @@ def line(counters: Counters, memory: list[tuple[int, int]]) -> str:
     left = counters.left()
     word = "batch" if counters.batches == 1 else "batches"
     parts = [
-        f"{counters.stage}: {counters.done:,} of {counters.batches:,} {word} ({100 * counters.done / counters.batches:.0f} %)",
+        (
+            f"{counters.stage}: {counters.done:,} of {counters.batches:,} {word}"
+            f" ({100 * counters.done / counters.batches:.0f} %)"
+        ),
         f"{rows:,.0f} frames/s",
         f"{tokens:,.0f} tokens/s",
         f"{clock(left)} left" if left is not None else f"{spent} so far",

@@ -1,4 +1,6 @@
-"""Every file that is written from the answers, in one call: what `predict` and `summarize` share."""
+"""Every file that is written from the answers, in one call: what `predict` and `summarize`
+share.
+"""
 
 from __future__ import annotations
 

@@ -102,9 +102,11 @@ class FrameTable:
             else chunks
         )
         return [
-            f"{n}_chunk_{c}{FRAME_NAMES[f]}"
-            if c <= last
-            else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
+            (
+                f"{n}_chunk_{c}{FRAME_NAMES[f]}"
+                if c <= last
+                else f"{n}_window_{c - last}{FRAME_NAMES[f]}"
+            )
             for n, c, f, last in zip(names, chunks, frames, own, strict=True)
         ]
 
@@ -301,7 +303,8 @@ def _open(
         manifest["n_records"],
     ):
         raise StoreError(
-            f"{directory}: the table of frames is not the one its manifest describes; run predict again"
+            f"{directory}: the table of frames is not the one its manifest describes; run predict"
+            " again"
         )
     described = (
         manifest["inputs"]

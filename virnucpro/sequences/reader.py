@@ -41,7 +41,9 @@ _WHITE = b" \t\r\n\v\f"
 
 
 class UnreadableInput(VirNucProError):
-    """A file cannot be read, or not to its end; the records before the damage have been given out."""
+    """A file cannot be read, or not to its end; the records before the damage have been
+    given out.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Record:
 
 
 # --- which files
-# ---------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def find_inputs(paths: Iterable[Path | str]) -> tuple[InputFile, ...]:
@@ -84,12 +86,14 @@ def find_inputs(paths: Iterable[Path | str]) -> tuple[InputFile, ...]:
         # of an unset variable of a shell, say; as a path it would be all of the current directory
         if str(given) == "":
             raise UsageError(
-                "input '': the name is empty; name a FASTA or FASTQ file, or . for those in this directory"
+                "input '': the name is empty; name a FASTA or FASTQ file, or . for those in this"
+                " directory"
             )
         files += _sequence_files(path) if path.is_dir() else [path]
     if not files:
         raise UsageError(
-            "no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input"
+            "no input: name at least one FASTA or FASTQ file, a directory of them, or - for"
+            " standard input"
         )
     bases = Counter(path.name for path in files)
     sources = _unique([path.name if bases[path.name] == 1 else str(path) for path in files])
@@ -134,7 +138,8 @@ def _sequence_files(directory: Path) -> list[Path]:
     if not files:
         wanted = " ".join(FORMAT_SUFFIXES)
         raise UsageError(
-            f"{directory}: no sequence file in this directory; wanted {wanted}, plain or .gz .bz2 .xz .zst"
+            f"{directory}: no sequence file in this directory; wanted {wanted}, plain or .gz .bz2"
+            " .xz .zst"
         )
     return files
 
@@ -163,7 +168,7 @@ def _unique(names: list[str]) -> list[str]:
 
 
 # --- what is in them
-# -----------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 def read_records(file: InputFile) -> Iterator[Record]:

@@ -95,9 +95,12 @@ class Tokenizers:
             e.ids for e in self.library.encode_batch_fast([n.decode("ascii") for n in nucleotides])
         ]
         lengths = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
-        return np.fromiter(
-            (i for ids in encoded for i in ids), dtype=np.uint16, count=int(lengths.sum())
-        ), lengths
+        return (
+            np.fromiter(
+                (i for ids in encoded for i in ids), dtype=np.uint16, count=int(lengths.sum())
+            ),
+            lengths,
+        )
 
 
 def _by_automaton(
@@ -189,7 +192,8 @@ def _library(definition: bytes):
     tokenizer.no_padding()
     if len(tokenizer.encode("").ids) != 2:
         raise ModelError(
-            "tokenizer.json of DNABERT-S does not put [CLS] and [SEP] around a sequence; give its directory"
+            "tokenizer.json of DNABERT-S does not put [CLS] and [SEP] around a sequence; give its"
+            " directory"
         )
     if tokenizer.get_vocab_size() > 1 << 16:
         raise ModelError(

@@ -106,9 +106,10 @@ def rows_of(
             segment[r, c : c + len(sequence)] = i
             pooled[r, c + edges : c + len(sequence) - edges] = True
     scale = np.ones((rows, row_length), dtype=np.float32)
-    return Rows(
-        tokens, segment, pooled, scale, np.zeros(0, np.int32), np.zeros(0, np.int16)
-    ), row >= 0
+    return (
+        Rows(tokens, segment, pooled, scale, np.zeros(0, np.int32), np.zeros(0, np.int16)),
+        row >= 0,
+    )
 
 
 def with_masks(
@@ -242,7 +243,9 @@ class Augmentation:
 
 
 class BatchMaker:
-    """Draws training batches from `samplers` (share, sampler), and protein fragments beside them."""
+    """Draws training batches from `samplers` (share, sampler), and protein fragments beside
+    them.
+    """
 
     def __init__(
         self,

@@ -91,7 +91,8 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     longest = 3 * (batch_shape.row_length - 2)  # of longer chunks no protein would fit into a row
     if settings.chunk_length > longest:
         raise UsageError(
-            f"--chunk-length {settings.chunk_length}: --size {settings.size} is trained on chunks of up to {longest} bases"
+            f"--chunk-length {settings.chunk_length}: --size {settings.size} is trained on chunks"
+            f" of up to {longest} bases"
         )
     work = settings.output / "training"
     work.mkdir(parents=True, exist_ok=True)

@@ -61,7 +61,8 @@ def load_examples(settings: RecipeSettings) -> tuple[dict[str, Examples], dict[s
             reader.fieldnames
         ):
             raise InputError(
-                f"{settings.frames}: not a frames.tsv of `virnucpro prepare` (frame_id label group split)"
+                f"{settings.frames}: not a frames.tsv of `virnucpro prepare` (frame_id label group"
+                " split)"
             )
         for row in reader:
             labels[row["frame_id"]] = (row["label"] == "virus", row["group"], row["split"])
@@ -101,8 +102,8 @@ def load_examples(settings: RecipeSettings) -> tuple[dict[str, Examples], dict[s
     for side in ("train", "validation"):
         if not out[side].virus.any() or out[side].virus.all():
             raise InputError(
-                f"{settings.frames}: the {side} side has no example of both classes among the features "
-                f"({counts[side]} rows); label more groups"
+                f"{settings.frames}: the {side} side has no example of both classes among the"
+                f" features ({counts[side]} rows); label more groups"
             )
     return out, counts
 
@@ -153,7 +154,8 @@ def train_classifier(settings: RecipeSettings, say: Callable[[str], None] = lamb
         saved = torch.load(state, map_location="cpu", weights_only=True)
         if saved["width"] != train.features.shape[1]:
             raise StoreError(
-                f"{state}: is of features of width {saved['width']}, these are {train.features.shape[1]} wide"
+                f"{state}: is of features of width {saved['width']}, these are"
+                f" {train.features.shape[1]} wide"
             )
         accelerator.unwrap_model(model).load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])

@@ -177,7 +177,8 @@ def train(
     """Train a classifier on stored features, or a whole small bundle."""
     if (prepared is None) == (not features):
         raise UsageError(
-            "train: name a directory of `prepare` for a whole bundle, or --features and --frames for a classifier"
+            "train: name a directory of `prepare` for a whole bundle, or --features and --frames"
+            " for a classifier"
         )
     _check_writable(output)
     if features:
@@ -185,12 +186,14 @@ def train(
 
         if frames is None:
             raise UsageError(
-                "train --features: --frames is missing; give the frames.tsv that `virnucpro prepare` wrote"
+                "train --features: --frames is missing; give the frames.tsv that `virnucpro"
+                " prepare` wrote"
             )
         for path in (*features, frames):
             if not path.is_file():
                 raise UsageError(
-                    f"{path}: no such file; --features takes merged_features.pt of a run, --frames the frames.tsv of prepare"
+                    f"{path}: no such file; --features takes merged_features.pt of a run, --frames"
+                    " the frames.tsv of prepare"
                 )
         settings = RecipeSettings(
             tuple(features),
@@ -283,8 +286,9 @@ def evaluate(
     for length, found in results["lengths"].items():
         a = found["all"]
         print(
-            f"{length} bases: AUROC {_interval(a['auroc'])}, recall at 5 % false positives {_interval(a['recall_at_5pct'])}, "
-            f"{a['viruses']} viral of {a['viral_groups']} groups, {a['cellular']} others of {a['cellular_groups']}"
+            f"{length} bases: AUROC {_interval(a['auroc'])}, recall at 5 % false positives"
+            f" {_interval(a['recall_at_5pct'])}, {a['viruses']} viral of {a['viral_groups']}"
+            f" groups, {a['cellular']} others of {a['cellular_groups']}"
         )
 
 
@@ -321,7 +325,8 @@ def calibrate(
     for name, figures in found["crossvalidated"].items():
         say(f"{name}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4f}" for k, v in figures.items()))
     print(
-        f"{bundle / 'bundle.json'}: calibrated by {found['chosen']} on {found['sequences']:,} sequences"
+        f"{bundle / 'bundle.json'}: calibrated by {found['chosen']} on {found['sequences']:,}"
+        " sequences"
     )
 
 
@@ -340,7 +345,8 @@ def _resumable() -> Iterator[None]:
             raise
         name = "SIGINT" if code == 130 else "SIGTERM"
         raise Interrupted(
-            f"stopped by {name}; what is trained is kept: give the same command with --resume to go on",
+            f"stopped by {name}; what is trained is kept: give the same command with --resume to"
+            " go on",
             code - 128,
         ) from stop
 

@@ -133,8 +133,9 @@ def run_evaluation(settings: EvaluateSettings, say: Callable[[str], None] = lamb
     contigs = cut_contigs(store, settings.side, settings.lengths, settings.per_group, settings.seed)
     if contigs.virus.all() or not contigs.virus.any():
         raise InputError(
-            f"{settings.prepared}: the {settings.side} side has no sequence of {min(settings.lengths)} bases or more of "
-            "both classes; prepare more groups, or choose another --side"
+            f"{settings.prepared}: the {settings.side} side has no sequence of"
+            f" {min(settings.lengths)} bases or more of both classes; prepare more groups, or"
+            " choose another --side"
         )
     say(f"{len(contigs.codes):,} contigs of the {settings.side} side")
     scored, _, _ = answer(contigs, settings.output, settings.model)
@@ -414,8 +415,8 @@ def calibrate(
     viral, others = (len(set(s.group[s.virus == virus].tolist())) for virus in (True, False))
     if min(viral, others) < 2:  # one is left out in turn, and what is left needs both
         raise InputError(
-            f"{prepared}: the {side} side has scored sequences of {viral} viral and {others} other groups; a calibration "
-            "takes at least 2 of each"
+            f"{prepared}: the {side} side has scored sequences of {viral} viral and {others} other"
+            " groups; a calibration takes at least 2 of each"
         )
     weight = even_weights(s)
     chosen, compared = choose_features(s, share[known], frames[known], weight)

@@ -58,7 +58,8 @@ def _line(path: Path, number: int, row: dict[str, str | None]) -> Line:
     label, split = cell("label").lower(), cell("split").lower()
     if not cell("file") or label not in VIRUS + OTHERS:
         raise InputError(
-            f"{path} line {number}: label {cell('label')!r}; every line needs a file and virus or others"
+            f"{path} line {number}: label {cell('label')!r}; every line needs a file and virus or"
+            " others"
         )
     if split and split not in SPLITS:
         raise InputError(f"{path} line {number}: split {split!r} is not one of {', '.join(SPLITS)}")
@@ -71,6 +72,7 @@ def _line(path: Path, number: int, row: dict[str, str | None]) -> Line:
     category = cell("category") or ("viral" if virus else "others")
     if virus != (category == "viral"):
         raise InputError(
-            f"{path} line {number}: category {category!r} and label {label!r}; `viral` is the category of viruses"
+            f"{path} line {number}: category {category!r} and label {label!r}; `viral` is the"
+            " category of viruses"
         )
     return Line(file, cell("record"), virus, cell("group") or file.name, category, split)

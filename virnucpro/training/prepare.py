@@ -81,7 +81,8 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
         )
     store = builder.build()
     say(
-        f"{len(records):,} records, {int(store.length.sum()):,} bases in {len(split_of_group)} groups"
+        f"{len(records):,} records, {int(store.length.sum()):,} bases in {len(split_of_group)}"
+        " groups"
     )
     drop = near_identical(store, settings.most_shared)
     say(f"{int(drop.sum())} records removed: near-identical to one of a held-out side")
@@ -91,11 +92,13 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
     frames = write_sides(records, store, drop, translations, settings)
     summary = {
         "settings": {
-            k: v
-            if isinstance(v, int | float)
-            else [*map(str, v)]
-            if isinstance(v, tuple)
-            else str(v)
+            k: (
+                v
+                if isinstance(v, int | float)
+                else [*map(str, v)]
+                if isinstance(v, tuple)
+                else str(v)
+            )
             for k, v in asdict(settings).items()
         },
         "sides": {side: count_side(kept, side) for side in SPLITS},
@@ -145,7 +148,8 @@ def deal_groups(lines: list[Line], settings: PrepareSettings) -> dict[tuple[bool
     for (_, group), sides in given.items():
         if len(sides) > 1:
             raise InputError(
-                f"group {group} is on several sides of the split ({', '.join(sorted(s or 'none' for s in sides))})"
+                f"group {group} is on several sides of the split"
+                f" ({', '.join(sorted(s or 'none' for s in sides))})"
             )
     rng = np.random.default_rng(settings.seed)
     dealt = {key: next(iter(sides)) for key, sides in given.items()}
@@ -216,7 +220,8 @@ def read_translations(paths: Iterable[Path]) -> dict[str, list[str]]:
             ) from error
         if not records:  # Biopython looks for the first LOCUS line, over whatever else there is
             raise InputError(
-                f"{path}: no GenBank record in it; --genbank takes annotation in GenBank's flat file format"
+                f"{path}: no GenBank record in it; --genbank takes annotation in GenBank's flat"
+                " file format"
             )
     return found
 

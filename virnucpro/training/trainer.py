@@ -66,7 +66,9 @@ TEMPERATURE = 2.0  # of what teachers teach: logits are divided by it
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless batches; every worker has its own random numbers. `skip` makes a resumed run go on."""
+    """Endless batches; every worker has its own random numbers. `skip` makes a resumed run
+    go on.
+    """
 
     def __init__(self, maker: BatchMaker, seed: int, skip: int = 0):
         self.maker, self.seed, self.skip = maker, seed, skip
@@ -148,9 +150,11 @@ class Teachers:
     def __init__(self, networks: Sequence[Network], compile: bool):
         self.networks = [network.eval().requires_grad_(False) for network in networks]
         self.encoders = [
-            (torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False))
-            if compile
-            else None
+            (
+                (torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False))
+                if compile
+                else None
+            )
             for n in networks
         ]
 
@@ -322,7 +326,8 @@ def train(
         except (EOFError, KeyError, RuntimeError, ValueError, pickle.UnpicklingError) as error:
             why = one_line(str(error))[:MOST_OF_AN_ERROR]
             raise ModelError(
-                f"{state}: not of this training ({why}...); start without --resume, or give the --size it had"
+                f"{state}: not of this training ({why}...); start without --resume, or give the"
+                " --size it had"
             ) from error
         for kept, value in zip(mean.mean, saved["mean"], strict=True):
             kept.copy_(value)
