@@ -36,12 +36,12 @@ def work(out: Path, batches: int) -> None:
     import torch
     from accelerate import Accelerator
 
-    from virnucpro.embedding.devices import leave
     from virnucpro.embedding.extract import PlannedBatches, extract
-    from virnucpro.embedding.feature_store import FeatureStore
+    from virnucpro.embedding.group import leave
     from virnucpro.embedding.plan import make_plan
+    from virnucpro.embedding.store import FeatureStore
     from virnucpro.models.esm2 import Esm2Encoder
-    from virnucpro.models.random_bundle import random_esm2
+    from virnucpro.tools.random_models import random_esm2
 
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)

@@ -56,7 +56,7 @@ EVERY_STEP = f"""
 import os, signal
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: os._exit({OUTSIDE}))
-import virnucpro.embedding.feature_store as store
+import virnucpro.embedding.store as store
 store.FLUSH_SECONDS = 0.0
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -176,7 +176,7 @@ class WarmFaults(Faults):
         import matplotlib.figure  # noqa: F401
         import transformers.models.esm.modeling_esm  # noqa: F401
 
-        import virnucpro.embedding.feature_store as store
+        import virnucpro.embedding.store as store
         import virnucpro.pipeline  # noqa: F401
 
         store.FLUSH_SECONDS = 0.0

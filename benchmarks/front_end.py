@@ -29,9 +29,9 @@ import numpy as np
 
 from virnucpro.sequences import frame_columns
 from virnucpro.sequences.chunks import all_spans, chunk_spans
-from virnucpro.sequences.frame_table import FrameRules, build_or_open
 from virnucpro.sequences.frames import open_frames
 from virnucpro.sequences.reader import find_inputs, read_records
+from virnucpro.sequences.table import FrameRules, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 
 SENSE = [

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMIT_MIB = 400  # of the run that is short of memory
 BATCH = 2048  # tokens: some twenty steps
 LARGE_BATCH = 131_072  # tokens: more than LIMIT_MIB holds
-EVERY_STEP = "import virnucpro.embedding.feature_store as store\nstore.FLUSH_SECONDS = 0.0\n"
+EVERY_STEP = "import virnucpro.embedding.store as store\nstore.FLUSH_SECONDS = 0.0\n"
 SHORT_OF_MEMORY = f"""
 import sys
 if "predict" in sys.orig_argv:
@@ -193,7 +193,7 @@ def main() -> int:
     options = parser.parse_args()
     import torch
 
-    from virnucpro.models.random_bundle import random_bundle
+    from virnucpro.tools.random_models import random_bundle
 
     gpu = torch.cuda.is_available()
     began = time.monotonic()

@@ -23,13 +23,15 @@ from multiprocessing import get_context
 import numpy as np
 import torch
 
-from virnucpro.models import fused, int8, kernels
+from virnucpro.models.choices import FUSED, INT8
 from virnucpro.models.dnabert_s import DnabertEncoder, alibi_slopes
 from virnucpro.models.esm2 import Esm2Encoder, fast_forward
-from virnucpro.models.fast_path import FUSED, INT8
+from virnucpro.models.fast import esm2 as fused
+from virnucpro.models.fast import esm2_int8 as int8
+from virnucpro.models.fast import kernels
+from virnucpro.models.fast.layer_weights import rope_tables
 from virnucpro.models.packing import pack, pool
-from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
-from virnucpro.models.rearranged import rope_tables
+from virnucpro.tools.random_models import random_dnabert_s, random_esm2
 
 DEVICE = "cuda"
 H, F, HEADS, D = 2560, 10240, 40, 64

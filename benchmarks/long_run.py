@@ -73,8 +73,9 @@ class Memory(threading.Thread):
 
 def work(arguments: list[str], out: Path) -> int:
     """A process of the run: the command line, with stand-ins, and what it took."""
-    from virnucpro import cli, preparation
-    from virnucpro.clock import Clock
+    from virnucpro import cli
+    from virnucpro.run import job as preparation
+    from virnucpro.run.timing import Clock
 
     preparation.LOADERS = {
         "dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0),
@@ -117,7 +118,7 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
     sys.path.insert(0, str(ROOT / "benchmarks"))
     from front_end import write_reads
 
-    from virnucpro.models.random_bundle import random_bundle
+    from virnucpro.tools.random_models import random_bundle
 
     reads, out, measured = place / "reads.fa", place / "out", place / "measured"
     frames = write_reads(reads, frames, 500)

@@ -69,8 +69,8 @@ def main() -> None:
     from virnucpro.embedding.token_column import TokenColumn
     from virnucpro.models.bundle import MINI, Bundle
     from virnucpro.models.esm2 import load_esm2
-    from virnucpro.sequences.frame_table import FrameRules, build_or_open
     from virnucpro.sequences.reader import find_inputs
+    from virnucpro.sequences.table import FrameRules, build_or_open
     from virnucpro.sequences.tokens import Tokenizers
 
     torch.set_num_threads(options.threads)

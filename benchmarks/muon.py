@@ -15,8 +15,8 @@ import time
 
 import torch
 
-from virnucpro.training.network import Network, NetworkShape
-from virnucpro.training.trainer import RunningMean, TrainRules, optimizers_for
+from virnucpro.training.bundle.network import Network, NetworkShape
+from virnucpro.training.bundle.trainer import RunningMean, TrainRules, optimizers_for
 
 
 def torchs(mine: torch.optim.Optimizer) -> torch.optim.Muon:

@@ -75,9 +75,9 @@ def main() -> int:
     )
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT))
-    from virnucpro.benchmark import write_sequences
     from virnucpro.models.bundle import resolve_bundle
     from virnucpro.settings import ModelSettings
+    from virnucpro.tools.benchmark import write_sequences
 
     widths = resolve_bundle(ModelSettings(options.model))[0].widths
     good = True

@@ -166,7 +166,7 @@ def killed_and_finished(place: Place, name: str, count: int) -> None:
     site = place.work / "flush often"
     site.mkdir(exist_ok=True)
     (site / "sitecustomize.py").write_text(
-        "import virnucpro.embedding.feature_store as store\nstore.FLUSH_SECONDS = 2.0\n"
+        "import virnucpro.embedding.store as store\nstore.FLUSH_SECONDS = 2.0\n"
     )
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join([str(site), str(ROOT), *filter(None, [before])])
@@ -231,8 +231,8 @@ def line(row: dict, first: dict) -> str:
 
 def prepare(place: Place, options: argparse.Namespace) -> None:
     sys.path.insert(0, str(ROOT))
-    from virnucpro.benchmark import write_sequences
-    from virnucpro.models.random_bundle import random_bundle
+    from virnucpro.tools.benchmark import write_sequences
+    from virnucpro.tools.random_models import random_bundle
 
     if not (place.work / "bundle" / "bundle.json").exists():
         random_bundle(place.work / "bundle", options.shape)

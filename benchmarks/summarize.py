@@ -17,15 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro import api
-from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.joined_rows import JoinedRows, Part
 from virnucpro.embedding.matrix import write_matrix
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.models.bundle import MINI
-from virnucpro.models.random_bundle import random_classifier
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open
 from virnucpro.sequences.reader import find_inputs
+from virnucpro.sequences.table import FrameRules, FrameTable, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.tools.random_models import random_classifier
 
 CHUNK = 500
 WIDTHS = (768, 2560)

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from virnucpro.calling.answers import assemble
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules
-from virnucpro.reporting.answers import assemble
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.write import write_results
 from virnucpro.sequences.chunks import all_spans, n_chunks

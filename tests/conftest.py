@@ -5,4 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import `command`
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))  # tests import the helpers by name
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of CPU threads, and puts the old number back."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)

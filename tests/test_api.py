@@ -12,9 +12,10 @@ import torch
 from command import GOLDEN, virnucpro
 
 import virnucpro as package
-from virnucpro import pipeline, preparation
+from virnucpro import pipeline
 from virnucpro.api import Options
 from virnucpro.errors import StoreError, UsageError
+from virnucpro.run import job as preparation
 
 PARTS = {
     "esm_model": str(GOLDEN / "esm2"),

@@ -99,7 +99,7 @@ class TestMultiGPUIntegration(unittest.TestCase):
 
     def assert_speedup(self):
         """A model of the real size, and enough to do, so that starting does not count."""
-        from virnucpro.models.random_bundle import random_bundle
+        from virnucpro.tools.random_models import random_bundle
 
         bundle = random_bundle(self.home / "3B", "3B", frame_policy="longest")
         random = np.random.default_rng(0)

@@ -25,8 +25,9 @@ from virnucpro.launch import (
     read_world,
     visible_devices,
 )
-from virnucpro.reading import reading_ahead
-from virnucpro.run_state import RunLock
+from virnucpro.run.ahead import reading_ahead
+from virnucpro.run.state import RunLock
+from virnucpro.run.stopping import signals_held
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
     COMPILE,
@@ -40,13 +41,12 @@ from virnucpro.settings import (
     ModelSettings,
     PredictSettings,
 )
-from virnucpro.stopping import signals_held
 
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-    from virnucpro.reporting.answers import Answers
+    from virnucpro.calling.answers import Answers
     from virnucpro.reporting.outputs import Outputs
 
 STDIN_VARIABLE = "VIRNUCPRO_STDIN"  # where our own launch has put standard input for its processes
@@ -326,7 +326,7 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     failed.
     """
     from virnucpro.reporting.outputs import Outputs
-    from virnucpro.reporting.run_record import read_run_json
+    from virnucpro.reporting.record import read_run_json
 
     outputs = Outputs.of(settings)
     facts = read_run_json(outputs.run_json) if code in (0, 2) else None

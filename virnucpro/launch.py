@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import Interrupted, UsageError, VirNucProError
+from virnucpro.run.stopping import signals_held
 from virnucpro.settings import Choice
-from virnucpro.stopping import signals_held
 
 LAUNCHER_VARIABLES = (
     "RANK",

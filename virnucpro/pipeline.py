@@ -17,36 +17,36 @@ from typing import Any
 import numpy as np
 import torch
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.calibration import Calibration
-from virnucpro.clock import Clock
 from virnucpro.embedding.board import Board, PeerLost
 from virnucpro.embedding.coverage import Coverage, any_answered, coverage
-from virnucpro.embedding.devices import drop_out, leave, make_accelerator
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
-from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.group import drop_out, leave, make_accelerator
 from virnucpro.embedding.job import ENCODERS, longest_tokens
 from virnucpro.embedding.joined_rows import JoinedRows, Part
 from virnucpro.embedding.matrix import write_matrix
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.token_column import TokenColumn
 from virnucpro.errors import Failure, StoreError, VirNucProError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
-from virnucpro.models.load_ahead import LoadAhead
 from virnucpro.models.precision import resolve_precision
-from virnucpro.models.verify import read_verification
-from virnucpro.preparation import Job, Run, device_name, join, load_ahead, load_encoder, prepare
-from virnucpro.reading import check_stride
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
-from virnucpro.reporting.run_record import read_run_json
+from virnucpro.reporting.record import read_run_json
 from virnucpro.results import write_results
-from virnucpro.run_state import WorkPlace
-from virnucpro.sequences.frame_table import FrameIds, FrameTable
+from virnucpro.run.ahead import check_stride
+from virnucpro.run.job import Job, Run, device_name, join, load_ahead, load_encoder, prepare
+from virnucpro.run.preload import LoadAhead
+from virnucpro.run.state import WorkPlace
+from virnucpro.run.stopping import Stopping
+from virnucpro.run.timing import Clock
+from virnucpro.sequences.table import FrameIds, FrameTable
 from virnucpro.settings import Choice, PredictSettings
-from virnucpro.stopping import Stopping
+from virnucpro.tools.verify import read_verification
 
 log = logging.getLogger(__name__)
 

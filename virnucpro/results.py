@@ -17,18 +17,18 @@ from typing import Any
 import numpy as np
 
 from virnucpro import __version__
+from virnucpro.calling.answers import Answers, assemble
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules
-from virnucpro.clock import Clock
 from virnucpro.errors import Failure
 from virnucpro.reporting import write
-from virnucpro.reporting.answers import Answers, assemble
 from virnucpro.reporting.original import scores_digest
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.run_record import read_run_json, write_run_json
+from virnucpro.reporting.record import read_run_json, write_run_json
 from virnucpro.reporting.tables import counts
-from virnucpro.run_state import Identity
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.run.state import Identity
+from virnucpro.run.timing import Clock
+from virnucpro.sequences.table import FrameTable
 from virnucpro.settings import CallSettings
 
 log = logging.getLogger(__name__)

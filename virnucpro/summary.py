@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.calibration import Calibration
-from virnucpro.clock import Clock
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.files import file_digest
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.run_record import logging_to, read_run_json
+from virnucpro.reporting.record import logging_to, read_run_json
 from virnucpro.results import write_results
-from virnucpro.run_state import WorkPlace
-from virnucpro.sequences.frame_table import FrameRules, FrameTable, build_or_open
+from virnucpro.run.state import WorkPlace
+from virnucpro.run.timing import Clock
 from virnucpro.sequences.reader import InputFile
+from virnucpro.sequences.table import FrameRules, FrameTable, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import CallSettings
 

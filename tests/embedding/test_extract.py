@@ -16,8 +16,8 @@ from virnucpro.embedding.extract import (
     PlannedBatches,
     extract,
 )
-from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.plan import make_plan
+from virnucpro.embedding.store import FeatureStore
 
 WIDTH = 3
 SEQUENCES = [np.full(2 + row % 7, row, dtype=np.uint8) for row in range(40)]

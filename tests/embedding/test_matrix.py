@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.joined_rows import JoinedRows, Part
 from virnucpro.embedding.matrix import check_room, read_matrix, write_matrix
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.errors import StoreError
 
 

@@ -11,12 +11,12 @@ import pytest
 import torch
 from command import GOLDEN
 
-from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.job import make_work
-from virnucpro.embedding.older_checkpoints import find_older_work
+from virnucpro.embedding.older import find_older_work
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.taken_up import SAMPLE, take_up
-from virnucpro.sequences.frame_table import FrameRules, build_or_open
 from virnucpro.sequences.reader import find_inputs
+from virnucpro.sequences.table import FrameRules, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 
 WIDTHS = {"dnabert_s": 48, "esm2": 32}

@@ -12,9 +12,9 @@ from golden_run import GOLDEN
 
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.models.bundle import MINI, Bundle, resolve_bundle
-from virnucpro.models.random_bundle import random_bundle
-from virnucpro.models.verify import verify_model
 from virnucpro.settings import ModelSettings
+from virnucpro.tools.random_models import random_bundle
+from virnucpro.tools.verify import verify_model
 
 
 @pytest.fixture(scope="module")

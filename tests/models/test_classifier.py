@@ -10,7 +10,7 @@ from golden_run import GOLDEN
 
 from virnucpro.errors import ModelError
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.random_bundle import random_classifier
+from virnucpro.tools.random_models import random_classifier
 
 ORIGINAL = GOLDEN / "500_model.pth"
 

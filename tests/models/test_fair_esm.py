@@ -9,7 +9,7 @@ import torch
 from golden_run import embed, protein_ids
 
 from virnucpro.models.esm2 import Esm2Encoder
-from virnucpro.models.random_bundle import random_esm2
+from virnucpro.tools.random_models import random_esm2
 
 esm = pytest.importorskip("esm", reason="needs the package fair-esm")
 

@@ -11,7 +11,7 @@ from golden_run import embed
 
 from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.esm2 import Esm2Encoder
-from virnucpro.models.random_bundle import random_dnabert_s, random_esm2
+from virnucpro.tools.random_models import random_dnabert_s, random_esm2
 
 CPU = torch.device("cpu")
 ENCODERS = {

@@ -9,7 +9,7 @@ from virnucpro.models.dnabert_s import DnabertEncoder, alibi_slopes, load_dnaber
 from virnucpro.models.esm2 import Esm2Encoder, load_esm2
 from virnucpro.models.packing import pack
 from virnucpro.models.precision import resolve_precision
-from virnucpro.models.random_bundle import random_bundle, random_dnabert_s, random_esm2
+from virnucpro.tools.random_models import random_bundle, random_dnabert_s, random_esm2
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from virnucpro.errors import ModelError
 from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.esm2 import load_esm2
-from virnucpro.models.random_bundle import random_bundle
 from virnucpro.models.weights import read_state_dict, weight_files
+from virnucpro.tools.random_models import random_bundle
 
 
 @pytest.fixture(scope="module")

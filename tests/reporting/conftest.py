@@ -1,14 +1,9 @@
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))  # tests import the helpers beside them
 from golden_answers import GOLDEN, answers_of
 
-from virnucpro.reporting.answers import Answers
+from virnucpro.calling.answers import Answers
 
 
 @pytest.fixture(scope="session")

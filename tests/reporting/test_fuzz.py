@@ -21,12 +21,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from virnucpro.calling.calibration import Calibration
-from virnucpro.clock import Clock
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.results import write_results
+from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
-from virnucpro.sequences.frame_table import build_or_open
 from virnucpro.sequences.reader import find_inputs
+from virnucpro.sequences.table import build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import CallPoints, CallSettings
 

@@ -18,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from virnucpro.calling.answers import assemble
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules, best_first
-from virnucpro.reporting.answers import assemble
 from virnucpro.reporting.multiqc import write_multiqc
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.report import render, write_report

@@ -3,8 +3,8 @@ import pytest
 
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bases import decode
-from virnucpro.training.network import Network, NetworkShape
-from virnucpro.training.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
+from virnucpro.training.bundle.network import Network, NetworkShape
+from virnucpro.training.bundle.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
 
 SHAPE = NetworkShape(2, 32, 4, 64, 2, 48, 12, 64, 128, 24)
 

@@ -4,7 +4,7 @@ from Bio.Align import substitution_matrices
 
 from virnucpro.sequences.frames import RESIDUE
 from virnucpro.training.bases import AMINO_ACIDS, CODON_TO_AMINO_ACID, STOP, decode, encode
-from virnucpro.training.batches import distant_frames
+from virnucpro.training.bundle.batches import distant_frames
 from virnucpro.training.distance import BLOSUM62, distant_codons, distant_residues
 
 RNG = np.random.default_rng(3)

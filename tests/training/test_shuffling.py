@@ -3,8 +3,8 @@ from collections import Counter
 import numpy as np
 
 from virnucpro.training.bases import INVALID, blur, decode
-from virnucpro.training.batches import Augmentation, harder
-from virnucpro.training.sampling import Windows
+from virnucpro.training.bundle.batches import Augmentation, harder
+from virnucpro.training.bundle.sampling import Windows
 from virnucpro.training.shuffling import shuffled
 
 

@@ -11,9 +11,9 @@ import torch
 from virnucpro import api, cli
 from virnucpro.errors import InputError, ModelError, UsageError
 from virnucpro.models.bundle import Bundle
-from virnucpro.training.bundle_training import BundleSettings, train_bundle
-from virnucpro.training.classifier_training import RecipeSettings, train_classifier
-from virnucpro.training.evaluating import EvaluateSettings, calibrate, run_evaluation
+from virnucpro.training.bundle.bundle import BundleSettings, train_bundle
+from virnucpro.training.classifier import RecipeSettings, train_classifier
+from virnucpro.training.evaluate import EvaluateSettings, calibrate, run_evaluation
 from virnucpro.training.prepare import PrepareSettings, prepare
 
 RNG = np.random.default_rng(23)
@@ -205,7 +205,7 @@ def test_a_stopped_train_says_how_to_go_on(prepared, tmp_path, monkeypatch, caps
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("virnucpro.training.bundle_training.train_bundle", interrupted)
+    monkeypatch.setattr("virnucpro.training.bundle.bundle.train_bundle", interrupted)
     assert cli.run(["train", str(prepared), "-o", str(tmp_path / "b")]) == 130
     assert "give the same command with --resume" in capsys.readouterr().err
 

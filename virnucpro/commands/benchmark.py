@@ -69,7 +69,7 @@ def benchmark(
 
 def run_benchmark_command(output: Path | None, **options: Any) -> None:
     """Choices and steps to standard error as they come, the table to standard output."""
-    from virnucpro.benchmark import BenchmarkSettings, closing_lines, run_benchmark, table
+    from virnucpro.tools.benchmark import BenchmarkSettings, closing_lines, run_benchmark, table
 
     # before minutes of work, not after
     if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):

@@ -17,7 +17,7 @@ models = typer.Typer(help="List, download, import and verify models.")
 @models.command("list")
 def models_list() -> None:
     """What is installed, and where."""
-    from virnucpro.models.published import list_models
+    from virnucpro.models.library import list_models
 
     rows = [("model", "state", "chunk", "where", "what")]
     rows += [
@@ -37,7 +37,7 @@ def models_download(
     """Fetch a published model (13 GB), checked and converted once; goes on where it was
     interrupted.
     """
-    from virnucpro.models.published import download
+    from virnucpro.models.library import download
 
     console_logging(False, False, True)
     print(download(name, to, _say))
@@ -58,7 +58,7 @@ def models_import(
     ] = None,
 ) -> None:
     """Take a model that was brought by other means; nothing in it is executed."""
-    from virnucpro.models.published import import_model
+    from virnucpro.models.library import import_model
 
     print(import_model(path, name, _say))
 
@@ -75,7 +75,7 @@ def models_verify(
     """Compare an installed model with the published figures on this machine, in every precision it
     has.
     """
-    from virnucpro.models.verify import verify_model
+    from virnucpro.tools.verify import verify_model
 
     verification = verify_model(name, _say)
     for line in (
@@ -99,7 +99,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Look this machine over. A verdict a line, and a fix where one is needed."""
-    from virnucpro.doctor import PROBLEM, check_all, worst
+    from virnucpro.tools.doctor import PROBLEM, check_all, worst
 
     checks = check_all(directory)
     for check in checks:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from virnucpro.embedding.extract import Extraction
 from virnucpro.embedding.job import Work, column, embeddable
 from virnucpro.errors import Failure
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.sequences.table import FrameTable
 
 TOO_LONG = "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoids that"
 

@@ -21,9 +21,9 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 
 from virnucpro.embedding.board import peers
-from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.meter import LoopSeconds, Meter
 from virnucpro.embedding.plan import Deal, Plan, make_plan
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.models.packing import PackedBatch, pack
 
 log = logging.getLogger(__name__)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virnucpro.embedding.feature_store import FeatureStore
 from virnucpro.embedding.plan import MAX_ROWS, Plan, Sharing, make_plan, share
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.errors import StoreError, UsageError
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.sequences.table import FrameTable
 
 log = logging.getLogger(__name__)
 

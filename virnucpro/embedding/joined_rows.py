@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virnucpro.embedding.feature_store import FeatureStore
+from virnucpro.embedding.store import FeatureStore
 from virnucpro.errors import StoreError
 from virnucpro.mapped_files import check_length, read_here_and_there
 

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from virnucpro.embedding.feature_store import FeatureStore
-from virnucpro.embedding.older_checkpoints import Counts, OlderWork, read_rows, same_model
+from virnucpro.embedding.older import Counts, OlderWork, read_rows, same_model
 from virnucpro.embedding.plan import Sharing
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.embedding.store import FeatureStore
+from virnucpro.sequences.table import FrameTable
 
 log = logging.getLogger(__name__)
 

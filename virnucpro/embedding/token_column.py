@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from virnucpro.sequences.frame_table import FrameTable
+from virnucpro.sequences.table import FrameTable
 
 
 class TokenColumn:

@@ -20,10 +20,10 @@ from torch.nn.functional import linear
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import alibi_biases, grouped_attention
 from virnucpro.models.blank import blank
+from virnucpro.models.choices import PLAIN, choose_fast_path
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
-from virnucpro.models.fast_path import PLAIN, choose_fast_path
+from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import LengthGroup, PackedBatch
-from virnucpro.models.self_check import LEAST_COSINE, checked
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
@@ -169,7 +169,7 @@ def choose_forward(
         )
 
     def fast() -> Forward:
-        from virnucpro.models.fused import FusedDnabert
+        from virnucpro.models.fast.esm2 import FusedDnabert
 
         return FusedDnabert(model, slopes)
 

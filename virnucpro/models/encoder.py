@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 
 from virnucpro.errors import ModelError
+from virnucpro.models.fast.self_check import FastPathFailed, plain_instead
 from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
-from virnucpro.models.self_check import FastPathFailed, plain_instead
 from virnucpro.settings import Choice
 
 # to final hidden states [T, width] in the compute dtype

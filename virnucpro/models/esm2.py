@@ -14,12 +14,12 @@ import torch
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
 from virnucpro.models.blank import blank
+from virnucpro.models.choices import INT8, PLAIN, choose_fast_path
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
-from virnucpro.models.esm2_cpu import CpuEsm2
-from virnucpro.models.fast_path import INT8, PLAIN, choose_fast_path
+from virnucpro.models.fast.esm2_cpu import CpuEsm2
+from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import PackedBatch
 from virnucpro.models.precision import compute_dtype
-from virnucpro.models.self_check import LEAST_COSINE, checked
 from virnucpro.models.weights import read_state_dict
 from virnucpro.settings import Choice
 
@@ -61,8 +61,8 @@ def choose_forward(
 
 def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
     """Our own kernels; they take the model's layers over."""
-    from virnucpro.models.fused import FusedEsm2
-    from virnucpro.models.int8 import Int8Esm2
+    from virnucpro.models.fast.esm2 import FusedEsm2
+    from virnucpro.models.fast.esm2_int8 import Int8Esm2
 
     if kind != INT8:
         return FusedEsm2(model, LONGEST)

@@ -13,9 +13,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.consensus import best_first
 from virnucpro.errors import Failure
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import counts
 

@@ -14,9 +14,9 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.consensus import best_first
 from virnucpro.errors import InputError
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import LEFTOVER, Outputs, writing
 from virnucpro.sequences.reader import InputFile, UnreadableInput, read_records
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, Call
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs, write_text
 
 COLOURS = {

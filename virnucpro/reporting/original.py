@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
+from virnucpro.calling.answers import Answers
 from virnucpro.errors import StoreError, one_line
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs, writing
 from virnucpro.reporting.tables import SLICE, chunk_ids, frame_ids, frame_labels
 from virnucpro.reporting.text import as_text, shortest, write_lines

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns, Note
 from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.calling.regions import fewest_scored
 from virnucpro.reporting import charts
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.citation import CITATIONS
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
 from virnucpro.reporting.outputs import Outputs, writing

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, Note
 from virnucpro.calling.consensus import best_first
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.outputs import Outputs, writing
 from virnucpro.reporting.text import TEXT, constant, join, write_lines, write_table
 

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+from virnucpro.calling.answers import Answers
 from virnucpro.errors import Failure
-from virnucpro.reporting.answers import Answers
 from virnucpro.reporting.fasta import write_fastas
 from virnucpro.reporting.multiqc import write_multiqc
 from virnucpro.reporting.original import write_original_tables
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.record import write_failures
 from virnucpro.reporting.report import write_report
-from virnucpro.reporting.run_record import write_failures
 from virnucpro.reporting.tables import write_tables
 
 

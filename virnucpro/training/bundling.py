@@ -9,8 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from virnucpro.training.network import NetworkShape
-from virnucpro.training.vocabulary import write_esm2_tokenizer
+from virnucpro.training.bundle.network import NetworkShape
+from virnucpro.training.bundle.vocabulary import write_esm2_tokenizer
 
 DNA_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 

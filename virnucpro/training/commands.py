@@ -182,7 +182,7 @@ def train(
         )
     _check_writable(output)
     if features:
-        from virnucpro.training.classifier_training import RecipeSettings, train_classifier
+        from virnucpro.training.classifier import RecipeSettings, train_classifier
 
         if frames is None:
             raise UsageError(
@@ -219,7 +219,7 @@ def train(
                 )
         print(output / "classifier.safetensors")
         return
-    from virnucpro.training.bundle_training import SIZES, BundleSettings, train_bundle
+    from virnucpro.training.bundle.bundle import SIZES, BundleSettings, train_bundle
 
     _one_of("--size", size, SIZES)
     _one_of("--frame-policy", frame_policy, FRAME_POLICIES)
@@ -270,7 +270,7 @@ def evaluate(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
 ) -> None:
     """How good a model is on groups it was not trained on."""
-    from virnucpro.training.evaluating import EvaluateSettings, run_evaluation
+    from virnucpro.training.evaluate import EvaluateSettings, run_evaluation
 
     try:
         wanted = tuple(int(v) for v in lengths.split(","))
@@ -317,7 +317,7 @@ def calibrate(
     seed: Annotated[int, typer.Option("--seed", min=0)] = 1,
 ) -> None:
     """Make a bundle's scores probabilities. By sequences it was not trained on."""
-    from virnucpro.training.evaluating import calibrate as run
+    from virnucpro.training.evaluate import calibrate as run
 
     _one_of("--side", side, ("train", "validation", "test"))
     _check_writable(output)

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from virnucpro.errors import ModelError
-from virnucpro.training.network import Network
+from virnucpro.training.bundle.network import Network
 
 
 def half_parts(network: Network) -> dict[str, dict[str, torch.Tensor]]:

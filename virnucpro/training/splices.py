@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from virnucpro.calling.regions import RegionLimits, find_regions
-from virnucpro.training.scoring import FrameScores, called
+from virnucpro.training.bundle.scoring import FrameScores, called
 from virnucpro.training.store import Store
 
 

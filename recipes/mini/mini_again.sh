@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# `mini` from the labelled genomes, by the recipe of the version that ships (docs/MODELS.md).
+#
+#   recipes/mini/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
+#   recipes/mini/mini_again.sh gpu WORK                     # one GPU, 16 cores: 1,320 s, whatever happens
+#   recipes/mini/mini_again.sh search WORK                  # CPU, if you like: the protein search that `finish` compares mini with
+#   recipes/mini/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
+#
+# From the repository; needs `pip install '.[train]'`, and diamond for `search`. DATA_DIR is described in docs/MODELS.md. What follows
+# WORK in `gpu` goes to campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
+# need come back.
+set -euo pipefail
+stage=$1 && shift
+export PYTHONPATH=. TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+py() { "${PYTHON:-python3}" -m "recipes.mini.$1" "${@:2}"; }
+
+case $stage in
+data)
+    data=$1 work=$2
+    py data "$data" "$work"
+    py windows "$work"
+    py folds "$data" "$work" "$work/packed" "$work/packed_more"
+    ;;
+gpu)
+    work=$1 && shift
+    py campaign --data "$work/packed" --more "$work/packed_more" --out "$work/campaign" "$@"
+    ;;
+search)
+    py search "$1"
+    ;;
+finish)
+    work=$1 bundle=${2%/}
+    py gather "$work/campaign" "$work" "$work/run"
+    hits=$work/search/hits.tsv
+    [ -e "$hits" ] || hits=
+    py finish --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" ${hits:+--hits "$hits"} --results "$bundle.json"
+    ;;
+*)
+    echo "mini_again.sh: $stage is no stage; use data, gpu, search or finish" >&2
+    exit 2
+    ;;
+esac

@@ -1,0 +1,106 @@
+"""What a new start may do in a directory, and one run at a time there."""
+
+from __future__ import annotations
+
+import pytest
+
+from virnucpro.errors import StoreError
+from virnucpro.run.state import RunLock, WorkPlace, difference, is_finished
+
+CALL = {"--min-score": "0.5"}
+RUN = {"input a.fa": "1" * 64, "--precision": "fp32", "frames": "2" * 64}
+OTHER = {"input a.fa": "3" * 64, "--precision": "fp32", "frames": "4" * 64}
+DONE = {**RUN, **CALL}
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "finished", "complete", "expected"),
+    [
+        (None, None, False, False),  # an empty directory
+        (RUN, None, False, False),  # to be continued
+        (None, DONE, True, True),
+        (None, DONE, False, False),  # rows failed, or the features are gone: try again
+        (RUN, DONE, True, True),  # killed between its last result and its tidying up
+        (RUN, DONE, False, False),
+        (RUN, {**RUN, "--min-score": "0.8"}, False, False),  # begun again with other thresholds
+    ],
+)
+def test_the_same_run_goes_on_or_has_finished(tmp_path, unfinished, finished, complete, expected):
+    assert is_finished(tmp_path, RUN, CALL, unfinished, finished, complete) is expected
+
+
+@pytest.mark.parametrize(
+    ("unfinished", "finished"), [(OTHER, None), (None, {**OTHER, **CALL}), (OTHER, DONE)]
+)
+def test_another_run_is_refused_by_what_differs(tmp_path, unfinished, finished):
+    with pytest.raises(
+        StoreError, match=r"holds another run \(input a.fa has other content\); --force starts over"
+    ):
+        is_finished(tmp_path, RUN, CALL, unfinished, finished, False)
+
+
+def test_other_thresholds_are_for_summarize(tmp_path):
+    with pytest.raises(StoreError, match=r"--min-score was 0.8, now 0.5\); `virnucpro summarize`"):
+        is_finished(tmp_path, RUN, CALL, None, {**RUN, "--min-score": "0.8"}, True)
+
+
+def test_differences_in_words():
+    assert difference(RUN, {**RUN, "--precision": "bf16"}) == "--precision was fp32, now bf16"
+    assert (
+        difference(RUN, {**RUN, "input b.fa": "5" * 64, "frames": "6" * 64})
+        == "input b.fa was not there before"
+    )
+    # the order of the inputs, say
+    assert difference({**RUN, "frames": "7" * 64}, RUN) == "frames has other content"
+    many = {f"input {n}.fa": str(n) * 64 for n in range(9)}
+    assert difference({}, many).endswith("and 6 more")
+
+
+def test_a_directory_is_one_runs_at_a_time(tmp_path):
+    place = WorkPlace(tmp_path / "out")
+    with (
+        place.lock,
+        pytest.raises(StoreError, match=r"out: another run is writing here \(process \d+ on .+\)"),
+        place.lock,
+    ):
+        pass
+    with place.lock:  # and free again
+        pass
+
+
+def test_two_runs_may_not_share_shards(tmp_path):
+    shards = tmp_path / "kept" / "esm2-abc"
+    first, second = (WorkPlace(tmp_path / name, tmp_path / "kept") for name in "ab")
+    with (
+        first.shards_lock(shards),
+        pytest.raises(StoreError, match=r"kept: another run .* --checkpoint-dir"),
+        second.shards_lock(shards),
+    ):
+        pass
+
+
+def test_a_lock_that_cannot_be_made_says_where(tmp_path):
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        RunLock(tmp_path / "file" / "lock", tmp_path / "file"),
+    ):
+        pass
+
+
+def test_clearing_keeps_the_lock_and_what_is_not_ours(tmp_path):
+    place = WorkPlace(tmp_path)
+    with place.lock:
+        place.write_identity(RUN)
+        place.new_plans()
+        place.clear()
+        assert [path.name for path in place.hidden.iterdir()] == ["lock"]
+        assert place.read_identity() is None
+
+
+def test_a_damaged_state_is_one_line(tmp_path):
+    place = WorkPlace(tmp_path)
+    place.hidden.mkdir()
+    place.state_file.write_text('{"--precision"')
+    with pytest.raises(StoreError, match="start over with --force"):
+        place.read_identity()

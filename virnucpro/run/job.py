@@ -1,0 +1,357 @@
+"""What is to be done, found out before anything is computed: the table of frames, the state of the
+output directory, the plans.
+
+The main process prepares and posts a note; the others join with what the note says. Knows every
+part of a run, computes nothing but a sample of old rows.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from virnucpro import __version__
+from virnucpro.embedding.board import Board
+from virnucpro.embedding.coverage import any_answered
+from virnucpro.embedding.job import ENCODERS, TakeUp, Work, batch_tokens, longest_tokens, make_work
+from virnucpro.embedding.matrix import check_room
+from virnucpro.embedding.older import OlderWork, find_older_work
+from virnucpro.embedding.plan import Plan
+from virnucpro.embedding.store import FeatureStore
+from virnucpro.embedding.taken_up import take_up
+from virnucpro.embedding.token_column import TokenColumn
+from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
+from virnucpro.launch import World
+from virnucpro.models.bundle import Bundle
+from virnucpro.models.choices import preferred_tokens
+from virnucpro.models.classifier import Classifier
+from virnucpro.models.dnabert_s import DnabertEncoder
+from virnucpro.models.encoder import Encoder
+from virnucpro.models.esm2 import Esm2Encoder
+from virnucpro.models.packing import pack
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.progress import Display
+from virnucpro.reporting.record import logging_to, write_failures
+from virnucpro.results import call_identity, read_finished
+from virnucpro.run.ahead import read_table
+from virnucpro.run.preload import LoadAhead, fits_beside
+from virnucpro.run.state import Identity, WorkPlace, is_finished
+from virnucpro.run.timing import Clock
+from virnucpro.sequences.table import FrameTable, open_existing
+from virnucpro.settings import Choice, PredictSettings
+
+log = logging.getLogger(__name__)
+
+LOADERS = {"dnabert_s": DnabertEncoder.load, "esm2": Esm2Encoder.load}
+SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
+SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What every step of a run in this process needs to know."""
+
+    settings: PredictSettings
+    world: World
+    bundle: Bundle
+    device: torch.device
+    place: WorkPlace
+    board: Board
+    display: Display
+    clock: Clock
+    choices: list[Choice]  # grows as choices are made
+    stores: list[FeatureStore]  # on the main process: what a signal has to flush
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the main process found out before the others could start.
+
+    `work` and `identity` are its own.
+    """
+
+    table: FrameTable
+    plans: dict[str, Plan]
+    outputs: Outputs
+    work: dict[str, Work]
+    identity: Identity
+
+
+def prepare(run: Run, stack: ExitStack) -> Job | None:
+    """The main process finds out what is to be done, and tells the others.
+
+    None: an earlier run had finished.
+    """
+    note: dict[str, Any] = {"error": 1}
+    try:
+        stack.enter_context(run.place.lock)
+        stack.enter_context(
+            logging_to(
+                Outputs(run.settings.output_dir), logging.getLogger("virnucpro"), verbose=True
+            )
+        )
+        log.info("virnucpro %s; %s", __version__, "; ".join(map(str, run.choices)))
+        job = _make_job(run, stack)
+        note = {"error": None if job else 0}
+        if job is not None:
+            plans = run.place.new_plans()
+            note |= {
+                "table": job.table.fingerprint,
+                "plans": {name: str(plan.save(plans, name)) for name, plan in job.plans.items()},
+            }
+    except VirNucProError as error:
+        note = {"error": error.exit_code}
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{run.settings.output_dir}: cannot be written ({error.strerror or error}); make room"
+            " or choose another --output-dir"
+        ) from error
+    finally:
+        run.board.post("job", note)
+        if note["error"] is not None:
+            run.board.wait_for_readers("job")
+    return job
+
+
+def _make_job(run: Run, stack: ExitStack) -> Job | None:
+    """Read the inputs, compare with what is in the output directory, and plan."""
+    settings, bundle, place, clock = run.settings, run.bundle, run.place, run.clock
+    outputs = Outputs.of(settings)
+    with clock.stage("read"):
+        run.display.stage("reading and translating")
+        table = read_table(run.settings, run.bundle, log.info)
+    if table.failures and not any_answered(table):
+        if not outputs.run_json.exists():
+            write_failures(outputs, table.failures)
+        raise InputError(
+            f"every input failed; first {table.failures[0].path}: {table.failures[0].reason}"
+        )
+    bundle.check_classifier(Classifier.load(bundle.classifier).width)
+    with clock.stage("plan"):
+        run.display.stage("planning")
+        identity, force = _identity(run, table), settings.force and run.world.restarts == 0
+        if force:
+            place.clear()
+            outputs.remove()
+        elif _is_finished(run, outputs, identity):
+            return None
+        outputs.prepare()
+        place.write_identity(identity)
+        older = _older_work(run)
+        work, dtype, hashes = (
+            {},
+            "float16" if settings.features == "float16" else "float32",
+            bundle.identity(),
+        )
+        for name in ENCODERS:
+            content = {
+                "frames": table.fingerprint,
+                "weights": hashes[name],
+                "precision": settings.precision,
+                "rows": dtype,
+            }
+            directory = place.shards(name, content)
+            stack.enter_context(place.shards_lock(directory))
+            store = FeatureStore(directory, bundle.widths[name], dtype)
+            if force:
+                store.remove()
+            run.stores.append(store)
+            tokens = batch_tokens(
+                table, name, settings.batch_tokens, int(preferred_tokens(run.device, name).value)
+            )
+            work[name] = make_work(table, name, store, tokens, _take_up(name, table, older, run))
+        _check_room(run, len(table), work)
+    return Job(table, {name: w.plan for name, w in work.items()}, outputs, work, identity)
+
+
+def join(run: Run) -> Job | None:
+    """The same job, as another process sees it; None where the main process had none. Ends where it
+    failed, and has said so.
+    """
+    note = run.board.read("job")
+    if note["error"] is not None:
+        if note["error"]:
+            time.sleep(SECONDS_FOR_THE_MAIN_PROCESS)  # the main process speaks first
+            raise SystemExit(note["error"])
+        return None
+    try:
+        table = open_existing(note["table"], run.settings.cache_dir)
+    except StoreError:  # a machine with a cache of its own
+        table = read_table(run.settings, run.bundle, log.info)
+    if table.fingerprint != note["table"]:
+        raise StoreError("the inputs changed while the run began; run the same command again")
+    return Job(
+        table,
+        {name: _open_plan(Path(folder)) for name, folder in note["plans"].items()},
+        Outputs(run.settings.output_dir),
+        {},
+        {},
+    )
+
+
+def _open_plan(folder: Path) -> Plan:
+    """The plan that the main process has written; a shared file system may take a while to
+    show it.
+    """
+    patience = time.monotonic() + SECONDS_FOR_THE_FILE_SYSTEM
+    while True:
+        try:
+            return Plan.open(folder)
+        except (OSError, ValueError) as error:
+            if time.monotonic() > patience:
+                raise StoreError(
+                    f"{folder}: not visible from this machine ({error}); all machines must share"
+                    " --output-dir"
+                ) from error
+        time.sleep(1.0)
+
+
+def _identity(run: Run, table: FrameTable) -> dict[str, str]:
+    """All that decides the features, named for a reader."""
+    hashes = run.bundle.identity()
+    return {
+        **{f"input {file['source']}": file["sha256"] or "unreadable" for file in table.inputs},
+        "--chunk-length": str(run.bundle.chunk_length),
+        "frame policy": run.bundle.frame_policy,
+        "--min-length": str(run.settings.min_length),
+        "--stride": str(run.settings.stride),
+        "ESM-2": hashes["esm2"],
+        "DNABERT-S": hashes["dnabert_s"],
+        "classifier": hashes["classifier"],
+        "frames": table.fingerprint,
+        "--precision": run.settings.precision,
+        "--features": run.settings.features,
+    }
+
+
+def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
+    """Whether there is nothing left to do.
+
+    Raises StoreError when the output directory holds another run.
+    """
+    unfinished, finished = run.place.read_identity(), read_finished(outputs)
+    call, directory = call_identity(run.settings.call), run.settings.output_dir
+    if is_finished(
+        directory,
+        identity,
+        call,
+        unfinished,
+        finished and finished.identity,
+        finished is not None and finished.complete,
+    ):
+        log.info("%s: this run has finished already; --force starts it again", directory)
+        run.place.clear()
+        return True
+    if (
+        run.settings.resume
+        and unfinished is None
+        and finished is None
+        and find_older_work(directory) is None
+    ):
+        log.info("%s: nothing to resume here, starting anew", directory)
+    return False
+
+
+def _check_room(run: Run, frames: int, work: dict[str, Work]) -> None:
+    """Before the first batch: is there room for the shards that are still to come, and for the
+    matrix where one is kept?
+    """
+    itemsize = next(iter(work.values())).store.dtype.itemsize
+    shards = sum(len(w.plan.rows) * w.store.width for w in work.values()) * itemsize
+    matrix = (
+        0
+        if run.settings.features == "none"
+        else frames * sum(w.store.width for w in work.values()) * itemsize
+    )
+    if run.place.checkpoint_dir is None:
+        check_room(run.place.hidden, shards + matrix, "--output-dir")
+    else:
+        check_room(run.place.checkpoint_dir, shards, "--checkpoint-dir")
+        check_room(run.place.hidden, matrix, "--output-dir")
+
+
+def _older_work(run: Run) -> OlderWork | None:
+    """What an older program left in the output directory; taken up with `--resume` only."""
+    if run.settings.resume:
+        return find_older_work(run.settings.output_dir)
+    with suppress(StoreError):
+        if found := find_older_work(run.settings.output_dir):
+            log.info("%s: with --resume it would be taken up", found)
+    return None
+
+
+def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) -> TakeUp | None:
+    """How `make_work` gets an encoder's rows out of `older`, with this run's model to compare them
+    with.
+    """
+    if older is None:
+        return None
+    token_ids, longest = TokenColumn(table, name), longest_tokens(table, name)
+    loaded: list[Encoder] = []
+
+    @torch.inference_mode()
+    def embed(rows: np.ndarray) -> np.ndarray:
+        if not loaded:
+            loaded.append(load_encoder(name, run))
+        parts = []
+        for row in rows.tolist():
+            batch = pack(token_ids(np.array([row])), longest, loaded[0].pad_id, max_length=longest)
+            parts.append(loaded[0].embed(batch.to(run.device)).cpu().numpy())
+        return np.concatenate(parts)
+
+    widths, precision = run.bundle.widths, run.settings.precision
+    return lambda sharing, store, done: take_up(
+        older, name, table, widths, sharing, store, done, embed, precision
+    )
+
+
+def load_ahead(run: Run) -> LoadAhead:
+    """On a GPU the encoders, from now on: what follows first is reading and DNABERT-S. Not where it
+    looks as if nothing were left to compute, or another run's rows may have to be compared first;
+    ESM-2 not where the device has no room for both.
+    """
+    finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
+    if run.device.type != "cuda" or run.settings.resume or finished:
+        return LoadAhead({}, run.device)
+    import transformers  # noqa: F401 (whole, before a thread goes on with it: libraries look whether it is there, and use what it has)
+
+    def load(name: str) -> Encoder | None:
+        first = name == ENCODERS[0]
+        return (
+            _load(name, run)
+            if first or fits_beside(getattr(run.bundle, name), run.device)
+            else None
+        )
+
+    return LoadAhead({name: partial(load, name) for name in ENCODERS}, run.device)
+
+
+def load_encoder(name: str, run: Run, ahead: LoadAhead | None = None) -> Encoder:
+    """The encoder, as loaded ahead or now. Raises ModelError."""
+    run.display.stage(f"loading {name}")
+    try:
+        return (ahead and ahead.take(name)) or _load(name, run)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or"
+            " choose another device with --gpus"
+        ) from error
+
+
+def _load(name: str, run: Run) -> Encoder:
+    return LOADERS[name](
+        getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile
+    )
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -1,0 +1,1 @@
+"""What looks after an installation: doctor, verify, benchmark, random models."""

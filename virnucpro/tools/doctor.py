@@ -1,0 +1,433 @@
+"""What `virnucpro doctor` looks at: a verdict a line, and a fix where one is needed.
+
+Knows the machine and what a run needs of it; changes nothing and prints nothing. Every check stands
+alone: one that itself fails becomes a line as well.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+OK, WARNING, PROBLEM = "ok", "warning", "problem"
+
+OLDEST_PYTHON = (3, 10)
+GIB = 2**30
+FULL_MODEL_GPU = 8 * GIB  # ESM-2 3B in 16 bits and a batch
+FRAME_BYTES = 13_300  # a frame's features in float32
+LEAST_FREE = 5 * GIB
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "tokenizers",
+    "safetensors",
+    "pyarrow",
+    "numpy",
+    "biopython",
+)
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line: what was looked at, the verdict, what was found, and what to do about it ("" where
+    nothing).
+    """
+
+    name: str
+    verdict: str
+    found: str
+    fix: str = ""
+
+
+def check_all(directory: Path | None = None) -> list[Check]:
+    """Every check, in the order in which a run would meet them.
+
+    `directory`: where results would go (default: here).
+    """
+    place = directory or Path.cwd()
+    checks: list[Check] = []
+    looks: tuple[tuple[str, Callable[[], Iterable[Check]]], ...] = (
+        ("python", python),
+        ("packages", packages),
+        ("processor", processor),
+        ("gpu", gpus),
+        ("nccl", nccl),
+        ("disk", lambda: disk(place)),
+        ("caches", caches),
+        ("launcher", launcher),
+        ("models", models),
+    )
+    for name, look in looks:
+        try:
+            checks += look()
+        except Exception as error:
+            checks.append(
+                Check(
+                    name,
+                    PROBLEM,
+                    f"could not be looked at ({type(error).__name__}: {error})",
+                    "install VirNucPro anew",
+                )
+            )
+    return checks
+
+
+def worst(checks: Iterable[Check]) -> str:
+    """The verdict over all."""
+    return max((check.verdict for check in checks), key=(OK, WARNING, PROBLEM).index, default=OK)
+
+
+def python() -> list[Check]:
+    found = f"{platform.python_version()} at {sys.executable}"
+    if sys.version_info >= OLDEST_PYTHON:
+        return [Check("python", OK, found)]
+    return [Check("python", PROBLEM, found, "install Python 3.10 or newer, and VirNucPro with it")]
+
+
+def packages() -> list[Check]:
+    """Versions against what the installed VirNucPro asks for."""
+    wanted = _requirements()
+    found, checks = [], []
+    for name in PACKAGES:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            checks.append(
+                Check("packages", PROBLEM, f"{name} is not installed", f"pip install {name}")
+            )
+            continue
+        found.append(f"{name} {version}")
+        requirement = wanted.get(name)
+        if requirement is not None and not requirement.specifier.contains(
+            version, prereleases=True
+        ):
+            fix = f'pip install "{name}{requirement.specifier}"'
+            checks.append(Check("packages", PROBLEM, f"{name} {version} is too old", fix))
+    return [Check("packages", OK, ", ".join(found)), *checks] if found else checks
+
+
+def processor() -> list[Check]:
+    import psutil
+
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    memory = psutil.virtual_memory()
+    found = f"{cores} cores, {memory.total / GIB:.0f} GiB memory, {memory.available / GIB:.0f} free"
+    if memory.available < 4 * GIB:
+        return [
+            Check("processor", WARNING, found, "close other programs; a run with mini wants 4 GiB")
+        ]
+    return [Check("processor", OK, found)]
+
+
+def gpus() -> list[Check]:
+    """Each GPU with its memory and precisions; or why there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return [_no_gpu(torch)]
+    checks = []
+    for i in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(i)
+        capability = (properties.major, properties.minor)
+        precision = "bf16, fp16, fp32, int8" if capability >= (8, 0) else "fp16, fp32"
+        free, total = torch.cuda.mem_get_info(i)
+        found = (
+            f"{i}: {properties.name}, {free / GIB:.0f} of {total / GIB:.0f} GiB free, compute"
+            f" capability {capability[0]}.{capability[1]}, {precision}"
+        )
+        if not _has_kernels(torch, capability):
+            fix = "install a PyTorch build for this GPU, or leave it out with --gpus"
+            checks.append(
+                Check(
+                    "gpu",
+                    PROBLEM,
+                    f"{found}; this PyTorch ({torch.__version__}) has no kernels for it",
+                    fix,
+                )
+            )
+        elif total < FULL_MODEL_GPU:
+            checks.append(
+                Check("gpu", WARNING, found, "too small for --model 500: use --model mini")
+            )
+        elif free < FULL_MODEL_GPU:
+            checks.append(
+                Check(
+                    "gpu",
+                    WARNING,
+                    found,
+                    "another program holds its memory: end it, or choose other GPUs with --gpus",
+                )
+            )
+        else:
+            checks.append(Check("gpu", OK, found))
+    return checks
+
+
+def nccl() -> list[Check]:
+    """Only several GPUs need it."""
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        return [Check("nccl", OK, "not needed with fewer than two GPUs")]
+    if not torch.distributed.is_nccl_available():
+        return [
+            Check(
+                "nccl",
+                PROBLEM,
+                "this PyTorch has no NCCL, several GPUs cannot work together",
+                "install PyTorch for CUDA from its own pages, or use --gpus 0",
+            )
+        ]
+    return [Check("nccl", OK, ".".join(map(str, torch.cuda.nccl.version())))]
+
+
+def disk(directory: Path) -> list[Check]:
+    checks = []
+    for name, place in (("results", directory), ("temporary files", Path(tempfile.gettempdir()))):
+        place = _nearest(place)
+        free = shutil.disk_usage(place).free
+        found = f"{name}: {free / GIB:.0f} GiB free in {place}"
+        if name == "results":
+            found += f", features of {free // FRAME_BYTES:,} open frames"
+        problem = _writing_fails(place)
+        if problem:
+            fix = "choose another --output-dir, or TMPDIR"
+            checks.append(
+                Check("disk", PROBLEM, f"{name}: {place} cannot be written to ({problem})", fix)
+            )
+        elif free < LEAST_FREE:
+            checks.append(
+                Check("disk", WARNING, found, "make room, or keep less with --features none")
+            )
+        else:
+            checks.append(Check("disk", OK, found))
+    return checks
+
+
+def caches() -> list[Check]:
+    """The cache of tokenized frames and the models' directory: can they be written to, do locks
+    work there.
+    """
+    from virnucpro.models.files import models_dir
+    from virnucpro.sequences.table_cache import cache_root
+
+    checks = []
+    for name, place, fix in (
+        ("tokenized frames", cache_root(), "name another with --cache-dir or HF_DATASETS_CACHE"),
+        ("models", models_dir(), "name another with VIRNUCPRO_HOME"),
+    ):
+        nearest = _nearest(place)
+        problem = _writing_fails(nearest) or _locking_fails(nearest)
+        free = shutil.disk_usage(nearest).free
+        if problem:
+            checks.append(Check("caches", PROBLEM, f"{name}: {place} ({problem})", fix))
+        elif free < LEAST_FREE:
+            checks.append(
+                Check(
+                    "caches",
+                    WARNING,
+                    f"{name}: {place}, {free / GIB:.1f} GiB free",
+                    f"make room, or {fix}",
+                )
+            )
+        else:
+            checks.append(Check("caches", OK, f"{name}: {place}, {free / GIB:.0f} GiB free"))
+    return checks
+
+
+def launcher() -> list[Check]:
+    """What `accelerate launch` would add by itself, and a launcher's variables that were left
+    behind.
+    """
+    checks = []
+    left = [name for name in LAUNCHER_VARIABLES if name in os.environ]
+    if left:
+        checks.append(
+            Check(
+                "launcher",
+                WARNING,
+                f"{', '.join(left)} set: a run here believes that a launcher started it",
+                f"unset {' '.join(left)}",
+            )
+        )
+    from accelerate.commands.config.config_args import default_config_file, load_config_from_file
+
+    if not Path(default_config_file).is_file():
+        return [*checks, Check("launcher", OK, "no global configuration of accelerate")]
+    try:
+        config = load_config_from_file(default_config_file)
+    except Exception as error:
+        return [
+            *checks,
+            Check(
+                "launcher",
+                WARNING,
+                f"{default_config_file} is not readable ({type(error).__name__})",
+                "give accelerate launch one of accelerate_configs/ with --config_file",
+            ),
+        ]
+    sections = [
+        kind
+        for kind in ("deepspeed_config", "fsdp_config", "megatron_lm_config", "dynamo_config")
+        if getattr(config, kind, None)
+    ]
+    if sections:
+        return [
+            *checks,
+            Check(
+                "launcher",
+                WARNING,
+                f"{default_config_file} has {', '.join(sections)}, which VirNucPro does not run"
+                " under",
+                "give accelerate launch one of accelerate_configs/ with --config_file",
+            ),
+        ]
+    found = (
+        f"{default_config_file}: {config.num_processes} processes, mixed precision"
+        f" {config.mixed_precision}"
+    )
+    return [*checks, Check("launcher", OK, found)]
+
+
+def models() -> list[Check]:
+    from virnucpro.models.bundle import Bundle
+    from virnucpro.models.library import PUBLISHED, list_models
+    from virnucpro.tools.verify import read_verification
+
+    checks = []
+    for row in list_models():
+        if row.state == "incomplete":
+            checks.append(
+                Check(
+                    "models",
+                    WARNING,
+                    f"{row.name}: incomplete in {row.where}",
+                    f"virnucpro models download {row.name if row.name in PUBLISHED else 500}",
+                )
+            )
+        elif row.state == "not installed":
+            fix = f"virnucpro models download {row.name}" if row.name == "500" else ""
+            checks.append(
+                Check("models", WARNING if fix else OK, f"{row.name}: not installed", fix)
+            )
+        elif row.name not in PUBLISHED:
+            checks.append(Check("models", OK, f"{row.name}: {row.what}"))
+        else:
+            result = read_verification(Bundle.load(row.where).identity())
+            found = f"{row.name}: in {row.where}"
+            if result is None:
+                checks.append(
+                    Check(
+                        "models",
+                        WARNING,
+                        f"{found}, never verified on this machine",
+                        f"virnucpro models verify {row.name}",
+                    )
+                )
+            elif not result["passed"]:
+                checks.append(
+                    Check(
+                        "models",
+                        PROBLEM,
+                        f"{found}, failed its verification of {result['date']}",
+                        f"virnucpro models verify {row.name}, then download it again",
+                    )
+                )
+            else:
+                checks.append(
+                    Check("models", OK, f"{found}, verified {result['date']} on {result['device']}")
+                )
+    if not any(row.state == "installed" for row in list_models()):
+        checks.append(
+            Check("models", PROBLEM, "no model on this machine", "virnucpro models download 500")
+        )
+    return checks
+
+
+def _requirements() -> dict:
+    from packaging.requirements import Requirement
+
+    try:
+        lines = metadata.requires("virnucpro") or []
+    except metadata.PackageNotFoundError:  # run from a checkout
+        return {}
+    found = [Requirement(line) for line in lines]
+    return {requirement.name: requirement for requirement in found if requirement.marker is None}
+
+
+def _no_gpu(torch) -> Check:
+    if not shutil.which("nvidia-smi"):
+        return Check("gpu", OK, "none; mini is made for this, the full model is slow without one")
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "x").strip() in ("", "-1"):
+        return Check("gpu", WARNING, "hidden by CUDA_VISIBLE_DEVICES", "unset CUDA_VISIBLE_DEVICES")
+    if torch.version.cuda is None and torch.version.hip is None:
+        return Check(
+            "gpu",
+            WARNING,
+            f"there is a driver, but PyTorch {torch.__version__} is built for CPUs",
+            "install PyTorch for CUDA",
+        )
+    return Check(
+        "gpu",
+        WARNING,
+        f"PyTorch {torch.__version__} cannot use it (driver too old, or the device is busy)",
+        "see nvidia-smi; a driver at least as new as PyTorch's CUDA is needed",
+    )
+
+
+def _has_kernels(torch, capability: tuple[int, int]) -> bool:
+    """Whether the build holds code for this generation, or an earlier one's that the driver can
+    translate.
+    """
+    if torch.version.hip is not None:
+        return True
+    number = capability[0] * 10 + capability[1]
+    built = [
+        (kind, int(digits))
+        for kind, _, digits in (name.partition("_") for name in torch.cuda.get_arch_list())
+        if digits.isdigit()
+    ]
+    return any(
+        (kind == "sm" and have // 10 == capability[0] and have <= number)
+        or (kind == "compute" and have <= number)
+        for kind, have in built
+    )
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    path = path.expanduser().absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _writing_fails(directory: Path) -> str:
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".virnucpro-"):
+            return ""
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+
+
+def _locking_fails(directory: Path) -> str:
+    import fcntl
+
+    with tempfile.NamedTemporaryFile(dir=directory, prefix=".virnucpro-") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return ""
+        except OSError as error:
+            return f"file locks do not work there: {(error.strerror or str(error)).lower()}"

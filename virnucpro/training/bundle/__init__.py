@@ -1,0 +1,1 @@
+"""Training of a whole small bundle: both encoders and the classifier."""
