@@ -22,9 +22,10 @@ from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.calling.regions import fewest_scored
 from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
+from virnucpro.reporting.columns import notes
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
 from virnucpro.reporting.outputs import Outputs, writing
-from virnucpro.reporting.tables import counts, notes
+from virnucpro.reporting.tables import counts
 
 MOST_HITS = 1000
 MOST_TRACKS = 12

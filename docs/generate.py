@@ -1,0 +1,54 @@
+"""Fill the parts of the pages that are made from the code.
+
+    python docs/generate.py [--check]
+
+A part lies between `<!-- made from NAME -->` and `<!-- end -->`; NAME is a key of `PARTS`. With
+--check nothing is written, and pages that would change are named with exit status 1.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from virnucpro.reporting.columns import TABLES, Table
+
+DOCS = Path(__file__).parent
+PART = re.compile(r"(<!-- made from (.+?) -->\n).*?(<!-- end -->)", re.S)
+
+
+def columns(table: Table) -> str:
+    """The glossary of a table."""
+    rows = [f"| `{column.name}` | {column.description} |" for column in table.columns]
+    return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    f"the columns of {table.name}": lambda table=table: columns(table)
+    for table in TABLES
+    if table.name != "virus_summary"
+}
+
+
+def filled(text: str) -> str:
+    """The page with every part made anew. Raises KeyError for a part nobody makes."""
+    return PART.sub(lambda found: found[1] + PARTS[found[2]]() + found[3], text)
+
+
+def main() -> int:
+    """Write or check all pages."""
+    stale = [
+        path for path in sorted(DOCS.glob("*.md")) if filled(path.read_text()) != path.read_text()
+    ]
+    for path in stale:
+        if "--check" in sys.argv[1:]:
+            print(f"{path.name}: not what the code says; run: python docs/generate.py")
+        else:
+            path.write_text(filled(path.read_text()))
+    return int(bool(stale) and "--check" in sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
