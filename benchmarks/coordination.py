@@ -37,7 +37,7 @@ def work(out: Path, batches: int) -> None:
     from accelerate import Accelerator
 
     from virnucpro.embedding.extract import PlannedBatches, extract
-    from virnucpro.embedding.group import leave
+    from virnucpro.embedding.group import close_group
     from virnucpro.embedding.plan import make_plan
     from virnucpro.embedding.store import FeatureStore
     from virnucpro.models.esm2 import Esm2Encoder
@@ -88,7 +88,7 @@ def work(out: Path, batches: int) -> None:
     began = now()
     extract(accelerator, encoder, planned, store)
     ended = now()
-    leave(accelerator)
+    close_group(accelerator)
     content = {
         "times": [tuple(began), *meetings, tuple(ended)],
         "inside": tuple(inside),

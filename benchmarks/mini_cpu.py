@@ -66,7 +66,7 @@ def main() -> None:
 
     from virnucpro.embedding.extract import PlannedBatches
     from virnucpro.embedding.plan import make_plan
-    from virnucpro.embedding.token_column import TokenColumn
+    from virnucpro.embedding.work import TokenColumn
     from virnucpro.models.bundle import MINI, Bundle
     from virnucpro.models.esm2 import load_esm2
     from virnucpro.sequences.reader import find_inputs

@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro import api
-from virnucpro.embedding.joined_rows import JoinedRows, Part
 from virnucpro.embedding.matrix import write_matrix
-from virnucpro.embedding.store import FeatureStore
+from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
 from virnucpro.models.bundle import MINI
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.sequences.reader import find_inputs
@@ -60,7 +59,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         store.add(np.arange(DIFFERENT), rng.normal(size=(DIFFERENT, width)).astype(np.float32))
         # sorted: written from first to last
         parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))
-    write_matrix(outputs.features, table.frame_ids(), JoinedRows(parts), {})
+    write_matrix(outputs.features, table.frame_ids(), FeatureRows(parts), {})
     random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
     outputs.run_json.write_text(
         json.dumps(

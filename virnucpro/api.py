@@ -305,7 +305,7 @@ def _run_here(
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
     with signals_held():
         from virnucpro import pipeline
-        from virnucpro.embedding.gpu_memory import GpuMemory
+        from virnucpro.embedding.group import GpuMemory
         from virnucpro.reporting.progress import make_display
 
     with make_display(

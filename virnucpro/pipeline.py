@@ -19,15 +19,18 @@ import torch
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.calibration import Calibration
-from virnucpro.embedding.board import Board, PeerLost
 from virnucpro.embedding.coverage import Coverage, any_answered, coverage
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
-from virnucpro.embedding.group import drop_out, leave, make_accelerator
-from virnucpro.embedding.job import ENCODERS, longest_tokens
-from virnucpro.embedding.joined_rows import JoinedRows, Part
+from virnucpro.embedding.group import (
+    Announcements,
+    PeerLostError,
+    abandon_group,
+    close_group,
+    make_accelerator,
+)
 from virnucpro.embedding.matrix import write_matrix
-from virnucpro.embedding.store import FeatureStore
-from virnucpro.embedding.token_column import TokenColumn
+from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
+from virnucpro.embedding.work import ENCODERS, TokenColumn, longest_tokens
 from virnucpro.errors import Failure, StoreError, VirNucProError
 from virnucpro.launch import World, how_to_go_on, leave_status, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
@@ -104,7 +107,7 @@ def predict(
             bundle,
             accelerator.device,
             WorkPlace(settings.output_dir, settings.checkpoint_dir),
-            Board(),
+            Announcements(),
             display,
             clock,
             [chosen, *choices, precision],
@@ -113,10 +116,10 @@ def predict(
         with _finished_work_kept(run), load_ahead(run) as ahead:
             job = prepare(run, stack) if world.is_main else join(run)
             if job is None:
-                leave(accelerator)
+                close_group(accelerator)
                 return _finished_before(Outputs.of(settings)) if world.is_main else None
             done = _embed_all(job, run, accelerator, ahead)
-            leave(accelerator)
+            close_group(accelerator)
             return _finish(job, done, run) if world.is_main else None
 
 
@@ -164,7 +167,7 @@ def _finish(job: Job, done: dict[str, Extraction], run: Run) -> Outcome:
     with run.clock.stage("store"):
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
-        features = JoinedRows(
+        features = FeatureRows(
             [
                 Part(job.work[name].store, job.work[name].sharing.representative[rows])
                 for name in ENCODERS
@@ -189,7 +192,7 @@ def _answer(
     done: dict[str, Extraction],
     covered: Coverage,
     rows: np.ndarray,
-    features: JoinedRows,
+    features: FeatureRows,
     saved: Callable[[], object] | None,
     run: Run,
 ) -> Outcome:
@@ -254,7 +257,7 @@ def _answer(
     return Outcome(job.outputs, answers, tuple(failures), _for_the_launcher(code, run.world))
 
 
-def _write_features(job: Job, rows: np.ndarray, features: JoinedRows, bundle: Bundle) -> None:
+def _write_features(job: Job, rows: np.ndarray, features: FeatureRows, bundle: Bundle) -> None:
     """`merged_features.pt` of the frames `rows`."""
     write_matrix(
         job.outputs.features,
@@ -324,12 +327,12 @@ def _finished_work_kept(run: Run) -> Iterator[None]:
         with suppress(StoreError):  # the disk may be what went wrong
             for store in run.stores:
                 store.flush()
-        if isinstance(error, PeerLost):
+        if isinstance(error, PeerLostError):
             time.sleep(SECONDS_FOR_THE_LAUNCHER)
-            raise PeerLost(f"{error}; {how_to_go_on(run.settings.force)}") from error
+            raise PeerLostError(f"{error}; {how_to_go_on(run.settings.force)}") from error
         raise
     finally:
-        drop_out()
+        abandon_group()
 
 
 def _stopped(

@@ -22,8 +22,7 @@ import pytest
 import xxhash
 from Bio.Seq import Seq
 
-from virnucpro.embedding.job import column
-from virnucpro.embedding.token_column import TokenColumn
+from virnucpro.embedding.work import TokenColumn, column
 from virnucpro.errors import StoreError
 from virnucpro.sequences import build as table_builder
 from virnucpro.sequences import frame_columns

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from virnucpro.embedding.extract import Extraction
-from virnucpro.embedding.job import Work, column, embeddable
+from virnucpro.embedding.work import Work, column, embeddable
 from virnucpro.errors import Failure
 from virnucpro.sequences.table import FrameTable
 

@@ -20,11 +20,11 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 
-from virnucpro.embedding.board import peers
-from virnucpro.embedding.meter import LoopSeconds, Meter
+from virnucpro.embedding.group import peers
 from virnucpro.embedding.plan import Deal, Plan, make_plan
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.models.packing import PackedBatch, pack
+from virnucpro.run.timing import LoopSeconds, Meter
 
 log = logging.getLogger(__name__)
 

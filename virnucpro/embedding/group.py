@@ -1,10 +1,17 @@
-"""The Accelerator of a run: where this process computes, and how it meets the others."""
+"""The processes of a run: the Accelerator of this one, notes between them, GPU memory for the
+display.
+"""
 
 from __future__ import annotations
 
+import json
 import os
-from contextlib import suppress
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -15,6 +22,7 @@ from accelerate.utils import (
     check_cuda_p2p_ib_support,
 )
 
+from virnucpro.errors import VirNucProError
 from virnucpro.launch import World, cores
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from hanging a run
@@ -66,13 +74,13 @@ def _join_again(world: World, backend: str) -> None:
     )
 
 
-def leave(accelerator: Accelerator) -> None:
+def close_group(accelerator: Accelerator) -> None:
     """Leave the process group: what follows is the main process's alone."""
     if dist.is_initialized():  # under a launcher a single process has a group too
         accelerator.state.destroy_process_group()
 
 
-def drop_out() -> None:
+def abandon_group() -> None:
     """Leave the process group without the others, on the way out of a failed run.
 
     A process that ends inside a gloo group aborts. NCCL may wait for the others in leaving: there,
@@ -81,3 +89,115 @@ def drop_out() -> None:
     if dist.is_initialized() and dist.get_backend() == "gloo":
         with suppress(RuntimeError):
             dist.destroy_process_group()
+
+
+PATIENCE = timedelta(days=30)
+PATIENCE_FOR_READERS = timedelta(seconds=30)
+BROKEN_CONNECTION = (
+    "gloo",
+    "Connection closed",
+    "Connection reset",
+    "Broken pipe",
+    "ncclRemoteError",
+    "ncclSystemError",
+)
+
+
+class PeerLostError(VirNucProError):
+    """Another process of the run is gone: nothing more can be gathered."""
+
+
+class Announcements:
+    """Notes of the main process to the others, by name; nobody reads them in a single process.
+
+    Collectives time out after minutes, which keeps a dead process from hanging a run. A note may
+    take hours to come: the store behind the process group waits as long as it is told to.
+    """
+
+    def __init__(self) -> None:
+        self._store = dist.distributed_c10d._get_default_store() if dist.is_initialized() else None
+        self._others = dist.get_world_size() - 1 if dist.is_initialized() else 0
+
+    def post(self, name: str, note: dict[str, Any]) -> None:
+        if self._store is not None:
+            self._store.set(_key(name), json.dumps(note))
+
+    def wait_for_readers(self, name: str) -> None:
+        """Before the main process ends early: the notes may live in it, and would be gone
+        with it.
+        """
+        if self._others:
+            with suppress(RuntimeError):  # a reader that is gone needs no waiting for
+                self._store.wait([_key(name) + "/read"], PATIENCE_FOR_READERS)
+
+    def read(self, name: str) -> dict[str, Any]:
+        """Wait for the note. Raises PeerLostError when the main process is gone."""
+        with peers():
+            self._store.wait([_key(name)], PATIENCE)
+            note = json.loads(self._store.get(_key(name)))
+            if self._store.add(_key(name) + "/readers", 1) == self._others:
+                self._store.set(_key(name) + "/read", "all")
+        return note
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Around a collective: a broken connection becomes PeerLostError, other errors stay what
+    they are.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(
+            word in str(error) for word in BROKEN_CONNECTION
+        ):
+            raise PeerLostError("another process of this run is gone") from error
+        raise
+
+
+def _key(name: str) -> str:
+    return f"virnucpro/{name}"
+
+
+SECONDS_BETWEEN = 5.0
+QUERY = ["nvidia-smi", "--query-gpu=uuid,memory.used,memory.total", "--format=csv,noheader,nounits"]
+
+
+class GpuMemory:
+    """Used and total memory of the visible GPUs, from the driver: asking CUDA would open a context
+    of some hundred MB on every card of the other processes.
+
+    Callable: (used, total) bytes of each device, in CUDA's order; [] where there is none or the
+    driver does not say.
+    """
+
+    def __init__(self) -> None:
+        self._asked_at = float("-inf")
+        self._answer: list[tuple[int, int]] = []
+
+    def __call__(self) -> list[tuple[int, int]]:
+        if torch.cuda.is_available() and time.monotonic() - self._asked_at >= SECONDS_BETWEEN:
+            self._asked_at = time.monotonic()
+            devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+            self._answer = parse(ask_driver(), [f"GPU-{device.uuid}" for device in devices])
+        return self._answer
+
+
+def ask_driver() -> str:
+    """The driver's answer to QUERY, "" where it gives none."""
+    try:
+        return subprocess.run(QUERY, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def parse(answer: str, wanted: list[str]) -> list[tuple[int, int]]:
+    """(used, total) bytes of the devices `wanted` (by UUID) from lines of `uuid, MiB used, MiB
+    total`; [] if one is missing.
+    """
+    found = {}
+    for line in answer.splitlines():
+        uuid, used, total = (word.strip() for word in line.split(","))
+        if used.isdigit() and total.isdigit():
+            found[uuid] = (int(used) << 20, int(total) << 20)
+    return [found[uuid] for uuid in wanted] if all(uuid in found for uuid in wanted) else []

@@ -8,9 +8,10 @@ here: a caller embeds some rows again and asks `same_model`. Knows the frame tab
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -18,8 +19,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnucpro.embedding.job import ENCODERS, column, embeddable
 from virnucpro.embedding.older_files import OlderFile, OlderWork, find_older_work, load, read_fasta
+from virnucpro.embedding.plan import Sharing
+from virnucpro.embedding.store import FeatureStore
+from virnucpro.embedding.work import ENCODERS, column, embeddable
 from virnucpro.errors import ModelError
 from virnucpro.sequences.frames import FRAME_NAMES
 from virnucpro.sequences.table import FrameTable
@@ -245,3 +248,57 @@ class _FrameIndex:
 def _first_column(encoder: str, widths: Mapping[str, int]) -> int:
     order = list(ENCODERS)
     return sum(widths[name] for name in order[: order.index(encoder)])
+
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 16  # rows of a file that are embedded again, the same everywhere in it
+
+Embed = Callable[[np.ndarray], np.ndarray]  # frame rows -> float32 [n, width]
+
+
+def import_older_rows(
+    older: OlderWork,
+    encoder: str,
+    table: FrameTable,
+    widths: Mapping[str, int],
+    sharing: Sharing,
+    store: FeatureStore,
+    done: np.ndarray,
+    embed: Embed,
+    precision: str,
+) -> np.ndarray:
+    """Add what `store` lacks and `older` has of `encoder`; the representatives added, int64,
+    ascending.
+
+    done: representatives that are there already; widths: of all encoders. Says how many rows were
+    taken, and why not the others.
+    """
+    counts, added, before = Counts(), np.empty(0, dtype=np.int64), done
+    for old in read_rows(older, table, widths):
+        if old.encoder != encoder:
+            continue
+        if old.problem:
+            log.warning("%s: %s; its rows are embedded anew", old.source, old.problem)
+            continue
+        counts += old.counts
+        keys, first = np.unique(sharing.representative[old.index], return_index=True)
+        new = ~np.isin(keys, done)
+        keys, first = keys[new], first[new]
+        if len(keys) == 0:
+            continue
+        sample = first[np.unique(np.linspace(0, len(first) - 1, SAMPLE).astype(np.int64))]
+        if not same_model(old.rows[sample], embed(old.index[sample]), precision):
+            log.warning(
+                "%s: %d of its rows embedded again came out otherwise, they are another model's;"
+                " all %d are embedded anew",
+                old.source,
+                len(sample),
+                len(keys),
+            )
+            continue
+        store.add(keys, old.rows[first])
+        done, added = np.union1d(done, keys), np.union1d(added, keys)
+    store.flush()
+    log.info("%s: %d embeddings taken up from %s; its rows: %s", encoder, len(added), older, counts)
+    return np.setdiff1d(added, before)

@@ -19,15 +19,21 @@ import numpy as np
 import torch
 
 from virnucpro import __version__
-from virnucpro.embedding.board import Board
 from virnucpro.embedding.coverage import any_answered
-from virnucpro.embedding.job import ENCODERS, TakeUp, Work, batch_tokens, longest_tokens, make_work
+from virnucpro.embedding.group import Announcements
 from virnucpro.embedding.matrix import check_room
-from virnucpro.embedding.older import OlderWork, find_older_work
+from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.store import FeatureStore
-from virnucpro.embedding.taken_up import take_up
-from virnucpro.embedding.token_column import TokenColumn
+from virnucpro.embedding.work import (
+    ENCODERS,
+    ImportRows,
+    TokenColumn,
+    Work,
+    batch_tokens,
+    longest_tokens,
+    make_work,
+)
 from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
 from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
@@ -64,7 +70,7 @@ class Run:
     bundle: Bundle
     device: torch.device
     place: WorkPlace
-    board: Board
+    board: Announcements
     display: Display
     clock: Clock
     choices: list[Choice]  # grows as choices are made
@@ -168,7 +174,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             tokens = batch_tokens(
                 table, name, settings.batch_tokens, int(preferred_tokens(run.device, name).value)
             )
-            work[name] = make_work(table, name, store, tokens, _take_up(name, table, older, run))
+            work[name] = make_work(table, name, store, tokens, _older_rows(name, table, older, run))
         _check_room(run, len(table), work)
     return Job(table, {name: w.plan for name, w in work.items()}, outputs, work, identity)
 
@@ -289,7 +295,9 @@ def _older_work(run: Run) -> OlderWork | None:
     return None
 
 
-def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) -> TakeUp | None:
+def _older_rows(
+    name: str, table: FrameTable, older: OlderWork | None, run: Run
+) -> ImportRows | None:
     """How `make_work` gets an encoder's rows out of `older`, with this run's model to compare them
     with.
     """
@@ -309,7 +317,7 @@ def _take_up(name: str, table: FrameTable, older: OlderWork | None, run: Run) ->
         return np.concatenate(parts)
 
     widths, precision = run.bundle.widths, run.settings.precision
-    return lambda sharing, store, done: take_up(
+    return lambda sharing, store, done: import_older_rows(
         older, name, table, widths, sharing, store, done, embed, precision
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from virnucpro.embedding.gpu_memory import parse
+from virnucpro.embedding.group import parse
 
 ANSWER = "GPU-aa, 1024, 8192\nGPU-bb, 0, 143771\nGPU-cc, [N/A], [N/A]\n"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from virnucpro.embedding.job import batch_tokens
+from virnucpro.embedding.work import batch_tokens
 from virnucpro.errors import UsageError
 
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 from command import GOLDEN
 
-from virnucpro.embedding.job import make_work
-from virnucpro.embedding.older import find_older_work
+from virnucpro.embedding.older import SAMPLE, find_older_work, import_older_rows
 from virnucpro.embedding.store import FeatureStore
-from virnucpro.embedding.taken_up import SAMPLE, take_up
+from virnucpro.embedding.work import make_work
 from virnucpro.sequences.reader import find_inputs
 from virnucpro.sequences.table import FrameRules, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
@@ -56,7 +55,7 @@ def work_with(table, old: Path, store: FeatureStore, embed):
         "esm2",
         store,
         4096,
-        lambda *known: take_up(older, "esm2", table, WIDTHS, *known, embed, "fp32"),
+        lambda *known: import_older_rows(older, "esm2", table, WIDTHS, *known, embed, "fp32"),
     )
 
 

@@ -8,7 +8,7 @@ columns; does not know devices or weights.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,13 +75,17 @@ def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: in
 
 
 # store and what it has -> what was added
-TakeUp = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]
+ImportRows = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]
 
 
 def make_work(
-    table: FrameTable, encoder: str, store: FeatureStore, tokens: int, take_up: TakeUp | None = None
+    table: FrameTable,
+    encoder: str,
+    store: FeatureStore,
+    tokens: int,
+    import_rows: ImportRows | None = None,
 ) -> Work:
-    """Verify what `store` holds of `encoder`, let `take_up` add to it, and plan the rest."""
+    """Verify what `store` holds of `encoder`, let `import_rows` add to it, and plan the rest."""
     key = KEYS[encoder]
     sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
     state = store.load()
@@ -101,7 +105,9 @@ def make_work(
             len(sharing.unique),
         )
     added = (
-        take_up(sharing, store, state.done) if take_up is not None else np.empty(0, dtype=np.int64)
+        import_rows(sharing, store, state.done)
+        if import_rows is not None
+        else np.empty(0, dtype=np.int64)
     )
     todo = np.setdiff1d(sharing.unique, np.union1d(state.done, added), assume_unique=True)
     return Work(
@@ -110,3 +116,26 @@ def make_work(
         make_plan(todo, column(table, f"{encoder}_length")[todo], tokens),
         len(added),
     )
+
+
+class TokenColumn:
+    """Callable: frame rows (int64 [n]) -> n arrays of token ids, without a copy. Errors: StoreError
+    when the file was cut short.
+    """
+
+    def __init__(self, table: FrameTable, encoder: str):
+        self._check = table.check
+        pieces = [piece for piece in table.frames.data.table[f"{encoder}_ids"].chunks if len(piece)]
+        self._ends = np.cumsum([len(piece) for piece in pieces])
+        self._offsets = [piece.offsets.to_numpy() for piece in pieces]
+        self._values = [piece.values.to_numpy() for piece in pieces]
+
+    def __call__(self, rows: np.ndarray) -> Sequence[np.ndarray]:
+        self._check()
+        piece = np.searchsorted(self._ends, rows, side="right")
+        first = np.concatenate(([0], self._ends))[piece]
+        out = []
+        for p, row in zip(piece.tolist(), (rows - first).tolist(), strict=True):
+            offsets = self._offsets[p]
+            out.append(self._values[p][offsets[row] : offsets[row + 1]])
+        return out

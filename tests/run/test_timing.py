@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 
-from virnucpro.embedding.meter import PENDING, LoopSeconds, Meter
+from virnucpro.run.timing import PENDING, LoopSeconds, Meter
 
 
 def test_each_part_gets_its_own_time():
