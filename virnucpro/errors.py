@@ -35,6 +35,10 @@ class StoreError(VirNucProError):
     """Finished work on disk is damaged, locked, or belongs to another run."""
 
 
+class OutputError(VirNucProError):
+    """A file of the output directory cannot be written."""
+
+
 class Interrupted(VirNucProError):
     """SIGINT or SIGTERM arrived; everything finished so far is on disk."""
 

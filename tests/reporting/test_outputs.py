@@ -2,72 +2,17 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import resource
 
 import pytest
 
-from virnucpro.errors import InputError
-from virnucpro.reporting.outputs import LEFTOVER, OutputError, Outputs, writing
+from virnucpro.errors import OutputError
+from virnucpro.files import LEFTOVER
+from virnucpro.reporting.outputs import Outputs
 
 
 def leftovers(folder):
     return [path.name for path in folder.rglob(LEFTOVER + "*")]
-
-
-def test_a_file_is_the_old_one_until_it_is_the_whole_new_one(tmp_path):
-    path = tmp_path / "contigs.tsv"
-    path.write_text("old")
-    with writing(path) as stream:
-        stream.write(b"new" * 100_000)
-        assert path.read_text() == "old"
-    assert path.read_text() == "new" * 100_000
-    assert path.stat().st_mode & 0o777 == 0o666 & ~_umask()
-
-
-def test_an_error_leaves_the_old_file_and_no_trace(tmp_path):
-    path = tmp_path / "contigs.tsv"
-    path.write_text("old")
-    for error in (
-        InputError("x"),
-        KeyboardInterrupt(),
-        OSError(errno.ENOENT, "gone", "/elsewhere/input.fa"),
-    ):
-        with pytest.raises(type(error)), writing(path) as stream:
-            stream.write(b"half")
-            raise error
-    assert path.read_text() == "old" and not leftovers(tmp_path)
-
-
-def test_a_full_disk_is_one_line(tmp_path):
-    """A real limit on the size of files stands for the full disk: write() fails in the same
-    place.
-    """
-    path = tmp_path / "contigs.tsv"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    try:
-        with (
-            pytest.raises(OutputError, match=r"contigs\.tsv: cannot write \(file too large\)"),
-            writing(path) as stream,
-        ):
-            stream.write(b"x" * 100_000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert not path.exists() and not leftovers(tmp_path)
-
-
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_no_space_left_names_the_file(tmp_path):
-    path = tmp_path / "a.tsv"
-    with (
-        pytest.raises(OutputError, match=r"a\.tsv: cannot write \(no space left on device\)"),
-        writing(path) as stream,
-    ):
-        os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
-        stream.write(b"x" * 1_000_000)
-    assert not leftovers(tmp_path)
 
 
 def test_a_file_in_the_place_of_the_directory_is_one_line(tmp_path):
@@ -101,12 +46,6 @@ def test_tree_names_every_file_once(tmp_path):
     names = [name for name, _ in outputs.tree()]
     assert len(names) == len(set(names)) and "x_merged/prediction_results.txt" in names
     assert outputs.tree(existing_only=True) == []
-
-
-def _umask():
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @pytest.mark.parametrize("ours", [True, False])

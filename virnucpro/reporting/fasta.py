@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.consensus import best_first
 from virnucpro.errors import InputError
-from virnucpro.reporting.outputs import LEFTOVER, Outputs, writing
+from virnucpro.files import LEFTOVER, writing
+from virnucpro.reporting.outputs import Outputs
 from virnucpro.sequences.reader import InputFile, UnreadableInput, read_records
 
 WIDTH = 80  # letters a line

@@ -15,7 +15,8 @@ import numpy as np
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, Call
-from virnucpro.reporting.outputs import Outputs, write_text
+from virnucpro.files import write_text
+from virnucpro.reporting.outputs import Outputs
 
 COLOURS = {
     "virus": "#0f766e",

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 
 from virnucpro.calling.answers import Answers
 from virnucpro.errors import StoreError, one_line
+from virnucpro.files import writing
 from virnucpro.reporting.columns import chunk_ids, frame_ids, frame_labels
-from virnucpro.reporting.outputs import Outputs, writing
+from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import SLICE
 from virnucpro.reporting.text import as_text, shortest, write_lines
 

@@ -9,17 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from virnucpro.errors import VirNucProError
+from virnucpro.files import LEFTOVER, explained
 
 if TYPE_CHECKING:
     from virnucpro.settings import PredictSettings
-
-LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
 
 PHRASES = {
     "contigs": "every sequence: its score, call, and why",
@@ -37,10 +34,6 @@ PHRASES = {
     "run_log": "the log",
     "failed_files": "what failed, where and why",
 }
-
-
-class OutputError(VirNucProError):
-    """A file of the output directory cannot be written."""
 
 
 @dataclass(frozen=True)
@@ -191,71 +184,3 @@ class Outputs:
             rows.append((self.highest_scores(stem), "the original program's table of chunks"))
         chosen = [row for row in rows if not existing_only or row[0].exists()]
         return [(path.relative_to(self.directory).as_posix(), phrase) for path, phrase in chosen]
-
-
-@contextlib.contextmanager
-def writing(path: Path, mode: str = "wb") -> Iterator[IO]:
-    """A file handle whose content appears at `path` when the block ends well, and leaves no trace
-    when it does not.
-
-    Written beside as a hidden file, flushed to disk, renamed. Raises OutputError where the disk is
-    full or the place not writable.
-    """
-    encoding = None if "b" in mode else "utf-8"
-    with explained(path):
-        handle, name = tempfile.mkstemp(prefix=LEFTOVER, dir=path.parent)
-    try:
-        with explained(path):
-            with open(
-                handle, mode, encoding=encoding, newline=None if encoding is None else "\n"
-            ) as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(name, 0o666 & ~_umask())
-            os.replace(name, path)
-            sync_directory(path.parent)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-
-
-def write_text(path: Path, lines: Sequence[str]) -> None:
-    """The lines as a file, whole or not at all."""
-    with writing(path, "w") as stream:
-        stream.writelines(f"{line}\n" for line in lines)
-
-
-def sync_directory(folder: Path) -> None:
-    """Make a rename in `folder` last through a power cut, where the file system can."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-@contextlib.contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn a failed write into one line that names the file and what to do; other files' errors
-    pass through.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.filename is not None and Path(error.filename).parent not in (path.parent, path):
-            raise
-        reason = (error.strerror or str(error)).lower()
-        raise OutputError(
-            f"{path}: cannot write ({reason}); free some space or choose another place with"
-            " --output-dir"
-        ) from error
-
-
-def _umask() -> int:
-    """The process's umask; can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import Failure
-from virnucpro.reporting.outputs import Outputs, explained, write_text
+from virnucpro.files import explained, write_text
+from virnucpro.reporting.outputs import Outputs
 
 LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 

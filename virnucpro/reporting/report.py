@@ -20,11 +20,12 @@ from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns, Note
 from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.calling.regions import fewest_scored
+from virnucpro.files import writing
 from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
 from virnucpro.reporting.columns import notes
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
-from virnucpro.reporting.outputs import Outputs, writing
+from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import counts
 
 MOST_HITS = 1000

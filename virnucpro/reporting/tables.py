@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, Note
+from virnucpro.files import writing
 from virnucpro.reporting.columns import TABLES, Table, region_ids
-from virnucpro.reporting.outputs import Outputs, writing
+from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.text import TEXT, write_lines, write_table
 
 SLICE = 200_000  # rows held as text at once

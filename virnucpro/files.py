@@ -1,0 +1,367 @@
+"""How files are written, locked, opened, hashed and read as JSON; no other module does it by hand.
+
+A file appears whole or not at all: written under a temporary name in its directory, flushed to
+disk, renamed. Links that this program did not make are not followed where others may have put them.
+Knows files; does not know what they are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import xxhash
+
+from virnucpro.errors import ModelError, OutputError, StoreError, VirNucProError
+
+log = logging.getLogger(__name__)
+
+LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
+BLOCK = 1 << 20  # bytes hashed at once
+LARGEST_JSON = 256 << 20  # bytes; run.json lists every record that failed
+A_LINK = "it is a link, and links are not followed here; remove it"
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """Whose files they are: the error that a failure becomes, and what the user can do then."""
+
+    error: type[VirNucProError]
+    advice: str
+
+
+OUTPUT = Purpose(OutputError, "free some space or choose another place with --output-dir")
+STATE = Purpose(StoreError, "make room and run the same command again")
+CACHE = Purpose(StoreError, "free some space or name another --cache-dir")
+MODELS = Purpose(ModelError, "set VIRNUCPRO_HOME to a place that can be written to")
+
+
+def refusal(path: Path, error: OSError, purpose: Purpose = OUTPUT) -> VirNucProError:
+    """The one line for a file that cannot be written."""
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
+        reason = A_LINK
+    return purpose.error(
+        f"{path}: cannot write ({reason[:1].lower()}{reason[1:]}); {purpose.advice}"
+    )
+
+
+@contextlib.contextmanager
+def explained(path: Path, purpose: Purpose = OUTPUT) -> Iterator[None]:
+    """A failed write as one line that names the file and what to do; errors that name a file in
+    another directory pass through.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None and Path(error.filename).parent not in (path.parent, path):
+            raise
+        raise refusal(path, error, purpose) from error
+
+
+@contextlib.contextmanager
+def writing(
+    path: Path, mode: str = "wb", purpose: Purpose = OUTPUT, below: Path | None = None
+) -> Iterator[IO]:
+    """A stream whose content appears at `path` when the block ends well, and leaves no trace when
+    it does not.
+
+    A link at `path` is replaced, not followed; nor is one between `below` and `path`. Raises
+    `purpose.error` where the disk is full or the place cannot be written.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    name = LEFTOVER + secrets.token_hex(8)
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(directory_handle(path.parent, below))
+            handle = os.open(name, flags, 0o666, dir_fd=folder)
+        except OSError as error:
+            raise refusal(path, error, purpose) from error
+        try:
+            with explained(path, purpose), open(handle, mode, **text) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                os.replace(name, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError as error:
+                raise refusal(path, error, purpose) from error
+            _sync(folder)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name, dir_fd=folder)
+            raise
+
+
+def write_text(path: Path, lines: Sequence[str], purpose: Purpose = OUTPUT) -> None:
+    """The lines as a file, whole or not at all."""
+    with writing(path, "w", purpose) as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """A file that a library has written at `part` becomes `path`, flushed to disk. Errors:
+    OSError.
+    """
+    with open(part, "rb") as file:
+        os.fsync(file.fileno())
+    os.replace(part, path)
+    sync_directory(path.parent)
+
+
+def put_directory_in_place(part: Path, path: Path) -> None:
+    """A whole directory takes the place of an older or damaged one. Errors: OSError."""
+    old = path.with_name(f".{path.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        os.rename(path, old)
+    os.rename(part, path)
+    sync_directory(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def sync_directory(folder: Path) -> None:
+    """Make a rename in `folder` last through a power cut, where the file system can."""
+    with contextlib.suppress(OSError), directory_handle(folder) as handle:
+        _sync(handle)
+
+
+def _sync(handle: int) -> None:
+    with contextlib.suppress(OSError):  # some network disks refuse it for directories
+        os.fsync(handle)
+
+
+@contextlib.contextmanager
+def directory_handle(path: Path, below: Path | None = None) -> Iterator[int]:
+    """A handle of the directory `path`. Between `below`, which the user has named, and `path` no
+    link is followed. Errors: OSError.
+    """
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    handle = os.open(path if below is None else below, flags)
+    try:
+        for name in () if below is None else path.relative_to(below).parts:
+            try:
+                deeper = os.open(name, flags | os.O_NOFOLLOW, dir_fd=handle)
+            except NotADirectoryError as error:
+                raise OSError(error.errno, f"{name} is a link or a file, not a directory") from None
+            os.close(handle)
+            handle = deeper
+        yield handle
+    finally:
+        os.close(handle)
+
+
+def make_directory(path: Path) -> None:
+    """Make the directory `path` where it is not there. Errors: OSError where it is a link."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):
+            reason = A_LINK if path.is_symlink() else "there is a file of this name"
+            raise OSError(errno.ENOTDIR, reason, str(path)) from None
+
+
+def remove_tree(name: str, parent: int) -> None:
+    """Remove what has this name in the directory with the handle `parent`, links as links.
+
+    Errors: OSError.
+    """
+    if not stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    for _, folders, files, handle in os.fwalk(name, topdown=False, dir_fd=parent):
+        for file in files:
+            os.unlink(file, dir_fd=handle)
+        for folder in folders:
+            try:
+                os.rmdir(folder, dir_fd=handle)
+            except NotADirectoryError:  # a link to one
+                os.unlink(folder, dir_fd=handle)
+    os.rmdir(name, dir_fd=parent)
+
+
+def open_own(path: Path, flags: int) -> int:
+    """A file handle of a regular file of one name; never of a link, and never waiting for a pipe.
+
+    Errors: OSError.
+    """
+    try:
+        flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        handle = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, A_LINK, str(path)) from None
+        raise
+    status = os.fstat(handle)
+    writes = flags & (os.O_WRONLY | os.O_RDWR)
+    if not stat.S_ISREG(status.st_mode) or (writes and status.st_nlink > 1):
+        os.close(handle)
+        kind = "a hard link" if stat.S_ISREG(status.st_mode) else "not a regular file"
+        raise OSError(errno.ELOOP, f"it is {kind}; remove it", str(path))
+    return handle
+
+
+def is_ours(path: Path) -> bool:
+    """Whether this user, or the system's administrator, has made `path`; a link counts itself."""
+    return os.lstat(path).st_uid in (os.geteuid(), 0)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` can be joined to a directory without leaving it."""
+    return (
+        0 < len(os.fsencode(name)) <= 255
+        and name not in (".", "..")
+        and not any(letter in name for letter in "/\\\0")
+    )
+
+
+class Lock:
+    """One process at a time; the kernel drops the lock when the process dies.
+
+    path: the lock's file; what: the directory it stands for, as the user knows it; wait: until it
+    is free, else StoreError. A disk without locks costs a warning, once.
+    """
+
+    def __init__(self, path: Path, what: Path, purpose: Purpose = OUTPUT, wait: bool = False):
+        self._path, self._what, self._purpose, self._wait = path, what, purpose, wait
+        self._handle: int | None = None
+
+    def __enter__(self) -> Lock:
+        try:
+            make_directory(self._path.parent)
+            writable = self._open()
+        except OSError as error:
+            raise refusal(self._what, error, self._purpose) from error
+        try:
+            self._take()
+        except OSError as error:
+            _warn_once(self._what, error.strerror or str(error))
+            return self
+        except BaseException:
+            self.__exit__()
+            raise
+        if writable:
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
+        return self
+
+    def _open(self) -> bool:
+        """Open the file; False where only to be read: another user's, which is enough to lock."""
+        try:
+            self._handle = open_own(self._path, os.O_RDWR | os.O_CREAT)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS) or not self._path.exists():
+                raise
+            self._handle = open_own(self._path, os.O_RDONLY)
+            return False
+        return True
+
+    def _take(self) -> None:
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+                raise
+            found = os.pread(self._handle, 100, 0).decode("ascii", "replace")
+            owner = "".join(filter(str.isprintable, found)) or "another process"
+            if not self._wait:
+                option = self._purpose.advice.rpartition(" ")[2]
+                raise StoreError(
+                    f"{self._what}: another run is writing here ({owner}); wait for it or choose"
+                    f" another {option}"
+                ) from None
+            log.info("%s: waiting for %s, which is working here", self._what, owner)
+            fcntl.flock(self._handle, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+@functools.cache
+def _warn_once(what: Path, reason: str) -> None:
+    log.warning("%s: cannot be locked (%s); see to it that no other run uses it", what, reason)
+
+
+def sha256_of(path: Path) -> str:
+    """Hex sha256 of a file's bytes. Errors: OSError."""
+    return _hash(path, hashlib.sha256())
+
+
+def git_blob_id(path: Path) -> str:
+    """git's id of a file's content: sha1 of `blob SIZE\\0` and its bytes. Errors: OSError."""
+    size = path.stat().st_size
+    return _hash(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+
+
+def xxh3_of(path: Path) -> str:
+    """Hex xxh3 (128 bits) of a file's bytes: against damage, not against forgery. Errors:
+    OSError.
+    """
+    return _hash(path, xxhash.xxh3_128())
+
+
+def checksum(*parts: Any) -> str:
+    """Hex xxh3 (128 bits) of contiguous arrays or bytes after each other."""
+    digest = xxhash.xxh3_128()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Hex sha256 of what JSON can say, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
+
+
+def _hash(path: Path, digest: Any) -> str:
+    with open(path, "rb", buffering=0) as opened:
+        while block := opened.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, advice: str, error: type[VirNucProError] = StoreError) -> dict | None:
+    """The object in a JSON file; None where there is no such file.
+
+    Raises `error` where it is a link, unreadable, or anything but a JSON object; `advice` ends its
+    line.
+    """
+    try:
+        with open(open_own(path, os.O_RDONLY), encoding="utf-8") as file:
+            if os.fstat(file.fileno()).st_size > LARGEST_JSON:
+                raise ValueError(f"larger than {LARGEST_JSON >> 20} MB")
+            content = json.load(file)
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
+    except FileNotFoundError:
+        return None
+    except RecursionError:
+        raise error(f"{path}: not readable (nested too deeply); {advice}") from None
+    except (OSError, ValueError) as wrong:
+        reason = getattr(wrong, "strerror", None) or wrong
+        raise error(f"{path}: not readable ({reason}); {advice}") from wrong
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any], purpose: Purpose = STATE) -> None:
+    """A JSON file, whole or not at all; its directory is made where it is not there."""
+    with explained(path, purpose):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, [json.dumps(content, indent=1, ensure_ascii=False)], purpose)
