@@ -30,10 +30,10 @@ from safetensors.torch import save_file
 from recipes.mini.data import blurred_sets
 from recipes.mini.groups import groups
 from recipes.mini.lane import Lane, Recipe, figures
+from recipes.mini.teachers import Teachers
 from recipes.mini.windows import POLICY
 from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.bundle.network import Network
-from virnucpro.training.bundle.trainer import Teachers
 from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
 

@@ -22,16 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
+from recipes.mini.augment import blur
+from recipes.mini.kmers import protein_kmers, translated_kmers
+from recipes.mini.shuffling import shuffled
 from virnucpro.launch import cores
-from virnucpro.training.bases import blur, decode, substitute
-from virnucpro.training.shuffling import shuffled
-from virnucpro.training.similarity import (
-    dna_kmers,
-    kmer_set,
-    protein_kmers,
-    share_seen,
-    translated_kmers,
-)
+from virnucpro.training.bases import decode, substitute
+from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
 from virnucpro.training.store import Labels, Store, StoreBuilder
 
 CATEGORIES = (

@@ -4,7 +4,7 @@ test side, once.
     python -m recipes.mini.finish --data work --packed PACKED --run run --bundle
     virnucpro/models/mini [--hits hits.tsv]
 
-Run with PYTHONPATH=.. Writes the bundle and `docs/mini_evaluation.json`, which
+Run with PYTHONPATH=.. Writes the bundle and `recipes/mini/mini_evaluation.json`, which
 docs/MODELS.md quotes. `--run`: what mini_gather.py wrote, with folds and learning curve in
 groups.npz where they were made. `--hits`: DIAMOND's blastx of the test windows against the training
 proteins (queries named by their row in contigs.npz, targets V... or C...).
@@ -199,7 +199,7 @@ def spliced(
     """Phages of 5-15 kb inside 40 kb of bacterium: the regions `calling.regions` finds against
     where they are.
     """
-    from virnucpro.training.splices import region_scores
+    from recipes.mini.splices import region_scores
 
     lab = contigs.labels
     rows = np.flatnonzero(
@@ -427,7 +427,7 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--hits", type=Path)
     parser.add_argument("--version", default="8", help="of the bundle")
-    parser.add_argument("--results", type=Path, default=Path("docs/mini_evaluation.json"))
+    parser.add_argument("--results", type=Path, default=Path("recipes/mini/mini_evaluation.json"))
     options = parser.parse_args()
     contigs = Store.load(options.data / "contigs.npz")
     lab = contigs.labels

@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from recipes.mini.campaign import BASE
 from recipes.mini.lane import means
+from recipes.mini.networks import load_parts
 from recipes.mini.windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bundle.batches import BatchShape
@@ -29,7 +30,6 @@ from virnucpro.training.bundle.network import Network, NetworkShape
 from virnucpro.training.bundle.sampling import WindowRules, WindowSampler
 from virnucpro.training.bundle.scoring import FrameScores, score_contigs
 from virnucpro.training.metrics import auroc, recall_at
-from virnucpro.training.saving import load_parts
 from virnucpro.training.store import Store
 
 SETS = {"genomes": (6000, HARD_GENOMES, HARD_KINDS), "markers": (4000, MARKER_SHARE, HARD_KINDS)}

@@ -27,7 +27,8 @@ from pathlib import Path
 import numpy as np
 
 from recipes.mini.data import CATEGORIES, by_processes, kmers_of, merge_adjacent, tiles
-from virnucpro.training.similarity import dna_kmers, translated_kmers
+from recipes.mini.kmers import translated_kmers
+from virnucpro.training.similarity import dna_kmers
 from virnucpro.training.store import Store
 
 FOLDS = 4

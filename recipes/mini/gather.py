@@ -31,7 +31,7 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the logit of proteins alone
 
 
 def split_parts(final: Path, place: int, out: Path) -> None:
-    """The four `.safetensors` of one network, as `saving.load_parts` reads them."""
+    """The four `.safetensors` of one network, as `networks.load_parts` reads them."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(final / f"{place}-esm2.safetensors", out / "esm2.safetensors")
     rest = load_file(final / f"{place}-rest.safetensors")

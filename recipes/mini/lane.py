@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
+from recipes.mini.augment import Augmentation
+from recipes.mini.networks import free_dnabert_s, set_dropout
+from recipes.mini.teachers import Distillation, Teachers
 from recipes.mini.windows import (
     CHUNK_LENGTH,
     GENOME_SHARE,
@@ -25,11 +28,11 @@ from recipes.mini.windows import (
     VOCABULARY,
 )
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bundle.batches import Augmentation, BatchMaker, BatchShape
+from virnucpro.training.bundle.batches import BatchMaker, BatchRules, BatchShape
 from virnucpro.training.bundle.network import Network, NetworkShape
 from virnucpro.training.bundle.sampling import FragmentSampler, WindowRules, WindowSampler
 from virnucpro.training.bundle.scoring import ContigFrames, FrameScores, score_batches
-from virnucpro.training.bundle.trainer import Teachers, TrainRules, loader, settle_batch_norm, train
+from virnucpro.training.bundle.trainer import TrainRules, loader, settle_batch_norm, train
 from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.store import Store
 
@@ -160,14 +163,14 @@ class Lane:
                 WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common)),
             ]
         samplers = list(zip((1 - recipe.markers, recipe.markers), self.samplers[key], strict=True))
-        how = Augmentation(mask_share=0.0)
+        rules, how = BatchRules(mask_share=0.0), Augmentation()
         if augment:
+            rules = BatchRules(mask_share=recipe.mask_share)
             how = Augmentation(
-                mask_share=recipe.mask_share,
-                distant_share=recipe.distant,
-                shuffled_share=recipe.shuffled,
-                spliced_share=recipe.spliced,
-                blurred_share=recipe.blurred,
+                distant=recipe.distant,
+                shuffled=recipe.shuffled,
+                spliced=recipe.spliced,
+                blurred=recipe.blurred,
             )
         batch = self.batch if fragments is not None else replace(self.batch, fragments=0)
         return BatchMaker(
@@ -176,6 +179,7 @@ class Lane:
             self.tokenizers,
             batch,
             VOCABULARY,
+            rules,
             how,
         )
 
@@ -192,8 +196,8 @@ class Lane:
         it took.
         """
         torch.manual_seed(recipe.seed)
-        self.network.free_dnabert_s()
-        self.network.thin(self.network.shape.dropout, recipe.depth)
+        free_dnabert_s(self.network)
+        set_dropout(self.network, self.network.shape.dropout, recipe.depth)
         rules = TrainRules(
             seconds=max(seconds, 1.0),
             steps=max(steps, 2),
@@ -205,7 +209,6 @@ class Lane:
             esm2_weight=recipe.protein_weight,
             dnabert_s_weight=recipe.dna_weight,
             token_weight=recipe.token_weight,
-            label_weight=recipe.label_weight,
             seed=recipe.seed,
             workers=self.workers,
             report_every=self.options.report,
@@ -221,6 +224,10 @@ class Lane:
             )
             report(progress, live, mean)
 
+        loss_term = None
+        if teachers is not None:
+            autocast = self.accelerator.autocast
+            loss_term = Distillation(teachers, rules, recipe.label_weight, autocast)
         mean = train(
             self.network,
             maker,
@@ -228,7 +235,7 @@ class Lane:
             accelerator=self.accelerator,
             report=watch,
             encoders=self.encoders,
-            teachers=teachers,
+            loss_term=loss_term,
         )
         took.update(frames=mean.steps * self.batch.frames, seconds=round(time.time() - began, 1))
         self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
@@ -237,7 +244,7 @@ class Lane:
         self.accelerator._models.clear()
         self.accelerator._optimizers.clear()
         mean.swap()
-        self.network.free_dnabert_s()
+        free_dnabert_s(self.network)
         return took
 
     def settling(self, maker: BatchMaker, n: int) -> list:

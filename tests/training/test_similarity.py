@@ -1,14 +1,7 @@
 import numpy as np
-from Bio.Seq import Seq
 
-from virnucpro.training.bases import decode, encode_protein, substitute
-from virnucpro.training.similarity import (
-    dna_kmers,
-    kmer_set,
-    protein_kmers,
-    share_seen,
-    translated_kmers,
-)
+from virnucpro.training.bases import substitute
+from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
 
 RNG = np.random.default_rng(3)
 
@@ -34,16 +27,3 @@ def test_two_percent_of_substitutions_leave_the_expected_share_of_21_mers():
 def test_repeats_make_no_kmers():
     at = np.tile(np.array([0, 3], dtype=np.uint8), 500)
     assert len(dna_kmers(at, 1)) == 0
-    assert len(protein_kmers(encode_protein(b"NNNNKNNNNNNNNKNNNN" * 20), 1)) == 0
-
-
-def test_translated_kmers_are_those_of_the_six_translations():
-    codes = random_codes(900)
-    sequence = Seq(decode(codes).decode())
-    expected = []
-    for strand in (sequence, sequence.reverse_complement()):
-        for f in range(3):
-            part = strand[f:]
-            protein = str(part[: len(part) // 3 * 3].translate())
-            expected += [protein_kmers(encode_protein(p.encode()), 1) for p in protein.split("*")]
-    assert np.array_equal(kmer_set([translated_kmers(codes, 1)]), kmer_set(expected))

@@ -50,15 +50,3 @@ def substitute(codes: np.ndarray, rate: float | np.ndarray, rng: np.random.Gener
     out = codes.copy()
     out[hit] = (codes[hit] + rng.integers(1, 4, len(hit), dtype=np.uint8)) & 3
     return out
-
-
-def blur(codes: np.ndarray, share: float, run: bool, rng: np.random.Generator) -> np.ndarray:
-    """Base codes of which `share` are INVALID (N): single ones anywhere, or one `run`."""
-    n = round(share * len(codes))
-    out = codes.copy()
-    if run:
-        first = int(rng.integers(len(codes) - n + 1))
-        out[first : first + n] = INVALID
-    else:
-        out[rng.choice(len(codes), n, replace=False)] = INVALID
-    return out

@@ -219,11 +219,3 @@ def evaluate(s: Scored, trained_prevalence: float = 0.5, draws: int = 300) -> di
         if not scored.all():
             result[str(length)]["scored"] = measure(part.select(scored), draws)
     return result
-
-
-def length_classes(length: np.ndarray, edges=(300, 500, 1000, 3000, 10000)) -> np.ndarray:
-    """The largest edge at or below each length (the smallest edge for shorter ones): for inputs of
-    any lengths.
-    """
-    edges = np.asarray(edges)
-    return edges[np.maximum(np.searchsorted(edges, length, side="right") - 1, 0)]

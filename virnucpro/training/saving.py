@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from virnucpro.errors import ModelError
 from virnucpro.training.bundle.network import Network
 
 
@@ -34,24 +33,3 @@ def save_parts(network: Network, directory: Path) -> None:
         beside = directory / f"{part}.part"
         save_file(tensors, beside, metadata={"format": "pt"})
         beside.replace(directory / f"{part}.safetensors")
-
-
-def load_parts(network: Network, directory: Path, names: tuple[str, ...]) -> None:
-    """Put saved parts (of `esm2`, `dnabert_s`, `classifier`, `heads`) into `network`; the rest
-    stays as it is.
-    """
-    from safetensors.torch import load_file
-
-    modules = {
-        "esm2": network.esm2.model,
-        "dnabert_s": network.dnabert_s.model,
-        "classifier": network.classifier,
-        "heads": network,
-    }
-    for name in names:
-        tensors = {k: v.float() for k, v in load_file(directory / f"{name}.safetensors").items()}
-        odd = modules[name].load_state_dict(tensors, strict=False).unexpected_keys
-        if odd:
-            raise ModelError(
-                f"{directory / name}.safetensors: {odd[0]} fits no tensor of this network"
-            )

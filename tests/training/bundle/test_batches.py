@@ -1,15 +1,12 @@
 import numpy as np
 import pytest
 
-from virnucpro.sequences.frames import open_frames
 from virnucpro.training.bundle.batches import (
-    Augmentation,
     BatchMaker,
     BatchShape,
     balanced,
     place,
     rows_of,
-    spliced_frames,
     with_masks,
     with_token_dropout,
 )
@@ -62,49 +59,6 @@ def test_weights_make_classes_equal_and_skip_what_found_no_room():
         and weight[:3].sum() == pytest.approx(weight[3])
         and weight[5] == weight[6] == 1
     )
-
-
-def test_spliced_frames_begin_as_one_and_end_as_another():
-    bases = [bytes(RNG.choice(list(b"ACG"), 3 * n + 1).tolist()) for n in RNG.integers(20, 166, 60)]
-    nucleotides = [*bases, b"GCN" * 30]
-    proteins = [open_frames(b, [0], [len(b)]).proteins[0] for b in bases] + [b"A"]
-    before, after = list(nucleotides), list(nucleotides)
-    end = spliced_frames(proteins, after, 0.5, np.random.default_rng(3))
-    changed = [i for i in range(61) if after[i] != before[i]]
-    assert (
-        20 <= len(changed) <= 40
-        and 60 not in changed
-        and changed == np.flatnonzero(end != np.arange(61)).tolist()
-    )
-    assert sorted(map(len, after)) == sorted(map(len, before))
-    assert [open_frames(n, [0], [len(n)]).proteins[0] for n in after[:60]] == proteins[:60]
-    for i in changed:
-        assert (
-            after[i][:12] == before[i][:12]
-            and after[i][-12:] == before[end[i]][-12:]
-            and end[end[i]] == i
-        )
-
-
-def test_frames_of_both_classes_have_no_label(tokenizers):
-    builder = StoreBuilder()
-    for i in range(4):
-        builder.add(
-            bytes(RNG.choice(list(b"ACGT"), 2000).tolist()),
-            f"r{i}",
-            i % 2 == 0,
-            "viral" if i % 2 == 0 else "fungi",
-            f"g{i}",
-            "",
-            "train",
-            "genome",
-        )
-    how = Augmentation(mask_share=0, spliced_share=1.0)
-    sampler = WindowSampler(builder.build(), WindowRules())
-    batch = BatchMaker(
-        [(1.0, sampler)], None, tokenizers, BatchShape(64, 0, 384, 40, 40), 128, how
-    ).draw(RNG)
-    assert 10 < (batch.weight == 0).sum() < 54
 
 
 def test_a_batch_holds_frames_of_the_drawn_windows(tokenizers):

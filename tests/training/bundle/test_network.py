@@ -11,9 +11,7 @@ from virnucpro.training.bundle.batches import BatchShape, scoring_batches
 from virnucpro.training.bundle.network import Thinning
 from virnucpro.training.bundle.trainer import (
     RunningMean,
-    Teachers,
     TrainRules,
-    distances,
     learning_rate,
     moved,
     optimizers_for,
@@ -21,7 +19,7 @@ from virnucpro.training.bundle.trainer import (
     to_device,
 )
 from virnucpro.training.bundling import write_bundle
-from virnucpro.training.saving import load_parts, save_parts
+from virnucpro.training.saving import save_parts
 
 CPU = torch.device("cpu")
 
@@ -72,43 +70,8 @@ def test_pooled_vectors_equal_those_of_the_shipped_encoders(network, shipped, to
     assert sorted(seen) == list(range(len(frames[0])))
 
 
-def test_teachers_teach_their_mean_and_have_nothing_to_say_to_themselves(
-    network, shape, tokenizers, frames
-):
-    from virnucpro.training.bundle.network import Network
-
-    network.eval()
-    torch.manual_seed(4)
-    ((_, batch),) = scoring_batches(*frames, tokenizers, BatchShape(9, 0, 384, 8, 8))
-    given = (to_device(batch.esm2, CPU), to_device(batch.dnabert_s, CPU), 9, 9)
-    other = Network(shape).eval()
-    alone, another, two = (
-        Teachers(networks, compile=False)(*given)
-        for networks in ([network], [other], [network, other])
-    )
-    for mean, *parts in zip(two, alone, another, strict=True):
-        assert torch.allclose(mean, sum(parts) / 2, atol=1e-6)
-    with torch.no_grad():
-        answers = network(*given)
-    same, different = (distances(answers, taught) for taught in (alone, another))
-    assert set(same) == {"classifier", "esm2_only", "dnabert_s_only"}
-    assert all(abs(float(v)) < 1e-6 for v in same.values()) and all(
-        float(v) > 1e-4 for v in different.values()
-    )
-
-
 def test_arrays_go_to_a_device_of_any_kind():
     assert moved(np.zeros(2, np.int16), torch.device("meta")).device.type == "meta"
-
-
-def test_saved_parts_come_back(network, shape, shipped):
-    from virnucpro.training.bundle.network import Network
-
-    again = Network(shape)
-    load_parts(again, shipped[0], ("esm2", "dnabert_s", "classifier", "heads"))
-    for (name, a), b in zip(again.state_dict().items(), network.state_dict().values(), strict=True):
-        if "tokens" not in name and "num_batches" not in name and "inv_freq" not in name:
-            assert torch.equal(a, b), name
 
 
 def test_rates_warm_up_fall_and_stop_apart():

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from recipes.mini.networks import load_parts
 from virnucpro import api
 from virnucpro.models.bundle import MINI
 from virnucpro.sequences.tokens import Tokenizers
@@ -14,7 +15,6 @@ from virnucpro.training.bases import decode
 from virnucpro.training.bundle.batches import BatchShape
 from virnucpro.training.bundle.network import Network, NetworkShape
 from virnucpro.training.bundle.scoring import called, score_contigs
-from virnucpro.training.saving import load_parts
 from virnucpro.training.store import StoreBuilder
 
 

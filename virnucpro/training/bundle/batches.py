@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from virnucpro.sequences.frames import RESIDUE, Frames, open_frames
+from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import blur, decode, decode_protein, encode
+from virnucpro.training.bases import decode, decode_protein
 from virnucpro.training.bundle.sampling import FragmentSampler, Windows, WindowSampler, join_windows
 from virnucpro.training.bundle.vocabulary import (
     DNA_MASK,
@@ -25,8 +25,6 @@ from virnucpro.training.bundle.vocabulary import (
     ESM2_PAD,
     ESM2_RESIDUES,
 )
-from virnucpro.training.distance import distant_codons, distant_residues
-from virnucpro.training.shuffling import shuffled
 
 TOKEN_DROPOUT = 0.15 * 0.8  # ESM-2's constant: the share of masked tokens it was scaled for
 
@@ -150,96 +148,43 @@ def with_token_dropout(packed: Rows, n_sequences: int) -> Rows:
     return packed._replace(scale=np.where(masked, 0, factor[packed.segment]).astype(np.float32))
 
 
-def distant_frames(
-    proteins: list[bytes],
-    nucleotides: list[bytes],
-    share: float,
-    most: float,
-    rng: np.random.Generator,
-) -> None:
-    """A `share` of the frames become distant relatives, in place: 0 to `most` of their codons drawn
-    again.
-
-    Frames with an N stay as they are.
-    """
-    whole = np.array([b"N" not in n for n in nucleotides])
-    chosen = np.flatnonzero((rng.random(len(proteins)) < share) & whole)
-    if not len(chosen):
-        return
-    lengths = np.array([len(proteins[i]) for i in chosen])
-    bases = encode(
-        b"".join(nucleotides[i][: 3 * n] for i, n in zip(chosen, lengths, strict=True))
-    ).reshape(-1, 3)
-    codons = distant_codons(
-        (bases[:, 0] << 4) + (bases[:, 1] << 2) + bases[:, 2],
-        lengths,
-        rng.random(len(chosen)) * most,
-        rng,
-    )
-    residues = codons.tobytes().translate(RESIDUE)
-    letters = decode(np.stack([codons >> 4, codons >> 2 & 3, codons & 3], axis=1).ravel())
-    ends = np.cumsum(lengths)
-    for i, a, b in zip(chosen, (ends - lengths).tolist(), ends.tolist(), strict=True):
-        proteins[i], nucleotides[i] = (
-            residues[a:b],
-            letters[3 * a : 3 * b] + nucleotides[i][3 * (b - a) :],
-        )
-
-
-def spliced_frames(
-    proteins: list[bytes], nucleotides: list[bytes], share: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Pairs among a `share` of the frames exchange all that follows a codon, in place. int64
-    [frames]: whose end a frame has.
-
-    Frames with an N stay as they are.
-    """
-    end = np.arange(len(proteins))
-    chosen = np.flatnonzero(
-        (rng.random(len(proteins)) < share) & np.array([b"N" not in n for n in nucleotides])
-    )
-    for i, j in rng.permutation(chosen)[: len(chosen) // 2 * 2].reshape(-1, 2).tolist():
-        shorter = min(len(proteins[i]), len(proteins[j]))
-        at = int(rng.integers(shorter // 4, shorter - shorter // 4 + 1))
-        for parts, k in ((proteins, at), (nucleotides, 3 * at)):
-            parts[i], parts[j] = parts[i][:k] + parts[j][k:], parts[j][:k] + parts[i][k:]
-        end[[i, j]] = j, i
-    return end
-
-
-def harder(windows: Windows, how: Augmentation, rng: np.random.Generator) -> Windows:
-    """Some windows shuffled, which makes them no virus, and some with N: single ones or a run."""
-    codes, virus = windows.codes, windows.virus
-    if how.shuffled_share:
-        virus = virus.copy()
-        for i in np.flatnonzero(rng.random(len(virus)) < how.shuffled_share):
-            a, b = windows.start[i], windows.end[i]
-            codes[a:b], virus[i] = shuffled(codes[a:b], rng), 0
-    if how.blurred_share:
-        for i in np.flatnonzero(rng.random(len(virus)) < how.blurred_share):
-            a, b = windows.start[i], windows.end[i]
-            codes[a:b] = blur(
-                codes[a:b], rng.random() * how.most_blurred, bool(rng.random() < 0.5), rng
-            )
-    return windows._replace(codes=codes, virus=virus)
-
-
 @dataclass(frozen=True)
-class Augmentation:
-    """What is done to frames on their way into a training batch; shares of the frames."""
+class BatchRules:
+    """Which frames a training batch has, and how many of their tokens are masked."""
 
     # of the frames that come from all open frames of a window, not from the longest stretch
     open_share: float = 0.2
-    mask_share: float = 0.5  # that have masked tokens
+    mask_share: float = 0.5  # of the frames: those that have masked tokens
     mask_rate: float = 0.15  # of the tokens of those
-    distant_share: float = 0.0  # that become distant relatives
-    most_distant: float = 0.8  # of the codons of those are drawn again at most
-    # of the windows that are shuffled, dinucleotides kept, and then no virus
-    shuffled_share: float = 0.0
-    # that exchange their ends with each other; those of both classes then have no label
-    spliced_share: float = 0.0
-    blurred_share: float = 0.0  # of the windows that have N
-    most_blurred: float = 0.1  # of the bases of those
+
+
+class Transform:
+    """What is done to windows, frames and fragments on their way into a batch: here nothing.
+
+    A recipe overrides these methods. The random numbers that are drawn here and not used keep the
+    random sequence, so that one seed gives the same network in every version.
+    """
+
+    def windows(self, windows: Windows, rng: np.random.Generator) -> Windows:
+        """The windows to take frames from; their codes may be changed in place."""
+        return windows
+
+    def frames(
+        self,
+        proteins: list[bytes],
+        nucleotides: list[bytes],
+        label: np.ndarray,
+        rng: np.random.Generator,
+    ) -> np.ndarray:
+        """Change frames in place; bool [frames]: those whose `label` still holds."""
+        rng.random(2 * len(proteins))
+        return np.ones(len(proteins), dtype=bool)
+
+    def fragments(self, codes: list[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        """The protein fragments (codes 0..19) to use."""
+        rng.random(2 * len(codes))
+        rng.random(sum(map(len, codes)), dtype=np.float32)
+        return codes
 
 
 class BatchMaker:
@@ -254,25 +199,23 @@ class BatchMaker:
         tokenizers: Tokenizers,
         shape: BatchShape,
         dna_vocabulary: int,
-        augmentation: Augmentation = Augmentation(),
+        rules: BatchRules = BatchRules(),
+        transform: Transform | None = None,
     ):
-        self.samplers, self.fragments, self.tokenizers, self.shape = (
-            samplers,
-            fragments,
-            tokenizers,
-            shape,
-        )
-        self.dna_vocabulary, self.augmentation = dna_vocabulary, augmentation
+        self.samplers, self.fragments = samplers, fragments
+        self.tokenizers, self.shape = tokenizers, shape
+        self.dna_vocabulary, self.rules = dna_vocabulary, rules
+        self.transform = transform or Transform()
 
     def draw(self, rng: np.random.Generator) -> Batch:
-        n, how = self.shape.frames, self.augmentation
+        n, rules = self.shape.frames, self.rules
         proteins: list[bytes] = []
         nucleotides: list[bytes] = []
         virus: list[np.ndarray] = []
         # policies are mixed frame by frame, so that every batch has both in fixed shares
         for policy, want in (
-            ("open", int(n * how.open_share)),
-            ("longest", n - int(n * how.open_share)),
+            ("open", int(n * rules.open_share)),
+            ("longest", n - int(n * rules.open_share)),
         ):
             have = 0
             while have < want:
@@ -284,18 +227,11 @@ class BatchMaker:
                 nucleotides += [found.nucleotides[i] for i in order]
                 virus.append(windows.virus[found.chunk[order]])
                 have += len(order)
-        distant_frames(proteins, nucleotides, how.distant_share, how.most_distant, rng)
         label = np.concatenate(virus).astype(np.int64)
-        labelled = label == label[spliced_frames(proteins, nucleotides, how.spliced_share, rng)]
+        labelled = self.transform.frames(proteins, nucleotides, label, rng)
         if self.fragments is not None and self.shape.fragments:
             codes, fragment_virus = self.fragments.draw(self.shape.fragments, rng)
-            lengths = np.array([len(c) for c in codes])
-            rate = (
-                (rng.random(len(codes)) < how.distant_share)
-                * rng.random(len(codes))
-                * how.most_distant
-            )
-            codes = split_ids(distant_residues(np.concatenate(codes), lengths, rate, rng), lengths)
+            codes = self.transform.fragments(codes, rng)
             proteins += [decode_protein(c) for c in codes]
             label = np.concatenate([label, fragment_virus.astype(np.int64)])
         return self._pack(proteins, nucleotides, label, labelled, rng)
@@ -306,10 +242,10 @@ class BatchMaker:
         windows = join_windows(
             [s.draw(int(k), rng) for k, (_, s) in zip(counts, self.samplers, strict=True) if k]
         )
-        return harder(windows, self.augmentation, rng)
+        return self.transform.windows(windows, rng)
 
     def _pack(self, proteins, nucleotides, label, labelled, rng) -> Batch:
-        n, shape, how = len(labelled), self.shape, self.augmentation
+        n, shape, rules = len(labelled), self.shape, self.rules
         flat, lengths = self.tokenizers.esm2(proteins)
         esm2, fit_a = rows_of(
             split_ids(flat, lengths), shape.esm2_rows, shape.row_length, ESM2_PAD, 1
@@ -323,10 +259,10 @@ class BatchMaker:
             esm2.pooled,
             ESM2_MASK,
             ESM2_RESIDUES,
-            how.mask_share,
+            rules.mask_share,
             len(proteins),
             rng,
-            how.mask_rate,
+            rules.mask_rate,
         )
         esm2 = with_token_dropout(esm2, len(proteins))
         maskable = (dna.segment >= 0) & (dna.tokens >= len(DNA_SPECIAL))
@@ -335,10 +271,10 @@ class BatchMaker:
             maskable,
             DNA_MASK,
             (len(DNA_SPECIAL), self.dna_vocabulary),
-            how.mask_share,
+            rules.mask_share,
             n,
             rng,
-            how.mask_rate,
+            rules.mask_rate,
         )
         fits = fit_a.copy()
         fits[:n] &= fit_b & labelled

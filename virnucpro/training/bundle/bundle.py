@@ -70,7 +70,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     from accelerate import Accelerator
 
     from virnucpro.sequences.tokens import Tokenizers
-    from virnucpro.training.bundle.batches import Augmentation, BatchMaker, scoring_shape
+    from virnucpro.training.bundle.batches import BatchMaker, BatchRules, scoring_shape
     from virnucpro.training.bundle.network import Network
     from virnucpro.training.bundle.sampling import FragmentSampler, WindowRules, WindowSampler
     from virnucpro.training.bundle.scoring import score_contigs
@@ -116,9 +116,9 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     fragments = FragmentSampler(read_proteins(settings.proteins)) if settings.proteins else None
     # a bundle of the policy stretches, too, learns from longest ones and open frames
     # (docs/MODELS.md)
-    how = Augmentation(open_share=1.0 if settings.frame_policy == "open" else 0.2)
+    rules = BatchRules(open_share=1.0 if settings.frame_policy == "open" else 0.2)
     maker = BatchMaker(
-        [(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, how
+        [(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, rules
     )
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
@@ -136,7 +136,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
         )
         say("  ".join(f"{k} {v}" for k, v in log[-1].items()))
 
-    rules = TrainRules(
+    train_rules = TrainRules(
         seconds=settings.seconds,
         steps=settings.steps,
         learning_rate=settings.learning_rate,
@@ -146,7 +146,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
         seed=settings.seed,
         compile=settings.compile,
     )
-    mean = train(network, maker, rules, accelerator=accelerator, report=report, state=state)
+    mean = train(network, maker, train_rules, accelerator=accelerator, report=report, state=state)
     mean.swap()
     network = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
     unmasked = BatchMaker(
@@ -155,7 +155,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
         tokenizers,
         scoring_shape(batch_shape),
         network_shape.dna_vocabulary,
-        replace(how, mask_share=0.0),
+        replace(rules, mask_share=0.0),
     )
     batches = iter(loader(Batches(unmasked, settings.seed + 1), 0))
     settle_batch_norm(network, [next(batches) for _ in range(settings.settle)], accelerator.device)

@@ -342,18 +342,6 @@ class Network(nn.Module):
         for module in (self.dnabert_s, self.dnabert_s_only, self.dnabert_s_tokens):
             module.requires_grad_(False)
 
-    def free_dnabert_s(self) -> None:
-        """Undo `fix_dnabert_s`."""
-        self.dnabert_s_fixed = False
-        for module in (self.dnabert_s, self.dnabert_s_only, self.dnabert_s_tokens):
-            module.requires_grad_(True)
-
-    def thin(self, values: float, branches: float) -> None:
-        """Set the encoders' dropout rates."""
-        for encoder in (self.esm2, self.dnabert_s):
-            encoder.thinned.values.fill_(values)
-            encoder.thinned.branches.fill_(branches)
-
     def parts(self) -> dict[str, dict[str, torch.Tensor]]:
         """The shipped tensors, by part, with the published names."""
         # not the rotary frequencies: rounded to half they turn by 0.1 rad at a protein's end, and

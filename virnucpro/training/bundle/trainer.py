@@ -13,7 +13,7 @@ import pickle
 import signal
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,6 @@ class TrainRules:
     esm2_weight: float = 3.0
     dnabert_s_weight: float = 0.3  # of the one that sees nucleotides only
     token_weight: float = 0.5  # of the masked-language losses
-    label_weight: float = 1.0  # of the true labels, where there are teachers
     mean_decay: float = 0.999
     seed: int = 1
     workers: int = 14
@@ -62,7 +61,14 @@ class TrainRules:
 
 
 SUPERVISED = ("classifier", "esm2_only", "dnabert_s_only")
-TEMPERATURE = 2.0  # of what teachers teach: logits are divided by it
+
+
+# (supervised loss, output, what the network was given) -> (the loss to use in its place, what to
+# report of it by name)
+LossTerm = Callable[
+    [torch.Tensor, Answers, tuple[RowTensors, RowTensors, int, int]],
+    tuple[torch.Tensor, dict[str, torch.Tensor]],
+]
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -140,51 +146,6 @@ def losses(
         "esm2_tokens": answers.esm2_loss,
         "dnabert_s_tokens": answers.dnabert_s_loss,
     }
-
-
-class Teachers:
-    """Trained networks whose mean answers another one learns (Hinton and others, 2015,
-    arXiv:1503.02531).
-    """
-
-    def __init__(self, networks: Sequence[Network], compile: bool):
-        self.networks = [network.eval().requires_grad_(False) for network in networks]
-        self.encoders = [
-            (
-                (torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False))
-                if compile
-                else None
-            )
-            for n in networks
-        ]
-
-    @torch.no_grad()
-    def __call__(
-        self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int
-    ) -> tuple[torch.Tensor, ...]:
-        """What is taught of each of the logits of `Network.judge`."""
-        every = [
-            network.judge(*network.features(esm2, dnabert_s, n, n_all, encoders)[:2])
-            for network, encoders in zip(self.networks, self.encoders, strict=True)
-        ]
-        return tuple(
-            torch.stack([logits.float() for logits in part]).mean(0)
-            for part in zip(*every, strict=True)
-        )
-
-
-def distances(answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-    """How far the answers are from what Teachers taught, under the names of `losses`."""
-
-    def distance(logits, target):
-        warm = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
-        return (
-            F.kl_div(warm, F.softmax(target / TEMPERATURE, dim=1), reduction="batchmean")
-            * TEMPERATURE**2
-        )
-
-    mine = (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
-    return {name: distance(*pair) for name, *pair in zip(SUPERVISED, mine, taught, strict=True)}
 
 
 def learning_rate(progress: float, rules: TrainRules) -> float:
@@ -297,14 +258,14 @@ def train(
     report: Callable[[Progress, Network, RunningMean], None] = lambda *_: None,
     state: Path | None = None,
     encoders: tuple | None = None,
-    teachers: Teachers | None = None,
+    loss_term: LossTerm | None = None,
 ) -> RunningMean:
     """Train `network` in place on the accelerator's device; returns the mean of its weights.
 
     `report` is called about every `report_every` seconds with the live network and its mean. With
     `state`, the run is saved there every `save_every` seconds and when it is interrupted or
-    terminated, and goes on from it. `encoders`: the network's, already compiled. With `teachers`
-    the network learns their answers beside the labels.
+    terminated, and goes on from it. `encoders`: the network's, already compiled. `loss_term` may
+    change the supervised loss.
     """
     device = accelerator.device
     network.to(device).train()
@@ -368,12 +329,9 @@ def train(
             answers = wrapped(*given, encoders)
             parts = losses(answers, batch, rules, device)
             supervised = weighted(parts, rules)
-            if teachers is not None:
-                with accelerator.autocast():
-                    taught = teachers(*given)
-                far = distances(answers, taught)
-                supervised = rules.label_weight * supervised + weighted(far, rules)
-                parts |= {f"taught_{name}": distance for name, distance in far.items()}
+            if loss_term is not None:
+                supervised, more = loss_term(supervised, answers, given)
+                parts |= more
             tokens = parts["esm2_tokens"] + parts["dnabert_s_tokens"]
             total = (
                 supervised * 0.0 + tokens

@@ -2,10 +2,8 @@ import numpy as np
 import pytest
 from Bio.Align import substitution_matrices
 
-from virnucpro.sequences.frames import RESIDUE
-from virnucpro.training.bases import AMINO_ACIDS, CODON_TO_AMINO_ACID, STOP, decode, encode
-from virnucpro.training.bundle.batches import distant_frames
-from virnucpro.training.distance import BLOSUM62, distant_codons, distant_residues
+from recipes.mini.distance import BLOSUM62, distant_codons, distant_residues
+from virnucpro.training.bases import AMINO_ACIDS, CODON_TO_AMINO_ACID, STOP
 
 RNG = np.random.default_rng(3)
 SENSE = np.flatnonzero(CODON_TO_AMINO_ACID < STOP).astype(np.uint8)
@@ -38,26 +36,3 @@ def test_a_rate_of_nothing_changes_nothing_and_half_changes_no_more_than_half():
     out = distant_residues(codes, lengths, np.array([0.0, 0.5]), RNG)
     assert np.array_equal(out[:1000], codes[:1000])
     assert 0.2 < (out[1000:] != codes[1000:]).mean() < 0.5
-
-
-def test_distant_frames_stay_translations_without_stops():
-    proteins, nucleotides = [], []
-    for n in (30, 31, 166):
-        codons = RNG.choice(SENSE, n)
-        proteins.append(codons.tobytes().translate(RESIDUE))
-        nucleotides.append(
-            decode(np.stack([codons >> 4, codons >> 2 & 3, codons & 3], 1).ravel()) + b"A" * (n % 2)
-        )
-    kept = list(zip(proteins, nucleotides, strict=True))
-    distant_frames(proteins, nucleotides, 1.0, 1.0, RNG)
-    for protein, bases, (old_protein, old_bases) in zip(proteins, nucleotides, kept, strict=True):
-        assert (
-            len(protein) == len(old_protein)
-            and protein != old_protein
-            and len(bases) == len(old_bases)
-        )
-        codes = encode(bases[: 3 * len(protein)]).reshape(-1, 3)
-        assert (codes[:, 0] * 16 + codes[:, 1] * 4 + codes[:, 2]).astype(
-            np.uint8
-        ).tobytes().translate(RESIDUE) == protein
-        assert b"*" not in protein and bases[3 * len(protein) :] == old_bases[3 * len(protein) :]
