@@ -29,6 +29,7 @@ from virnucpro.models.esm2 import Esm2Encoder, fast_forward
 from virnucpro.models.fast import esm2 as fused
 from virnucpro.models.fast import esm2_int8 as int8
 from virnucpro.models.fast import kernels
+from virnucpro.models.fast.dnabert_s import FusedDnabert
 from virnucpro.models.fast.layer_weights import rope_tables
 from virnucpro.models.packing import pack, pool
 from virnucpro.tools.random_models import random_dnabert_s, random_esm2
@@ -496,7 +497,7 @@ def dnabert(tokens: int = 16384) -> None:
     truth = DnabertEncoder(
         random_dnabert_s("3B", DEVICE, torch.float32), torch.device(DEVICE), "fp32"
     ).embed(batch)
-    forward = fused.FusedDnabert(
+    forward = FusedDnabert(
         random_dnabert_s("3B", DEVICE, torch.bfloat16),
         torch.tensor(alibi_slopes(12), device=DEVICE),
     )

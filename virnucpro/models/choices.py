@@ -1,7 +1,7 @@
 """Whether an encoder runs on our own kernels or on plain torch, and how many tokens a batch should
 have there.
 
-Knows what the kernels need of a device; loads neither triton nor the kernels (fused.py, int8.py)
+Knows what the kernels need of a device; loads neither triton nor the kernels (fast/)
 themselves.
 """
 

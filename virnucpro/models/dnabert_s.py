@@ -169,7 +169,7 @@ def choose_forward(
         )
 
     def fast() -> Forward:
-        from virnucpro.models.fast.esm2 import FusedDnabert
+        from virnucpro.models.fast.dnabert_s import FusedDnabert
 
         return FusedDnabert(model, slopes)
 

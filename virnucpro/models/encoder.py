@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from virnucpro.errors import ModelError
-from virnucpro.models.fast.self_check import FastPathFailed, plain_instead
+from virnucpro.models.fast.self_check import FastPathError, plain_instead
 from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
 from virnucpro.settings import Choice
@@ -81,7 +81,7 @@ class Encoder(ABC):
         model = cls.read(directory, device, compute_dtype(precision))
         try:
             return cls(model, device, precision, compile, Fp32Rescue(cls.load, directory, device))
-        except FastPathFailed as error:
+        except FastPathError as error:
             failure = str(error)
         del model  # half of its layers may be rearranged
         return plain_instead(

@@ -7,7 +7,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from virnucpro.models.fast.cuda_graphs import GRAPHS, ROWS, Graphs, Recorder, apart, even_tables
+from virnucpro.models.fast.cuda_graphs import (
+    GRAPHS,
+    ROWS,
+    Graphs,
+    Recorder,
+    even_tables,
+    split_tables,
+)
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 
@@ -108,7 +115,7 @@ def test_tables_keep_their_sequences_and_have_few_shapes():
     together, shape = even_tables(tables)
     assert shape == ((1, ROWS), (0, ROWS), (3, 2 * ROWS))
     longer = torch.cat([together, torch.full((9, 2), 99, dtype=torch.int32)])
-    for (kind, table), (found_kind, found) in zip(tables, apart(longer, shape), strict=True):
+    for (kind, table), (found_kind, found) in zip(tables, split_tables(longer, shape), strict=True):
         assert found_kind == kind
         assert torch.equal(found[: len(table)], table)
         assert not found[len(table) :].any()

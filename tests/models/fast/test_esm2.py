@@ -261,7 +261,7 @@ def dnabert_batches():
 
 def dnabert_states(record) -> list[torch.Tensor]:
     """The hidden states of the sequences of all `dnabert_batches`, by graphs of `record`."""
-    from virnucpro.models.fast.esm2 import FusedDnabert
+    from virnucpro.models.fast.dnabert_s import FusedDnabert
 
     device, found = torch.device("cuda"), []
     forward = FusedDnabert(

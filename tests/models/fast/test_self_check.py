@@ -10,7 +10,7 @@ import torch
 from virnucpro.errors import ModelError
 from virnucpro.models import dnabert_s, esm2
 from virnucpro.models.choices import FUSED, PLAIN
-from virnucpro.models.fast.self_check import FastPathFailed, checked, witness
+from virnucpro.models.fast.self_check import FastPathError, checked, witness
 from virnucpro.models.packing import pack
 from virnucpro.settings import Choice
 from virnucpro.tools.random_models import random_bundle
@@ -35,7 +35,7 @@ def test_kernels_that_agree_are_taken():
     "wrong", [lambda h: h.flip(1), lambda h: h * float("nan"), lambda h: torch.zeros_like(h)]
 )
 def test_kernels_that_are_wrong_are_noticed(wrong):
-    with pytest.raises(FastPathFailed, match="agree"):
+    with pytest.raises(FastPathError, match="agree"):
         checked(
             plain, lambda: lambda batch: wrong(plain(batch)), 1, CPU, skip=1, least_cosine=0.999
         )
@@ -47,12 +47,12 @@ def test_kernels_that_are_wrong_for_one_length_are_noticed():
         hidden[: batch.lengths[0]] = 1.0
         return hidden
 
-    with pytest.raises(FastPathFailed, match="agree"):
+    with pytest.raises(FastPathError, match="agree"):
         checked(plain, lambda: off, 1, CPU, skip=0, least_cosine=0.999)
 
 
 def test_kernels_that_raise_are_noticed():
-    with pytest.raises(FastPathFailed, match="ZeroDivisionError"):
+    with pytest.raises(FastPathError, match="ZeroDivisionError"):
         checked(plain, lambda: lambda batch: 1 / 0, 1, CPU, skip=1, least_cosine=0.999)
 
 

@@ -1,7 +1,7 @@
 """Launches that are the same for many batches, recorded as CUDA graphs: then a batch costs the host
 one launch, not a hundred.
 
-Every launch gives Python's lock away, and has to wait for it while another thread imports or loads.
+Every launch releases the GIL, and waits to get it back while another thread imports or loads.
 Knows keys, functions that launch, and tables of sequences; does not know what is computed.
 """
 
@@ -122,7 +122,7 @@ def even_tables(
     )
 
 
-def apart(
+def split_tables(
     table: torch.Tensor, shape: tuple[tuple[int, int], ...]
 ) -> tuple[tuple[int, torch.Tensor], ...]:
     """The tables by kind that begin `table`; `shape` as `even_tables` gives it."""

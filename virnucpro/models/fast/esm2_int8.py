@@ -1,25 +1,26 @@
 """ESM-2 with 8-bit products: weights and activations as int8, a step a row each, sums in int32.
 
 Row-wise, symmetric and dynamic: every row of activations is scaled by its own largest value, so a
-sequence does not depend on its neighbours. Everything between the products is as in fused.py, in 16
+sequence does not depend on its neighbours. Everything between the products is as in esm2.py, in 16
 bits and fp32.
 
 A rounded weight errs the same way for every token, which a mean over tokens does not average out.
 What it errs by on the mean input is added back to the bias; the means come from random proteins
 sent through the 16-bit layers at load. What is then left averages out over the residues of a
-protein, and a very short one has too few: the 16-bit layers are kept for those (esm2.py says
+protein, and a very short one has too few: the 16-bit layers are kept for those (models/esm2.py says
 which).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from virnucpro.models.fast import kernels
-from virnucpro.models.fast.esm2 import FusedEsm2
+from virnucpro.models.fast.esm2 import FusedEsm2, Space
 from virnucpro.models.fast.layer_weights import (
     EsmLayerWeights,
     Quantized,
@@ -93,7 +94,7 @@ class Int8Esm2(FusedEsm2):
     """
 
     def __init__(self, model: torch.nn.Module, longest: int):
-        self._space8: tuple[torch.Tensor, ...] = ()
+        self._space8: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self._state: dict[str, torch.Tensor] = {}
         self.layers16: list[EsmLayerWeights] = []
         super().__init__(model, longest)
@@ -101,23 +102,22 @@ class Int8Esm2(FusedEsm2):
 
     def in_16_bits(self, batch: PackedBatch) -> torch.Tensor:
         """As a call, without rounding to int8."""
-        return self.through(self.layer16, self.layers16, batch)
+        return self.through(super().layer, self.layers16, batch)
 
     def prepare(self, w: EsmLayerWeights) -> Int8LayerWeights:
         """Quantize a layer, and send the calibrating proteins through its 16-bit form for the next
         one.
         """
         count, length = CALIBRATION
-        x, *scratch = self.space(count * length)
+        space = self.space(count * length)
         if not self._state:
-            x.copy_(self.tokens[calibrating_tokens(count, length).to(x.device)])
+            space.x.copy_(self.tokens[calibrating_tokens(count, length).to(space.x.device)])
             self._state["extra"] = torch.zeros_like(w.shift)
         means: dict[str, torch.Tensor] = {}
-        self.layer16(
+        self.layer_in_16_bits(
             w,
-            x,
-            *scratch,
-            kernels.spans((length,) * count, x.device),
+            space,
+            kernels.spans((length,) * count, space.x.device),
             watch=lambda name, values: means.update({name: values.mean(0, dtype=torch.float32)}),
         )
         found = {name: quantize_weight(getattr(w, name)) for name in means}
@@ -140,9 +140,9 @@ class Int8Esm2(FusedEsm2):
             w.end_shift + after,
         )
 
-    layer16 = FusedEsm2.layer
-
-    def layer(self, w: Int8LayerWeights, x, small, qkv, inner, spans, watch=None) -> None:
+    def layer(self, w: Any, space: Space, spans: Any) -> None:
+        """As in 16 bits, with the products in int8."""
+        x, small, qkv, inner = space
         small8, inner8, scale = self.space8(x, inner)
         kernels.layer_norm(x, *w.norm, self.eps, small8, shift=w.shift, scale=scale)
         _product("qkv", w.qkv, small8, scale, qkv)
@@ -154,10 +154,12 @@ class Int8Esm2(FusedEsm2):
         kernels.quantize_rows(inner, inner8, scale)
         _product("down", w.down, inner8, scale, x, residual=x)
 
-    def space8(self, x: torch.Tensor, inner: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def space8(
+        self, x: torch.Tensor, inner: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Buffers for int8 rows [T, H] and [T, FFN], and their steps."""
-        if not self._space8 or len(self._space8[0]) != len(x):
-            self._space8 = ()
+        if self._space8 is None or len(self._space8[0]) != len(x):
+            self._space8 = None
             self._space8 = (
                 torch.zeros_like(x, dtype=torch.int8),
                 torch.zeros_like(inner, dtype=torch.int8),

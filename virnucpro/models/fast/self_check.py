@@ -29,7 +29,7 @@ TOKENS = 4096
 LEAST_COSINE = {"bf16": 0.999, "fp16": 0.999, "int8": 0.99}
 
 
-class FastPathFailed(Exception):
+class FastPathError(Exception):
     """The fast kernels raised an error, or gave another result."""
 
 
@@ -42,7 +42,7 @@ def checked(
     least_cosine: float,
 ) -> Forward:
     """The forward of `make_fast()`, after it agreed with `plain` on a batch of many lengths. Raises
-    FastPathFailed.
+    FastPathError.
 
     `plain` runs first: the fast path takes the model's layers over. `skip`: special tokens at each
     end, see `pool`.
@@ -56,10 +56,10 @@ def checked(
         except torch.OutOfMemoryError:  # not the kernels' fault, and the plain path needs more
             raise
         except Exception as error:  # triton and CUDA raise errors of many kinds
-            raise FastPathFailed(f"{type(error).__name__}: {one_line(str(error))[:160]}") from error
+            raise FastPathError(f"{type(error).__name__}: {one_line(str(error))[:160]}") from error
     worst = float(torch.nan_to_num(torch.cosine_similarity(expected, found), nan=-1.0).min())
     if worst < least_cosine:
-        raise FastPathFailed(
+        raise FastPathError(
             f"their vectors agree with the plain path's to a cosine of {worst:.4f} only"
         )
     return fast
