@@ -37,7 +37,7 @@ from virnucpro.training.bundle.network import Network
 from virnucpro.training.saving import half_parts
 from virnucpro.training.store import Store
 
-# of the two encoders ESM-2 learned less and lost less on groups not seen (docs/MODELS.md), so its
+# of the two encoders ESM-2 learned less and lost less on groups not seen (STUDY.md), so its
 # own classifier counts three times
 BASE = Recipe(
     rate=7e-4,

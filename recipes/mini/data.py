@@ -2,7 +2,7 @@
 
     python recipes/mini/data.py DATA_DIR OUT_DIR
 
-DATA_DIR holds the FASTA files and manifests described in docs/MODELS.md. OUT_DIR gets `genomes.npz`
+DATA_DIR holds the FASTA files and manifests described in STUDY.md. OUT_DIR gets `genomes.npz`
 (training windows), `contigs.npz` (validation and test contigs, and the robustness sets),
 `markers.npz` (genes), `proteins.npz` and `counts.json`. Everything random is seeded; the test side
 is only ever cut into contigs.

@@ -4,8 +4,8 @@ test side, once.
     python -m recipes.mini.finish --data work --packed PACKED --run run --bundle
     virnucpro/models/mini [--hits hits.tsv]
 
-Run with PYTHONPATH=.. Writes the bundle and `recipes/mini/mini_evaluation.json`, which
-docs/MODELS.md quotes. `--run`: what mini_gather.py wrote, with folds and learning curve in
+Run with PYTHONPATH=.. Writes the bundle and `mini_evaluation.json`, which docs/MODELS.md
+and STUDY.md quote. `--run`: what mini_gather.py wrote, with folds and learning curve in
 groups.npz where they were made. `--hits`: DIAMOND's blastx of the test windows against the training
 proteins (queries named by their row in contigs.npz, targets V... or C...).
 """

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `mini` from the labelled genomes, by the recipe of the version that ships (docs/MODELS.md).
+# `mini` from the labelled genomes, by the recipe of the version that ships (STUDY.md).
 #
 #   recipes/mini/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
 #   recipes/mini/mini_again.sh gpu WORK                     # one GPU, 16 cores: 1,320 s, whatever happens
 #   recipes/mini/mini_again.sh search WORK                  # CPU, if you like: the protein search that `finish` compares mini with
 #   recipes/mini/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
 #
-# From the repository; needs `pip install '.[train]'`, and diamond for `search`. DATA_DIR is described in docs/MODELS.md. What follows
+# From the repository; needs `pip install '.[train]'`, and diamond for `search`. DATA_DIR is described in STUDY.md. What follows
 # WORK in `gpu` goes to campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
 # need come back.
 set -euo pipefail

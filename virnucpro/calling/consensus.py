@@ -68,8 +68,8 @@ def call_chunks(
     `virus_score` = max_virus / (max_virus + max_others), and a tie is virus. By the frame policy
     `stretches` the frames of a chunk are not alike: the longer, the likelier it is what is
     translated. There `max_virus` is 1 / (1 + exp(-m)) with m the mean of log(virus / others) of the
-    frames, weighted by the squares of their residues (chosen on validation data: docs/MODELS.md),
-    and `max_others` 1 less that.
+    frames, weighted by the squares of their residues (chosen on validation data:
+    recipes/mini/STUDY.md), and `max_others` 1 less that.
     """
     spans = all_spans(_cut_lengths(records), rules.chunk_length)
     if len(spans.chunk) != int(records.n_chunks.sum()):

@@ -2,7 +2,7 @@
 matrices of one shape at a time.
 
 `torch.optim.Muon` turns one matrix after another, 22 launches each; mini has 58 of them, too small
-to fill a GPU, so that it took longer than they need (docs/MODELS.md). Step for step the same
+to fill a GPU, so that it took longer than they need (recipes/mini/STUDY.md). Step for step the same
 arithmetic, on stacks.
 """
 

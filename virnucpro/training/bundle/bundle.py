@@ -115,7 +115,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     )
     fragments = FragmentSampler(read_proteins(settings.proteins)) if settings.proteins else None
     # a bundle of the policy stretches, too, learns from longest ones and open frames
-    # (docs/MODELS.md)
+    # (recipes/mini/STUDY.md)
     rules = BatchRules(open_share=1.0 if settings.frame_policy == "open" else 0.2)
     maker = BatchMaker(
         [(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, rules

@@ -191,7 +191,7 @@ def optimizers_for(network: Network, rules: TrainRules, fused: bool) -> list[tor
     """AdamW for embeddings, vectors and output layers, Muon for the matrices inside the encoders
     and the classifier.
 
-    With Muon and more mini needs fewer frames (docs/MODELS.md). Groups by part (`esm2`,
+    With Muon and more mini needs fewer frames (recipes/mini/STUDY.md). Groups by part (`esm2`,
     `dnabert_s`, `rest`), so that each can have its own rate; no decay on vectors.
     """
     inner, outer = {}, {}
