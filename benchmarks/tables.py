@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnucpro.calling.answers import assemble
+from virnucpro.calling.answers import assemble, frame_columns
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules
 from virnucpro.reporting.outputs import Outputs
@@ -93,7 +93,12 @@ def main(n: int) -> None:
             with timed("calls"):
                 failed = np.zeros(len(frames), bool)
                 answers = assemble(
-                    inputs, records, frames, scores, failed, CallRules(500), "mini", calibration
+                    inputs,
+                    records,
+                    frame_columns(frames, scores, failed),
+                    CallRules(500),
+                    "mini",
+                    calibration,
                 )
             print(
                 f"{len(answers.chunks):,} chunks, {len(answers.regions):,} regions,"

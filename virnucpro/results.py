@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from virnucpro import __version__
-from virnucpro.calling.answers import Answers, assemble
+from virnucpro.calling.answers import Answers, assemble, frame_columns
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules
 from virnucpro.errors import Failure
@@ -106,9 +106,7 @@ def write_results(
         answers = assemble(
             table.inputs,
             table.records,
-            arrow,
-            scores,
-            lost,
+            frame_columns(arrow, scores, lost),
             rules,
             model["name"],
             calibration,

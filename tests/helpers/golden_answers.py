@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from virnucpro.calling.answers import Answers, assemble
+from virnucpro.calling.answers import Answers, assemble, frame_columns
 from virnucpro.calling.consensus import CallRules
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
 from virnucpro.sequences.reader import find_inputs, read_records
@@ -70,6 +70,6 @@ def answers_of(path: Path, results: Path, **options) -> Answers:
     options = {
         "rules": CallRules(500),
         "model": "mini",
-        "failed": np.zeros(len(lines), bool),
     } | options
-    return assemble(inputs, records, frames, scores, **options)
+    failed = options.pop("failed", np.zeros(len(lines), bool))
+    return assemble(inputs, records, frame_columns(frames, scores, failed), **options)

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from virnucpro.calling.answers import assemble
+from virnucpro.calling.answers import assemble, frame_columns
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.reporting.multiqc import write_multiqc
@@ -139,9 +139,7 @@ def test_nothing_to_show_is_a_page_too(tmp_path, rows):
     answers = assemble(
         inputs,
         records,
-        frames,
-        np.zeros((0, 2), np.float32),
-        np.zeros(0, bool),
+        frame_columns(frames, np.zeros((0, 2), np.float32), np.zeros(0, bool)),
         CallRules(500),
         "mini",
     )
@@ -182,9 +180,7 @@ def test_regions_of_a_stride_rest_on_windows_and_nothing_else_does(tmp_path):
     answers = assemble(
         inputs,
         records,
-        frames,
-        np.column_stack([1 - scores, scores]),
-        np.zeros(len(number), bool),
+        frame_columns(frames, np.column_stack([1 - scores, scores]), np.zeros(len(number), bool)),
         CallRules(500, stride=100),
         "mini",
     )
@@ -220,9 +216,7 @@ def test_a_hundred_thousand_sequences_stay_under_3_mb(tmp_path):
     answers = assemble(
         inputs,
         records,
-        frames,
-        scores,
-        np.zeros(len(frames), bool),
+        frame_columns(frames, scores, np.zeros(len(frames), bool)),
         CallRules(500),
         "mini",
         calibration,

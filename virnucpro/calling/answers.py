@@ -15,7 +15,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnucpro.calling.calibration import Calibration, prevalence_by_source
-from virnucpro.calling.columns import ChunkColumns, FrameColumns, RecordColumns, SequenceColumns
+from virnucpro.calling.columns import (
+    Call,
+    ChunkColumns,
+    FrameColumns,
+    RecordColumns,
+    SequenceColumns,
+)
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
 
@@ -63,19 +69,14 @@ class Answers:
 def assemble(
     inputs: Sequence[Mapping[str, object]],
     record_table: pa.Table,
-    frame_table: pa.Table,
-    scores: NDArray[np.float32],
-    failed: NDArray[np.bool_],
+    frames: FrameColumns,
     rules: CallRules,
     model: str,
     calibration: Calibration | None = None,
     prevalence: float | None = None,
 ) -> Answers:
-    """Calls from a frame table and its scores [frames, 2] (others, virus); rows of `failed` frames
-    are ignored.
-    """
-    records = record_columns(record_table)
-    frames, windows = frame_columns(frame_table, scores, failed), None
+    """Calls from the records and their scored frames."""
+    records, windows = record_columns(record_table), None
     if rules.stride:
         of_window = frames.chunk > records.n_chunks[frames.record]
         windows = call_windows(frames.take(of_window), records, rules)
@@ -88,15 +89,6 @@ def assemble(
     )
     note_regions(sequences, regions)
     sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
-    used: dict[str, float] = {}
-    if prevalence is not None and calibration is not None:
-        used = {source.source: prevalence for source in sources}
-    elif calibration is not None:
-        eligible = sequences.call != 3
-        found = prevalence_by_source(
-            sequences.virus_probability, records.input, eligible, calibration.training_prevalence
-        )
-        used = {sources[i].source: share for i, share in found.items()}
     return Answers(
         inputs=sources,
         model=model,
@@ -108,10 +100,31 @@ def assemble(
         chunks=chunks,
         sequences=sequences,
         regions=regions,
-        prevalence=used,
+        prevalence=_prevalence(sources, records, sequences, calibration, prevalence),
         limits=limits,
         windows=windows,
     )
+
+
+def _prevalence(
+    sources: Sequence[Source],
+    records: RecordColumns,
+    sequences: SequenceColumns,
+    calibration: Calibration | None,
+    given: float | None,
+) -> dict[str, float]:
+    """The share of viral sequences that the fdr supposes, by source: the given one, or an estimate
+    for the sources with enough sequences.
+    """
+    if calibration is None:
+        return {}
+    if given is not None:
+        return {source.source: given for source in sources}
+    eligible = sequences.call != Call.not_scored
+    found = prevalence_by_source(
+        sequences.virus_probability, records.input, eligible, calibration.training_prevalence
+    )
+    return {sources[i].source: share for i, share in found.items()}
 
 
 def record_columns(table: pa.Table) -> RecordColumns:
@@ -133,7 +146,9 @@ def record_columns(table: pa.Table) -> RecordColumns:
 def frame_columns(
     table: pa.Table, scores: NDArray[np.float32], failed: NDArray[np.bool_]
 ) -> FrameColumns:
-    """The small columns of the frame table beside its scores; sequences and tokens stay on disk."""
+    """The small columns of the frame table with its scores [frames, 2] (others, virus); sequences
+    and tokens stay on disk. Rows of `failed` frames are ignored.
+    """
     scores = np.where(failed[:, None], np.float32(np.nan), scores).astype(np.float32, copy=False)
     return FrameColumns(
         record=_numbers(table, "record", np.int64),

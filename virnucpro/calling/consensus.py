@@ -183,30 +183,15 @@ def call_sequences(
     each source.
     """
     n = len(records)
-    scored = chunks.scored
-    owner = chunks.record[scored]
-    score = chunks.virus_score[scored]
-    bases = (chunks.end - chunks.start + 1)[scored].astype(np.float64)
-    n_scored = np.bincount(owner, minlength=n).astype(np.int32)
+    n_scored, virus_score, max_chunk_score = _scores(chunks, n)
     has_score = n_scored > 0
-
-    def per_scored(numerator: NDArray, denominator: NDArray) -> NDArray[np.float64]:
-        return np.divide(numerator, denominator, out=np.full(n, np.nan), where=has_score)
-
-    virus_score = per_scored(np.bincount(owner, score * bases, n), np.bincount(owner, bases, n))
-    # a mean of equal scores may round to just beyond them
-    np.clip(virus_score, 0.0, 1.0, out=virus_score)
     scored_fraction = np.divide(
         n_scored, records.n_chunks, out=np.zeros(n), where=records.n_chunks > 0
     )
-    max_chunk_score = np.full(n, np.nan)
-    np.fmax.at(max_chunk_score, owner, score)
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
-
     too_short = 2 * records.length < rules.chunk_length
     eligible = has_score & (rules.allow_short | ~too_short)
-    probability = np.full(n, np.nan)
-    fdr = np.full(n, np.nan)
+    probability, fdr = np.full((2, n), np.nan)
     if calibration is not None:
         probability[has_score] = calibration.probability(
             virus_score[has_score],
@@ -218,26 +203,10 @@ def call_sequences(
         fdr = fdr_by_source(
             probability, records.input, eligible, calibration.training_prevalence, prevalence
         )
-
     little = has_score & (records.length >= EVIDENCE_LENGTH)
     little &= (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
     deciding = virus_score if calibration is None else probability
-    call = np.full(n, Call.non_virus, np.uint8)
-    call[deciding >= rules.points.relaxed] = Call.ambiguous
-    call[deciding >= rules.points.virus] = Call.virus
-    call[little & (call == Call.virus)] = Call.ambiguous
-    call[~eligible] = Call.not_scored
-
-    notes = np.zeros(n, np.uint16)
-    notes[too_short] |= Note.too_short.value
-    notes[records.length < rules.chunk_length] |= Note.below_model_length.value
-    notes[records.skipped] |= Note.below_min_length.value
-    notes[records.problem] |= Note.invalid_characters.value
-    notes[~has_score & (n_open_frames == 0) & ~records.problem & ~records.skipped] |= (
-        Note.no_open_frame.value
-    )
-    notes[chunks.record[chunks.status == ChunkStatus.frame_too_long]] |= Note.frame_too_long.value
-    notes[chunks.record[chunks.status == ChunkStatus.failed]] |= Note.failed.value
+    notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value
     if calibration is None:
         notes[has_score] |= Note.uncalibrated.value
@@ -249,10 +218,66 @@ def call_sequences(
         max_chunk_score=max_chunk_score,
         n_virus_chunks=np.bincount(chunks.record[chunks.is_virus], minlength=n).astype(np.int32),
         n_open_frames=n_open_frames,
-        call=call,
+        call=_calls(deciding, eligible, little, rules.points),
         fdr=fdr,
         notes=notes,
     )
+
+
+def _scores(
+    chunks: ChunkColumns, n: int
+) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
+    """(number of scored chunks, their mean score weighted by length, their best) of the n
+    sequences; NaN where no chunk is scored.
+    """
+    scored = chunks.scored
+    owner, score = chunks.record[scored], chunks.virus_score[scored]  # [scored chunks]
+    bases = (chunks.end - chunks.start + 1)[scored].astype(np.float64)
+    n_scored = np.bincount(owner, minlength=n).astype(np.int32)
+    mean = np.divide(
+        np.bincount(owner, score * bases, n),
+        np.bincount(owner, bases, n),
+        out=np.full(n, np.nan),
+        where=n_scored > 0,
+    )
+    np.clip(mean, 0.0, 1.0, out=mean)  # a mean of equal scores may round to just beyond them
+    best = np.full(n, np.nan)
+    np.fmax.at(best, owner, score)
+    return n_scored, mean, best
+
+
+def _calls(
+    deciding: NDArray[np.float64],
+    eligible: NDArray[np.bool_],
+    little: NDArray[np.bool_],
+    points: CallPoints,
+) -> NDArray[np.uint8]:
+    """The call of each sequence by the score that decides; `little` evidence never calls virus."""
+    call = np.full(len(deciding), Call.non_virus, np.uint8)
+    call[deciding >= points.relaxed] = Call.ambiguous
+    call[deciding >= points.virus] = Call.virus
+    call[little & (call == Call.virus)] = Call.ambiguous
+    call[~eligible] = Call.not_scored
+    return call
+
+
+def _notes(
+    chunks: ChunkColumns, records: RecordColumns, has_score: NDArray[np.bool_], rules: CallRules
+) -> NDArray[np.uint16]:
+    """What is said of each sequence's length and of why chunks have no score."""
+    notes = np.zeros(len(records), np.uint16)
+    notes[2 * records.length < rules.chunk_length] |= Note.too_short.value
+    notes[records.length < rules.chunk_length] |= Note.below_model_length.value
+    notes[records.skipped] |= Note.below_min_length.value
+    notes[records.problem] |= Note.invalid_characters.value
+    with_frames = np.zeros(len(records), np.bool_)
+    with_frames[chunks.record[chunks.n_open_frames > 0]] = True
+    notes[~has_score & ~with_frames & ~records.problem & ~records.skipped] |= (
+        Note.no_open_frame.value
+    )
+    notes[chunks.record[chunks.status == ChunkStatus.frame_too_long]] |= Note.frame_too_long.value
+    notes[chunks.record[chunks.status == ChunkStatus.failed]] |= Note.failed.value
+    return notes
 
 
 def best_first(
