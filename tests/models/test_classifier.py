@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from golden_run import GOLDEN
+from safetensors.torch import save_file
 
 from virnucpro.errors import ModelError
 from virnucpro.models.classifier import Classifier
@@ -130,3 +131,52 @@ def test_other_tensors_are_no_classifier(tmp_path):
 def test_features_of_another_width_are_refused():
     with pytest.raises(ModelError, match="do not fit a classifier of width 64"):
         random_classifier(64, 24).scores(np.zeros((1, 80), np.float32))
+
+
+def _changed(name, value):
+    """The golden classifier's tensors with one of them changed."""
+    tensors = {key: tensor.clone() for key, tensor in Classifier.load(ORIGINAL).tensors.items()}
+    return tensors | {name: value(tensors[name])}
+
+
+def _first(value):
+    def change(tensor):
+        tensor.view(-1)[0] = value
+        return tensor
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("hidden_layer.weight", _first(float("nan")), "hidden_layer.weight holds a value"),
+        ("output_layer.bias", _first(float("inf")), "output_layer.bias holds a value"),
+        ("bn1.weight", _first(1e30), "bn1.weight holds a value"),
+        ("bn1.bias", lambda t: _first(1e300)(t.double()), "bn1.bias holds a value"),
+        ("bn1.running_var", _first(-1.0), "negative variance"),
+        ("bn1.weight", torch.zeros_like, "every sequence would score alike"),
+        ("output_layer.weight", torch.ones_like, "every sequence would score alike"),
+        ("hidden_layer.weight", torch.zeros_like, "every sequence would score alike"),
+        ("hidden_layer.bias", lambda t: t.to(torch.int64), "holds torch.int64"),
+        ("hidden_layer.bias", lambda t: t[:-1], r"hidden_layer.bias is \(23,\)"),
+        ("hidden_layer.weight", lambda t: t[:0], r"hidden_layer.weight is \(0, 80\)"),
+        ("hidden_layer.weight", lambda t: t.sum(), r"hidden_layer.weight is \(\)"),
+        ("output_layer.weight", lambda t: t[:1], r"output_layer.weight is \(1, 24\)"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["safetensors", "pth"])
+def test_impossible_values_are_refused_when_they_are_read(tmp_path, kind, name, value, says):
+    path = tmp_path / f"c.{kind}"
+    tensors = {key: tensor.contiguous() for key, tensor in _changed(name, value).items()}
+    save_file(tensors, path) if kind == "safetensors" else torch.save(tensors, path)
+    with pytest.raises(ModelError, match=says) as caught:
+        Classifier.load(path)
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_classifier_with_one_more_layer_is_another(tmp_path):
+    path = tmp_path / "c.pth"
+    torch.save(Classifier.load(ORIGINAL).tensors | {"second.weight": torch.ones(2, 2)}, path)
+    with pytest.raises(ModelError, match=r"it has another layer, second\.weight"):
+        Classifier.load(path)

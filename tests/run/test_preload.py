@@ -10,8 +10,8 @@ import pytest
 import torch
 from golden_run import GOLDEN
 
-from virnucpro.models.blank import blank
 from virnucpro.models.dnabert_s import DnabertEncoder
+from virnucpro.models.weights import without_values
 from virnucpro.run import preload as load_ahead
 from virnucpro.run.preload import LoadAhead
 
@@ -68,7 +68,7 @@ def test_who_never_enters_changes_nothing():
 
 
 def test_a_blank_network_has_its_shapes_and_no_values():
-    with blank():
+    with without_values():
         made = [torch.nn.Embedding(5, 3), torch.nn.Linear(3, 2), torch.nn.LayerNorm(3)]
     assert [module.weight.shape for module in made] == [(5, 3), (2, 3), (3,)]
     assert all(p.is_meta and p.requires_grad for module in made for p in module.parameters())

@@ -12,12 +12,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn.functional import batch_norm, linear, softmax
 
 from virnucpro.errors import ModelError
 from virnucpro.models.packing import ROW_BLOCK
-from virnucpro.models.weights import load_restricted, read_state_dict
+from virnucpro.models.weights import FLOATS, load_checked, read_state_dict
 
 TENSORS = (
     "hidden_layer.weight",
@@ -29,6 +28,11 @@ TENSORS = (
     "output_layer.weight",
     "output_layer.bias",
 )
+IGNORED = "bn1.num_batches_tracked"  # of training only
+LAYERS = ("hidden_layer", "bn1", "output_layer")
+MOST_VALUES = 1 << 26  # of a classifier's layer; the published ones have 1.7 million
+LARGEST_VALUE = 1e8  # far beyond trained ones (those of mini stay below 2)
+USUAL_EPS = 1e-5
 
 
 class Rows(Protocol):
@@ -44,10 +48,22 @@ class Rows(Protocol):
     def __getitem__(self, rows: slice) -> Any: ...
 
 
-class MLPClassifier(nn.Module):
+class MLPClassifier:
     """Stand-in for the original's class of this name: only a place for the tensors of its pickle,
     never called.
     """
+
+
+class Layer:
+    """Stand-in for the classes of its layers, so that torch's own are not called either."""
+
+
+ORIGINAL_CLASSES: dict[str, type] = {
+    "__main__.MLPClassifier": MLPClassifier,
+    "torch.nn.modules.linear.Linear": Layer,
+    "torch.nn.modules.batchnorm.BatchNorm1d": Layer,
+    "torch.nn.modules.dropout.Dropout": Layer,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +73,7 @@ class Classifier:
     """
 
     tensors: dict[str, torch.Tensor]
-    eps: float = 1e-5
+    eps: float = USUAL_EPS
 
     @classmethod
     def load(cls, path: Path | str) -> Classifier:
@@ -69,18 +85,16 @@ class Classifier:
             raise ModelError(
                 f"{path}: no such classifier file; give a .safetensors or the original's .pth"
             )
-        eps = 1e-5
         if path.suffix == ".safetensors":
-            found = read_state_dict(path)
-        else:
-            found, eps = read_original(path)
+            return cls(checked(read_state_dict(path), path))
+        found, eps = read_original(path)
         return cls(checked(found, path), eps)
 
     def save(self, path: Path | str) -> None:
         """Write `.safetensors` with the original's names."""
         from safetensors.torch import save_file
 
-        if self.eps != 1e-5:
+        if self.eps != USUAL_EPS:
             raise ModelError(
                 f"{path}: batch norm eps {self.eps} is not the usual 1e-5; keep this classifier's"
                 " .pth"
@@ -137,56 +151,100 @@ def block_rows() -> int:
 
 
 def checked(found: dict[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
-    """The eight tensors in fp32, contiguous, their shapes consistent."""
+    """The eight tensors in fp32, contiguous. Raises ModelError unless they are those of the MLP, of
+    consistent shapes, and can tell two rows apart.
+    """
+
+    def wrong(what: str) -> ModelError:
+        return ModelError(
+            f"{path}: not a VirNucPro classifier, {what}; get it from its source again"
+        )
+
     missing = [name for name in TENSORS if name not in found]
     if missing:
-        raise ModelError(f"{path}: not a VirNucPro classifier, {missing[0]} is missing")
-    tensors = {name: found[name].float().contiguous() for name in TENSORS}
-    weight = tensors["hidden_layer.weight"]
-    hidden = weight.shape[0]
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        raise wrong(f"{missing[0]} is missing")
+    other = [name for name in found if name not in TENSORS and name != IGNORED]
+    if other:
+        raise wrong(f"it has another layer, {other[0][:80]}")
+    for name in TENSORS:
+        if str(found[name].dtype) not in FLOATS or found[name].layout is not torch.strided:
+            raise wrong(f"{name} holds {found[name].dtype} instead of plain floating point numbers")
+    check_shapes(found, path)
+    tensors = {name: found[name].detach().float().contiguous() for name in TENSORS}
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()) or float(tensor.abs().max()) > LARGEST_VALUE:
+            raise wrong(f"{name} holds a value that is not finite or above {LARGEST_VALUE:,.0f}")
+    if float(tensors["bn1.running_var"].min()) < 0:
+        raise wrong("bn1.running_var holds a negative variance")
+    others, virus = tensors["output_layer.weight"]
+    used = (others != virus) & (tensors["bn1.weight"] != 0)
+    if not bool(tensors["hidden_layer.weight"][used].any()):
+        raise wrong("its weights are zero where they matter: every sequence would score alike")
+    return tensors
+
+
+def check_shapes(found: dict[str, torch.Tensor], path: Path) -> None:
+    """Raise ModelError unless the eight tensors are of shapes that belong together; reads no
+    value.
+    """
+    shapes = {name: tuple(found[name].shape) for name in TENSORS}
+    first = shapes["hidden_layer.weight"]
+    hidden = first[0] if first else 0
     wanted = {name: (hidden,) for name in TENSORS} | {
-        "hidden_layer.weight": tuple(weight.shape),
+        "hidden_layer.weight": first,
         "output_layer.weight": (2, hidden),
         "output_layer.bias": (2,),
     }
-    if weight.ndim != 2 or shapes != wanted:
-        wrong = next((name for name in TENSORS if shapes[name] != wanted[name]), TENSORS[0])
+    name = next((name for name in TENSORS if shapes[name] != wanted[name]), None)
+    if len(first) != 2 or not 0 < first[0] * first[1] <= MOST_VALUES:
+        name = "hidden_layer.weight"
+    if name is not None:
         raise ModelError(
-            f"{path}: {wrong} is {shapes[wrong]}; a classifier has two classes and one hidden layer"
+            f"{path}: {name} is {shapes[name]}; a classifier has two classes and one hidden layer"
         )
-    return tensors
 
 
 def read_original(path: Path) -> tuple[dict[str, torch.Tensor], float]:
     """Tensors and batch norm eps of a `.pth`: a state dict, or the whole module as the original
     pickles it.
     """
-    allowed = (
-        (MLPClassifier, "__main__.MLPClassifier"),
-        nn.Linear,
-        nn.BatchNorm1d,
-        nn.Dropout,
-        set,
-    )
-    loaded = load_restricted(path, allowed)
+    loaded = load_checked(path, ORIGINAL_CLASSES)
     if isinstance(loaded, MLPClassifier):
         # The attributes are read as data: no method of an object from a file is called.
         try:
-            modules = vars(loaded)["_modules"]
-            tables = {name: vars(modules[name]) for name in ("hidden_layer", "bn1", "output_layer")}
-            found = {
-                f"{name}.{key}": tensor
-                for name, table in tables.items()
-                for key, tensor in (table["_parameters"] | table["_buffers"]).items()
-            }
-            return found, float(tables["bn1"]["eps"])
-        except (KeyError, TypeError, AttributeError):
+            return read_module(vars(loaded)["_modules"])
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise ModelError(
-                f"{path}: not a VirNucPro classifier; it lacks hidden_layer, bn1 or output_layer"
+                f"{path}: not a VirNucPro classifier, its layers are not hidden_layer, bn1 and"
+                f" output_layer as the original has them ({error}); get it from its source again"
             ) from None
-    if isinstance(loaded, dict):
-        return {
-            str(name): value for name, value in loaded.items() if isinstance(value, torch.Tensor)
-        }, 1e-5
-    raise ModelError(f"{path}: not a VirNucPro classifier but a {type(loaded).__name__}")
+    if isinstance(loaded, dict) and all(isinstance(v, torch.Tensor) for v in loaded.values()):
+        return {str(name): value for name, value in loaded.items()}, USUAL_EPS
+    raise ModelError(
+        f"{path}: not a VirNucPro classifier but a {type(loaded).__name__}; get it from its source"
+        " again"
+    )
+
+
+def read_module(modules: dict[str, Any]) -> tuple[dict[str, torch.Tensor], float]:
+    """Tensors and batch norm eps from the original module's layers.
+
+    Errors: KeyError, TypeError, AttributeError or ValueError where they are others.
+    """
+    if set(modules) - {"dropout"} != set(LAYERS):
+        raise ValueError(f"it has {len(modules)} layers")
+    if not all(type(module) is Layer for module in modules.values()):
+        raise ValueError("a layer is of another kind")
+    found: dict[str, torch.Tensor] = {}
+    for name in LAYERS:
+        layer = vars(modules[name])
+        if layer["_modules"]:
+            raise ValueError(f"{name} has layers inside")
+        for key, tensor in (layer["_parameters"] | layer["_buffers"]).items():
+            if not isinstance(tensor, torch.Tensor):
+                raise ValueError(f"{name} holds something other than tensors")
+            found[f"{name}.{key}"] = tensor
+    eps = vars(modules["bn1"])["eps"]
+    if not isinstance(eps, float) or not 0 < eps < 0.1:
+        raise ValueError("bn1's eps is no small number")
+    return found, eps

@@ -19,12 +19,11 @@ from torch.nn.functional import linear
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import alibi_biases, grouped_attention
-from virnucpro.models.blank import blank
 from virnucpro.models.choices import PLAIN, choose_fast_path
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import LengthGroup, PackedBatch
-from virnucpro.models.weights import read_state_dict
+from virnucpro.models.weights import read_state_dict, without_values
 from virnucpro.settings import Choice
 
 LAYERS = "DNABERT-S layers"
@@ -183,7 +182,7 @@ def read_dnabert_s(directory: Path, device: torch.device, dtype: torch.dtype) ->
     """The network of a DNABERT-S directory (config.json and weights, names with or without
     `bert.`).
     """
-    with blank():
+    with without_values():
         model = DnabertModel(DnabertConfig.read(directory))
     assign_weights(model, read_state_dict(directory, prefix="bert."), device, dtype, directory)
     return model

@@ -13,14 +13,13 @@ import torch
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
-from virnucpro.models.blank import blank
 from virnucpro.models.choices import INT8, PLAIN, choose_fast_path
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast.esm2_cpu import CpuEsm2
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import PackedBatch
 from virnucpro.models.precision import compute_dtype
-from virnucpro.models.weights import read_state_dict
+from virnucpro.models.weights import read_state_dict, without_values
 from virnucpro.settings import Choice
 
 LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
@@ -160,7 +159,7 @@ def build_esm2(config) -> torch.nn.Module:
     """
     from transformers import EsmModel
 
-    with blank():
+    with without_values():
         model = EsmModel(config, add_pooling_layer=False)
     model.contact_head = None
     return model

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from virnucpro.models.blank import blank
 from virnucpro.models.dnabert_s import DnabertConfig, DnabertModel
 from virnucpro.models.esm2 import build_esm2, set_inv_freq
+from virnucpro.models.weights import without_values
 
 ESM_VOCABULARY = (
     "<cls>",
@@ -88,7 +88,7 @@ def random_dnabert_s(
 ) -> DnabertModel:
     """A DnabertModel of `shape` made on `device` itself."""
     layers, width, heads, inner = SHAPES[shape].dnabert_s
-    with blank():
+    with without_values():
         model = DnabertModel(
             DnabertConfig(SHAPES[shape].dna_vocabulary, width, layers, heads, inner)
         )

@@ -1,0 +1,315 @@
+"""What loading a file of weights would do, read from its opcodes before anything is loaded.
+
+torch's restricted unpickler executes no foreign code, but the calls that it does allow can still
+take all memory (an array of any declared size) or never end (a key nested a million times). Here a
+pickle is walked as data, with nothing built: only the opcodes, calls and keys that `torch.save`
+writes for tables of tensors and for the original's classifier are let through. Knows pickle and
+torch's two file formats; does not know what the tensors are for.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import pickletools
+import zipfile
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+LARGEST_PICKLE = 8 << 20  # bytes; that of ESM-2 3B has some 100,000
+MOST_OPCODES = 500_000
+MOST_DIMENSIONS = 8
+LARGEST_CHECKED = 256 << 20  # bytes of a file whose checksums are compared
+ORDERED_DICT, SET = "collections.OrderedDict", "builtins.set"
+TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
+BYTES = {
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+    "torch.LongStorage": 8,
+    "torch.IntStorage": 4,
+    "torch.ShortStorage": 2,
+    "torch.CharStorage": 1,
+    "torch.ByteStorage": 1,
+    "torch.BoolStorage": 1,
+}  # of one value
+CALLS = (ORDERED_DICT, SET, TENSOR, PARAMETER)
+SCALARS = (str, bytes, int, float, type(None))  # bool is an int
+
+
+class RefusedGlobal(ValueError):
+    """The pickle names something that weights do not need; the message is that name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    key: str
+    values: int
+    bytes: int
+
+
+class Made:
+    """An object that loading would make."""
+
+    def __init__(self, kind: str):
+        self.kind = kind  # list, dict, ordered, set, tensor or module
+        self.plain = True  # a list of numbers and texts only
+
+
+def check_pickled(file: Path, classes: Collection[str] = ()) -> None:
+    """Raise ValueError, saying why, unless `torch.load` can make nothing of `file` but tables of
+    tensors and objects of `classes`, in memory and time in proportion to the file.
+
+    Raises RefusedGlobal where the file names anything else, OSError where it cannot be read.
+    """
+    with file.open("rb") as opened:
+        zipped = opened.read(4) == b"PK\3\4"
+    _check_zipped(file, classes) if zipped else _check_plain(file, classes)
+
+
+def _check_zipped(file: Path, classes: Collection[str]) -> None:
+    """The format of torch 1.6 and later: a zip of one pickle and a member for each storage, none
+    of them compressed.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            sizes = _member_sizes(archive, file.stat().st_size)
+            name = next((name for name in sizes if name.endswith("/data.pkl")), None)
+            if name is None or name.count("/") != 1:
+                raise ValueError("it has no data.pkl")
+            if sizes[name] > LARGEST_PICKLE:
+                raise ValueError(f"its table of contents is larger than {LARGEST_PICKLE >> 20} MB")
+            if file.stat().st_size <= LARGEST_CHECKED:
+                damaged = archive.testzip()
+                if damaged is not None:
+                    raise ValueError(f"{damaged} is damaged: its checksum is another")
+            storages = PickleCheck(archive.read(name), classes).storages()
+    except (zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+        raise ValueError(f"not a whole archive: {error}") from None
+    folder = name.removesuffix("data.pkl")
+    for storage in storages:
+        if sizes.get(f"{folder}data/{storage.key}") != storage.bytes:
+            raise ValueError(f"storage {storage.key} is not {storage.bytes} bytes long")
+
+
+def _member_sizes(archive: zipfile.ZipFile, size: int) -> dict[str, int]:
+    """Name -> bytes of the members, once it is certain that all programs find the same ones."""
+    members = archive.infolist()
+    sizes = {member.filename: member.file_size for member in members}
+    if len(sizes) < len(members):
+        raise ValueError("a member occurs twice")
+    if any(
+        m.compress_type != zipfile.ZIP_STORED or m.file_size != m.compress_size for m in members
+    ):
+        raise ValueError("it is compressed; torch.save writes no such files")
+    if not members or min(m.header_offset for m in members) != 0 or archive.comment:
+        raise ValueError("it holds other data beside the archive")
+    if sum(sizes.values()) > size or len({name.partition("/")[0] for name in sizes}) > 1:
+        raise ValueError("it is not laid out as torch.save does it")
+    return sizes
+
+
+def _check_plain(file: Path, classes: Collection[str]) -> None:
+    """The format before: pickles of a magic number, a version, the system, the content and the
+    storages' keys, then the storages, each after its length in 8 bytes.
+    """
+    with file.open("rb") as opened:
+        stream = io.BytesIO(opened.read(LARGEST_PICKLE))
+    for _ in range(3):
+        PickleCheck(stream, ()).storages()
+    storages = PickleCheck(stream, classes).storages()
+    PickleCheck(stream, ()).storages()
+    left = file.stat().st_size - stream.tell()
+    if left != sum(storage.bytes + 8 for storage in storages):
+        raise ValueError("its storages are not as long as it says")
+
+
+class PickleCheck:
+    """Walks one pickle with a stack of values, as an unpickler does, and builds nothing."""
+
+    def __init__(self, source: bytes | io.BytesIO, classes: Collection[str]):
+        self._source, self._classes = source, classes
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        self._storages: dict[str, Storage] = {}
+
+    def storages(self) -> list[Storage]:
+        """The storages that the pickle refers to. Raises ValueError where it does anything else
+        than `torch.save`.
+        """
+        try:
+            for count, (opcode, argument, _) in enumerate(pickletools.genops(self._source)):
+                if count >= MOST_OPCODES:
+                    raise ValueError(f"its table of contents has over {MOST_OPCODES:,} steps")
+                step = STEPS.get(opcode.name)
+                if step is None:
+                    raise ValueError(f"{opcode.name} is not written by torch.save")
+                step(self, argument)
+        except (IndexError, KeyError, OverflowError, UnicodeDecodeError, AttributeError) as error:
+            raise ValueError(f"its table of contents is damaged ({type(error).__name__})") from None
+        return list(self._storages.values())
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def memorize(self, place: int) -> None:
+        self._memo[place] = self._stack[-1]
+
+    def recall(self, place: int) -> None:
+        self.push(self._memo[place])
+
+    def refer(self, name: str) -> None:
+        """GLOBAL: `name` is the module, a blank and the name in it."""
+        full = name.replace(" ", ".").replace("__builtin__.", "builtins.")
+        if full not in CALLS and full not in BYTES and full not in self._classes:
+            raise RefusedGlobal(full)
+        self.push(Global(full))
+
+    def mark(self, _: None) -> None:
+        self._marks.append(self._stack)
+        self._stack = []
+
+    def since_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def take(self, count: int) -> tuple[Any, ...]:
+        """The last `count` values of the stack, removed."""
+        if count > len(self._stack):
+            raise IndexError
+        taken = tuple(self._stack[-count:])
+        del self._stack[-count:]
+        return taken
+
+    def top(self, *kinds: str) -> Made:
+        """The last value, which has to be an object of one of `kinds`."""
+        value = self._stack[-1]
+        if not isinstance(value, Made) or value.kind not in kinds:
+            raise ValueError("a value is changed that is no table")
+        return value
+
+    def append(self, items: tuple[Any, ...] | list[Any]) -> None:
+        found = self.top("list")
+        found.plain = found.plain and all(isinstance(item, SCALARS) for item in items)
+
+    def set_items(self, items: tuple[Any, ...] | list[Any]) -> None:
+        self.top("dict", "ordered")
+        if len(items) % 2 or not all(isinstance(key, str | int) for key in items[::2]):
+            raise ValueError("a table has a key that is neither a text nor a number")
+
+    def build(self, _: None) -> None:
+        (state,) = self.take(1)
+        self.top("module", "ordered")
+        if not isinstance(state, Made) or state.kind != "dict":
+            raise ValueError("an object is built from something other than a table")
+
+    def make(self, _: None) -> None:
+        """NEWOBJ"""
+        made, arguments = self.take(2)
+        if not isinstance(made, Global) or made.name not in self._classes or arguments != ():
+            raise ValueError("an object is made that is not part of a classifier")
+        self.push(Made("module"))
+
+    def call(self, _: None) -> None:
+        """REDUCE"""
+        called, arguments = self.take(2)
+        name = called.name if isinstance(called, Global) else ""
+        if not isinstance(arguments, tuple) or name not in CALLS:
+            raise ValueError("it calls what is no function of torch.save")
+        if name == ORDERED_DICT and not arguments:
+            self.push(Made("ordered"))
+        elif name == SET and len(arguments) == 1 and _is_plain_list(arguments[0]):
+            self.push(Made("set"))
+        elif _is_tensor_of(name, arguments):
+            self.push(Made("tensor"))
+        else:
+            raise ValueError(f"{name.rpartition('.')[2]} is called with wrong values")
+
+    def refer_to_storage(self, _: None) -> None:
+        """BINPERSID: ("storage", type, key, location, number of values), then None in old files."""
+        (name,) = self.take(1)
+        if not isinstance(name, tuple) or len(name) not in (5, 6) or name[5:] not in ((), (None,)):
+            raise ValueError("it refers to something other than a storage")
+        what, kind, key, location, values = name[:5]
+        texts = isinstance(what, str) and isinstance(key, str) and isinstance(location, str)
+        size = BYTES.get(kind.name) if isinstance(kind, Global) else None
+        if not texts or what != "storage" or size is None or not _is_count(values):
+            raise ValueError("it refers to a storage of no known kind")
+        storage = Storage(key, values, values * size)
+        if self._storages.setdefault(key, storage) != storage:
+            raise ValueError(f"storage {key[:20]} has two sizes")
+        self.push(storage)
+
+
+def _is_plain_list(value: Any) -> bool:
+    return isinstance(value, Made) and value.kind == "list" and value.plain
+
+
+def _is_tensor_of(name: str, arguments: tuple[Any, ...]) -> bool:
+    if name == PARAMETER and len(arguments) == 3:
+        return isinstance(arguments[0], Made) and arguments[0].kind == "tensor"
+    return name == TENSOR and _is_within_storage(arguments)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and 0 <= value < 1 << 48
+
+
+def _is_within_storage(arguments: tuple[Any, ...]) -> bool:
+    """Whether these are (storage, offset, shape, strides, requires_grad, hooks) of a tensor that
+    has no more values than its storage, all of them inside.
+    """
+    if len(arguments) != 6:
+        return False
+    storage, offset, shape, strides, requires_grad, _ = arguments
+    if not isinstance(storage, Storage) or not isinstance(requires_grad, bool):
+        return False
+    if not isinstance(shape, tuple) or not isinstance(strides, tuple):
+        return False
+    if len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
+        return False
+    if not all(_is_count(number) for number in (offset, *shape, *strides)):
+        return False
+    if 0 in shape:
+        return offset <= storage.values
+    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
+    return math.prod(shape) <= storage.values and last < storage.values
+
+
+Step = Callable[[PickleCheck, Any], object]
+STEPS: dict[str, Step] = {
+    "PROTO": lambda check, number: None,
+    "STOP": lambda check, _: check.take(1),
+    "GLOBAL": PickleCheck.refer,
+    "MARK": PickleCheck.mark,
+    "NEWOBJ": PickleCheck.make,
+    "REDUCE": PickleCheck.call,
+    "BUILD": PickleCheck.build,
+    "BINPERSID": PickleCheck.refer_to_storage,
+    "EMPTY_LIST": lambda check, _: check.push(Made("list")),
+    "EMPTY_DICT": lambda check, _: check.push(Made("dict")),
+    "TUPLE": lambda check, _: check.push(tuple(check.since_mark())),
+    "TUPLE1": lambda check, _: check.push(check.take(1)),
+    "TUPLE2": lambda check, _: check.push(check.take(2)),
+    "TUPLE3": lambda check, _: check.push(check.take(3)),
+    "APPEND": lambda check, _: check.append(check.take(1)),
+    "APPENDS": lambda check, _: check.append(check.since_mark()),
+    "SETITEM": lambda check, _: check.set_items(check.take(2)),
+    "SETITEMS": lambda check, _: check.set_items(check.since_mark()),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), PickleCheck.recall),
+    **dict.fromkeys(("BINPUT", "LONG_BINPUT"), PickleCheck.memorize),
+    **dict.fromkeys(("NONE", "BININT", "BININT1", "BININT2", "BINFLOAT"), PickleCheck.push),
+    **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING", "LONG1"), PickleCheck.push),
+    "NEWTRUE": lambda check, _: check.push(True),
+    "NEWFALSE": lambda check, _: check.push(False),
+    "EMPTY_TUPLE": lambda check, _: check.push(()),
+}
