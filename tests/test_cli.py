@@ -13,7 +13,7 @@ import pytest
 from command import environment, error_line, virnucpro
 
 from virnucpro import cli
-from virnucpro.run.state import RunLock
+from virnucpro.files import Lock
 
 
 def test_help_is_quick_and_loads_no_torch(tmp_path):
@@ -138,7 +138,7 @@ def test_wrong_options_beside_standard_input_make_no_directory(tmp_path, capfd, 
 
 def test_a_run_leaves_the_standard_input_of_another_alone(tmp_path, capfd, monkeypatch):
     spool = tmp_path / "out" / ".virnucpro-stdin"
-    with RunLock(spool / "lock", tmp_path / "out"), open(__file__, "rb") as text:
+    with Lock(spool / "lock", tmp_path / "out"), open(__file__, "rb") as text:
         (spool / "stdin").write_text(">a\nACGT\n")
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(text))
         assert cli.run(["predict", "-", "-o", str(tmp_path / "out")]) == 1

@@ -130,8 +130,8 @@ def test_only_regular_files_of_one_name_are_opened_to_be_written(tmp_path, kind)
     with pytest.raises(OSError):
         files.open_own(path, os.O_RDWR | os.O_CREAT)
     with (
-        pytest.raises(StoreError, match="cannot write"),
-        Lock(path, tmp_path, files.STATE),
+        pytest.raises(OutputError, match="cannot write"),
+        Lock(path, tmp_path),
     ):
         pass
     assert theirs.read_text() == "precious"
@@ -226,7 +226,7 @@ def test_json_that_is_no_object_is_one_line(tmp_path, content):
 
 
 def test_json_comes_back_as_it_was_written(tmp_path):
-    path = tmp_path / "deep" / "state.json"
+    path = tmp_path / "state.json"
     assert files.read_json(path, "") is None
     files.write_json(path, {"a": ["é", None, 1.5]})
     assert files.read_json(path, "") == {"a": ["é", None, 1.5]}

@@ -264,7 +264,7 @@ def test_another_run_in_the_directory_is_refused(faults, unfinished, tmp_path, c
 @pytest.mark.parametrize(
     ("size", "said"),
     [
-        (2_000, "cannot write embeddings"),
+        (2_000, ".safetensors: cannot write (file too large); free some space and run"),
         (6_000, "merged_features.pt: cannot be written"),
         (20_000, "report.html: cannot write"),
     ],

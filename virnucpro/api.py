@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import Failure, InputError, StoreError, UsageError
+from virnucpro.files import Lock
 from virnucpro.launch import (
     Processes,
     World,
@@ -26,7 +27,6 @@ from virnucpro.launch import (
     visible_devices,
 )
 from virnucpro.run.ahead import reading_ahead
-from virnucpro.run.state import RunLock
 from virnucpro.run.stopping import signals_held
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
@@ -366,7 +366,7 @@ def _standard_input(output_dir: Path) -> Iterator[InputFile]:
     """
     spool, is_new = output_dir / ".virnucpro-stdin", not os.path.exists(output_dir)
     # else a second run would overwrite it, long before it asks for the run's own lock
-    with RunLock(spool / "lock", output_dir):
+    with Lock(spool / "lock", output_dir):
         try:
             try:
                 file = spool_stdin(spool)

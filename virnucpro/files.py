@@ -16,8 +16,8 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,21 +32,24 @@ log = logging.getLogger(__name__)
 LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
 BLOCK = 1 << 20  # bytes hashed at once
 LARGEST_JSON = 256 << 20  # bytes; run.json lists every record that failed
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 A_LINK = "it is a link, and links are not followed here; remove it"
 
 
 @dataclass(frozen=True, slots=True)
 class Purpose:
-    """Whose files they are: the error that a failure becomes, and what the user can do then."""
+    """What files are for: the error that a failure becomes, and the option that names another
+    place.
+    """
 
     error: type[VirNucProError]
-    advice: str
+    option: str
 
 
-OUTPUT = Purpose(OutputError, "free some space or choose another place with --output-dir")
-STATE = Purpose(StoreError, "make room and run the same command again")
-CACHE = Purpose(StoreError, "free some space or name another --cache-dir")
-MODELS = Purpose(ModelError, "set VIRNUCPRO_HOME to a place that can be written to")
+OUTPUT = Purpose(OutputError, "--output-dir")
+WORK = Purpose(StoreError, "--checkpoint-dir")
+CACHE = Purpose(StoreError, "--cache-dir")
+MODELS = Purpose(ModelError, "VIRNUCPRO_HOME")
 
 
 def refusal(path: Path, error: OSError, purpose: Purpose = OUTPUT) -> VirNucProError:
@@ -54,8 +57,10 @@ def refusal(path: Path, error: OSError, purpose: Purpose = OUTPUT) -> VirNucProE
     reason = error.strerror or str(error)
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
         reason = A_LINK
+    more = "free some space and run the same command again, or " if error.errno in FULL else ""
     return purpose.error(
-        f"{path}: cannot write ({reason[:1].lower()}{reason[1:]}); {purpose.advice}"
+        f"{path}: cannot write ({reason[:1].lower()}{reason[1:]}); {more}choose another place with"
+        f" {purpose.option}"
     )
 
 
@@ -123,17 +128,6 @@ def put_in_place(part: Path, path: Path) -> None:
     sync_directory(path.parent)
 
 
-def put_directory_in_place(part: Path, path: Path) -> None:
-    """A whole directory takes the place of an older or damaged one. Errors: OSError."""
-    old = path.with_name(f".{path.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.rename(path, old)
-    os.rename(part, path)
-    sync_directory(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def sync_directory(folder: Path) -> None:
     """Make a rename in `folder` last through a power cut, where the file system can."""
     with contextlib.suppress(OSError), directory_handle(folder) as handle:
@@ -166,8 +160,9 @@ def directory_handle(path: Path, below: Path | None = None) -> Iterator[int]:
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory `path` where it is not there. Errors: OSError where it is a link."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Make the directory `path` in its parent where it is not there. Errors: OSError, also where
+    it is a link.
+    """
     try:
         os.mkdir(path)
     except FileExistsError:
@@ -217,8 +212,18 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def is_ours(path: Path) -> bool:
-    """Whether this user, or the system's administrator, has made `path`; a link counts itself."""
-    return os.lstat(path).st_uid in (os.geteuid(), 0)
+    """Whether this user or the administrator has made `path`, as far as its disk tells users apart.
+
+    (Network disks may give all files of the administrator to nobody.)
+    """
+    owner = os.lstat(path).st_uid
+    if owner in (os.geteuid(), 0):
+        return True
+    try:
+        with tempfile.TemporaryFile(dir=path.parent) as new:
+            return owner == os.fstat(new.fileno()).st_uid
+    except OSError:
+        return False
 
 
 def is_plain_name(name: str) -> bool:
@@ -233,8 +238,9 @@ def is_plain_name(name: str) -> bool:
 class Lock:
     """One process at a time; the kernel drops the lock when the process dies.
 
-    path: the lock's file; what: the directory it stands for, as the user knows it; wait: until it
-    is free, else StoreError. A disk without locks costs a warning, once.
+    path: the lock's file, in `what` or a directory there; what: the directory it stands for, as the
+    user knows it; wait: until it is free, else StoreError. A disk without locks costs a warning,
+    once.
     """
 
     def __init__(self, path: Path, what: Path, purpose: Purpose = OUTPUT, wait: bool = False):
@@ -243,7 +249,9 @@ class Lock:
 
     def __enter__(self) -> Lock:
         try:
-            make_directory(self._path.parent)
+            self._what.mkdir(parents=True, exist_ok=True)
+            if self._path.parent != self._what:
+                make_directory(self._path.parent)
             writable = self._open()
         except OSError as error:
             raise refusal(self._what, error, self._purpose) from error
@@ -280,10 +288,9 @@ class Lock:
             found = os.pread(self._handle, 100, 0).decode("ascii", "replace")
             owner = "".join(filter(str.isprintable, found)) or "another process"
             if not self._wait:
-                option = self._purpose.advice.rpartition(" ")[2]
                 raise StoreError(
                     f"{self._what}: another run is writing here ({owner}); wait for it or choose"
-                    f" another {option}"
+                    f" another {self._purpose.option}"
                 ) from None
             log.info("%s: waiting for %s, which is working here", self._what, owner)
             fcntl.flock(self._handle, fcntl.LOCK_EX)
@@ -360,8 +367,24 @@ def read_json(path: Path, advice: str, error: type[VirNucProError] = StoreError)
     return content
 
 
-def write_json(path: Path, content: Mapping[str, Any], purpose: Purpose = STATE) -> None:
-    """A JSON file, whole or not at all; its directory is made where it is not there."""
-    with explained(path, purpose):
-        path.parent.mkdir(parents=True, exist_ok=True)
+def write_json(path: Path, content: Mapping[str, Any], purpose: Purpose = OUTPUT) -> None:
+    """A JSON file, whole or not at all."""
     write_text(path, [json.dumps(content, indent=1, ensure_ascii=False)], purpose)
+
+
+def check_length(path: Path, length: int) -> None:
+    """Raise StoreError where a mapped file is no longer of `length` bytes: reading behind its new
+    end would end the process (SIGBUS) without a word. One that was removed stays mapped, and whole.
+    """
+    advice = "run the same command again"
+    try:
+        found = path.stat().st_size
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        reason = (error.strerror or "").lower()
+        raise StoreError(f"{path}: cannot be read any more ({reason}); {advice}") from None
+    if found != length:
+        raise StoreError(
+            f"{path}: has {found:,} of {length:,} bytes, as something else wrote there; {advice}"
+        )

@@ -7,6 +7,7 @@ import pytest
 
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.errors import StoreError
+from virnucpro.files import LEFTOVER
 
 
 def rows_of(index: list[int], width: int = 4) -> np.ndarray:
@@ -59,9 +60,9 @@ def test_a_damaged_shard_is_set_aside_and_the_others_count(tmp_path, damage):
 
 def test_a_write_that_was_cut_off_leaves_nothing_that_counts(tmp_path):
     filled(tmp_path, [1])
-    (tmp_path / ".00000-abc.safetensors.part").write_bytes(b"half")
+    (tmp_path / f"{LEFTOVER}abc").write_bytes(b"half")
     assert FeatureStore(tmp_path, 4).load().done.tolist() == [1]
-    assert not list(tmp_path.glob(".*.part"))
+    assert not list(tmp_path.glob(f"{LEFTOVER}*"))
 
 
 def test_rows_of_another_width_do_not_count(tmp_path):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from virnucpro.errors import StoreError
-from virnucpro.run.state import RunLock, WorkPlace, difference, is_finished
+from virnucpro.errors import OutputError, StoreError
+from virnucpro.run.state import WorkPlace, difference, is_finished
 
 CALL = {"--min-score": "0.5"}
 RUN = {"input a.fa": "1" * 64, "--precision": "fp32", "frames": "2" * 64}
@@ -82,10 +82,57 @@ def test_two_runs_may_not_share_shards(tmp_path):
 def test_a_lock_that_cannot_be_made_says_where(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(StoreError, match="cannot be written"),
-        RunLock(tmp_path / "file" / "lock", tmp_path / "file"),
+        pytest.raises(OutputError, match=r"file: cannot write \(file exists\); .* --output-dir"),
+        WorkPlace(tmp_path / "file").lock,
     ):
         pass
+
+
+def test_prepared_links_are_not_followed(tmp_path):
+    """`.virnucpro`, its lock and its plans may be links to somebody's files."""
+    theirs, out = tmp_path / "theirs", tmp_path / "out"
+    theirs.mkdir()
+    (theirs / "precious").write_text("precious")
+    place = WorkPlace(out)
+    out.mkdir()
+    place.hidden.symlink_to(theirs)
+    with pytest.raises(OutputError, match="links are not followed here"), place.lock:
+        pass
+    place.hidden.unlink()
+    place.hidden.mkdir()
+    (place.hidden / "lock").symlink_to(theirs / "precious")
+    with pytest.raises(OutputError, match="links are not followed here"), place.lock:
+        pass
+    (place.hidden / "lock").unlink()
+    with place.lock:
+        (place.hidden / "plans").symlink_to(theirs)
+        (place.hidden / "other").symlink_to(theirs)
+        place.new_plans()
+        place.clear()
+        place.state_file.symlink_to(theirs / "precious")
+        with pytest.raises(StoreError, match="links are not followed here"):
+            place.read_identity()
+        place.write_identity(RUN)
+        assert place.read_identity() == RUN
+    assert (theirs / "precious").read_text() == "precious"
+    assert [path.name for path in theirs.iterdir()] == ["precious"]
+
+
+def test_shards_of_somebody_else_are_not_believed(tmp_path, monkeypatch, caplog):
+    place = WorkPlace(tmp_path / "out", tmp_path / "kept")
+    shared = place.shards("esm2", RUN)
+    assert shared.parent == tmp_path / "kept"
+    shared.mkdir(parents=True)
+    assert place.shards("esm2", RUN) == shared
+    monkeypatch.setattr("virnucpro.run.state.is_ours", lambda path: False)
+    own = place.shards("esm2", RUN)
+    assert own == place.hidden / shared.name and "another user's" in caplog.text
+    with place.shards_lock(shared), place.shards_lock(own):
+        pass
+    with place.lock:
+        place.write_identity(RUN)
+        with pytest.raises(StoreError, match="another user's unfinished run"):
+            place.read_identity()
 
 
 def test_clearing_keeps_the_lock_and_what_is_not_ours(tmp_path):
@@ -101,6 +148,13 @@ def test_clearing_keeps_the_lock_and_what_is_not_ours(tmp_path):
 def test_a_damaged_state_is_one_line(tmp_path):
     place = WorkPlace(tmp_path)
     place.hidden.mkdir()
-    place.state_file.write_text('{"--precision"')
-    with pytest.raises(StoreError, match="start over with --force"):
-        place.read_identity()
+    for content in (
+        '{"--precision"',
+        "[]",
+        "{}",
+        '{"format": 2, "identity": {}}',
+        '{"format": 1, "identity": {"--precision": 32}}',
+    ):
+        place.state_file.write_text(content)
+        with pytest.raises(StoreError, match=r"run\.json: not .*; --force starts over"):
+            place.read_identity()

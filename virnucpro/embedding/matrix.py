@@ -11,6 +11,7 @@ import os
 import pickle
 import shutil
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ import torch
 from torch.serialization import skip_data
 
 from virnucpro.errors import StoreError
+from virnucpro.files import LEFTOVER, put_in_place
 
 SLICE = 1 << 16  # ids held as text at once
 BLOCK = 8 << 20  # bytes of rows held at once
@@ -60,15 +62,14 @@ def write_matrix(path: Path, ids: Sequence[str], rows: Rows, model: Mapping[str,
 
     Of `ids` too, slices are asked for, in order, and nothing else.
     """
-    beside = path.parent / f".{path.name}.part" / path.name  # the archive carries its own file name
-    beside.parent.mkdir(exist_ok=True)
+    room = None
     try:
+        room = tempfile.mkdtemp(prefix=LEFTOVER, dir=path.parent)
+        beside = Path(room, path.name)  # the archive carries its own file name
         _write_empty(beside, ids, rows.shape, rows.dtype, model)
         if len(ids):
             _fill(beside, rows)
-        with open(beside, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        put_in_place(beside, path)
     # torch reports a failed write as the latter, without a reason
     except (OSError, RuntimeError) as error:
         reason = (getattr(error, "strerror", None) or "is the disk full?").lower()
@@ -76,7 +77,8 @@ def write_matrix(path: Path, ids: Sequence[str], rows: Rows, model: Mapping[str,
             f"{path}: cannot be written ({reason}); make room and run the same command again"
         ) from error
     finally:
-        shutil.rmtree(beside.parent, ignore_errors=True)
+        if room is not None:
+            shutil.rmtree(room, ignore_errors=True)
 
 
 def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
+
+from virnucpro.files import checksum
 
 MAX_ROWS = 1024  # sequences in one batch: bounds the rows that travel in one gather
 
@@ -63,10 +64,8 @@ class Plan:
         return plan
 
     def _digest(self) -> str:
-        digest = xxhash.xxh3_128(np.ascontiguousarray(self.rows))
-        digest.update(np.ascontiguousarray(self.offsets))
-        digest.update(str(self.tokens).encode())
-        return digest.hexdigest()
+        arrays = np.ascontiguousarray(self.rows), np.ascontiguousarray(self.offsets)
+        return checksum(*arrays, str(self.tokens).encode())
 
 
 # in a run that has the batches: what a kill loses is a small part, and progress shows

@@ -8,7 +8,8 @@ index; the order of arrival means nothing.
 
 from __future__ import annotations
 
-import os
+import ctypes
+import mmap
 import shutil
 import threading
 import time
@@ -18,13 +19,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import xxhash
 from safetensors import SafetensorError
 from safetensors.numpy import save
 from safetensors.torch import load_file
 
 from virnucpro.errors import StoreError
-from virnucpro.mapped_files import check_length, read_here_and_there
+from virnucpro.files import (
+    LEFTOVER,
+    WORK,
+    check_length,
+    checksum,
+    explained,
+    make_directory,
+    writing,
+)
 
 FLUSH_SECONDS = 30.0
 FLUSH_BYTES = 64 << 20  # a shard is in memory three times while it is written
@@ -63,14 +71,9 @@ class FeatureStore:
 
         A damaged one is renamed to `*.damaged`: its rows are embedded again.
         """
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"{self.directory}: cannot keep work here ({error.strerror}); choose another"
-                " directory"
-            ) from error
-        for leftover in self.directory.glob(".*.part"):
+        with explained(self.directory, WORK):
+            make_directory(self.directory)
+        for leftover in self.directory.glob(f"{LEFTOVER}*"):
             leftover.unlink()
         done, damaged = [], []
         for path in self.files():
@@ -120,23 +123,11 @@ class FeatureStore:
             writing.result()
 
     def _write(self, indices: list[np.ndarray], all_rows: list[np.ndarray]) -> None:
-        """One shard: written beside, synced, renamed."""
+        """One shard, whole or not at all."""
         index, rows = np.concatenate(indices), np.concatenate(all_rows)
-        name = f"{time.time_ns():020d}-{_checksum(index, rows)}.safetensors"
-        part = self.directory / f".{name}.part"
-        try:
-            with open(part, "wb") as file:
-                file.write(save({"index": index, "rows": rows}))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, self.directory / name)
-            _sync_directory(self.directory)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise StoreError(
-                f"{self.directory}: cannot write embeddings ({error.strerror}); make room and run"
-                " the same command again"
-            ) from error
+        name = f"{time.time_ns():020d}-{checksum(index, rows)}.safetensors"
+        with writing(self.directory / name, purpose=WORK) as file:
+            file.write(save({"index": index, "rows": rows}))
 
     def shards(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """(index, rows) of each shard on disk, verified again, memory-mapped; raises StoreError on
@@ -168,23 +159,23 @@ class FeatureStore:
                 f"holds {rows.dtype} rows of shape {rows.shape}, not {self.dtype} of width"
                 f" {self.width}"
             )
-        if path.stem.rpartition("-")[2] != _checksum(index, rows):
+        if path.stem.rpartition("-")[2] != checksum(index, rows):
             raise ValueError("its checksum does not fit its content")
         return index, rows
 
 
-def _checksum(index: np.ndarray, rows: np.ndarray) -> str:
-    digest = xxhash.xxh3_128(np.ascontiguousarray(index))
-    digest.update(np.ascontiguousarray(rows))
-    return digest.hexdigest()
+def _advise_random_access(values: np.ndarray) -> None:
+    """Tell the system that rows of a mapped array will be read in any order, so that reading one
+    does not load its neighbours.
 
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    (60,000 rows of 13 kB in 512 MiB of memory: 1.7 GB read instead of 52.)
+    """
+    if not hasattr(mmap, "MADV_RANDOM") or not values.nbytes:
+        return
+    place = values.ctypes.data
+    start = place - place % mmap.PAGESIZE
+    length = ctypes.c_size_t(place + values.nbytes - start)
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), length, mmap.MADV_RANDOM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +224,7 @@ class _Column:
         # place of each shard's first row, and the end
         self._first = np.cumsum([0, *map(len, self._shards)])
         for rows in self._shards:
-            read_here_and_there(rows)
+            _advise_random_access(rows)
         index = np.concatenate([np.empty(0, np.int64), *(index for index, _ in found)])
         order = np.argsort(index, kind="stable")
         index = index[order]

@@ -6,23 +6,31 @@ device are provenance. Knows JSON and file locks; does not know how a run is car
 
 from __future__ import annotations
 
-import errno
-import fcntl
-import hashlib
-import json
 import logging
 import os
-import shutil
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import StoreError
+from virnucpro.files import (
+    OUTPUT,
+    WORK,
+    Lock,
+    digest,
+    directory_handle,
+    explained,
+    is_ours,
+    read_json,
+    remove_tree,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 
 HIDDEN = ".virnucpro"
+FORMAT = 1  # of the state file
 MOST_DIFFERENCES = 3  # named in one line
 
 Identity = Mapping[str, str]
@@ -31,7 +39,7 @@ Identity = Mapping[str, str]
 @dataclass(frozen=True, slots=True)
 class WorkPlace:
     """Where a run keeps unfinished work: in its output directory, or keyed by content in
-    `--checkpoint-dir`.
+    `--checkpoint-dir`. To be used under its lock, which makes the hidden directory.
     """
 
     output_dir: Path
@@ -46,93 +54,81 @@ class WorkPlace:
         return self.hidden / "run.json"
 
     @property
-    def lock(self) -> RunLock:
-        return RunLock(self.hidden / "lock", self.output_dir)
+    def lock(self) -> Lock:
+        return Lock(self.hidden / "lock", self.output_dir)
 
     def shards_lock(self, shards: Path) -> AbstractContextManager:
         """Two runs with the same content, in two output directories, may meet in one
         `--checkpoint-dir`.
         """
-        if self.checkpoint_dir is None:
+        if shards.parent != self.checkpoint_dir:
             return nullcontext()
-        return RunLock(shards.with_suffix(".lock"), self.checkpoint_dir, "--checkpoint-dir")
+        return Lock(shards.with_suffix(".lock"), self.checkpoint_dir, WORK)
 
     def shards(self, encoder: str, content: Mapping[str, str]) -> Path:
-        """Directory of an encoder's finished rows, named by all that decides their values."""
-        return (self.checkpoint_dir or self.hidden) / f"{encoder}-{digest(content)[:24]}"
+        """Directory of an encoder's finished rows, named by all that decides their values; not one
+        that another user has made, who could have put other rows there.
+        """
+        name = f"{encoder}-{digest(content)[:24]}"
+        if self.checkpoint_dir is None:
+            return self.hidden / name
+        shared = self.checkpoint_dir / name
+        if not os.path.lexists(shared) or (is_ours(shared) and not shared.is_symlink()):
+            return shared
+        log.warning("%s: another user's; work is kept in %s instead", shared, self.output_dir)
+        return self.hidden / name
 
     def new_plans(self) -> Path:
         """An empty directory for this start's plans."""
         plans = self.hidden / "plans"
-        shutil.rmtree(plans, ignore_errors=True)
-        plans.mkdir(parents=True)
+        with explained(plans, OUTPUT), directory_handle(self.hidden, self.output_dir) as handle:
+            with suppress(FileNotFoundError):
+                remove_tree(plans.name, handle)
+            os.mkdir(plans.name, dir_fd=handle)
         return plans
 
     def read_identity(self) -> Identity | None:
-        """The identity of the unfinished run in here; None where there is none."""
-        return _read_json(self.state_file)
+        """The identity of the unfinished run in here; None where there is none.
+
+        Raises StoreError where another user or another version of this program has left it.
+        """
+        advice = "--force starts over"
+        state = read_json(self.state_file, advice)
+        if state is None:
+            return None
+        if not is_ours(self.state_file):
+            raise StoreError(
+                f"{self.output_dir}: another user's unfinished run; choose another --output-dir"
+            )
+        identity = state.get("identity")
+        if state.get("format") != FORMAT or not _is_text(identity):
+            raise StoreError(
+                f"{self.state_file}: not the state of a run as this version keeps it; {advice}"
+            )
+        return identity
 
     def write_identity(self, identity: Identity) -> None:
-        _write_json(self.state_file, dict(identity))
+        """What `read_identity` will find."""
+        write_json(self.state_file, {"format": FORMAT, "identity": dict(identity)})
 
     def clear(self) -> None:
         """Drop unfinished work, but not the lock that is being held.
 
         The identity goes last: what is left without it is nobody's.
         """
-        for path in sorted(self.hidden.iterdir(), key=lambda path: path == self.state_file):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            elif path.name != "lock":
-                path.unlink(missing_ok=True)
+        with (
+            explained(self.hidden, OUTPUT),
+            directory_handle(self.hidden, self.output_dir) as handle,
+        ):
+            for name in sorted(os.listdir(handle), key=lambda name: name == self.state_file.name):
+                # what is still mapped stays on some network disks
+                with suppress(OSError):
+                    if name != "lock":
+                        remove_tree(name, handle)
 
 
-class RunLock:
-    """One run at a time, also across users; the kernel drops the lock when the process dies.
-
-    path: the lock's file; what: the directory it stands for, as the user knows it; option: which
-    one names another.
-    """
-
-    def __init__(self, path: Path, what: Path, option: str = "--output-dir"):
-        self._path, self._what, self._option = path, what, option
-        self._handle: int | None = None
-
-    def __enter__(self) -> RunLock:
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._handle = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise StoreError(
-                f"{self._what}: cannot be written ({reason}); choose another {self._option}"
-            ) from error
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):  # a file system without locks
-                log.warning(
-                    "%s: cannot be locked (%s); see to it that no other run uses it",
-                    self._what,
-                    error.strerror,
-                )
-                return self
-            owner = (
-                os.pread(self._handle, 100, 0).decode(errors="replace").strip() or "another process"
-            )
-            self.__exit__()
-            raise StoreError(
-                f"{self._what}: another run is writing here ({owner}); wait for it or choose"
-                f" another {self._option}"
-            ) from None
-        os.ftruncate(self._handle, 0)
-        os.pwrite(self._handle, f"process {os.getpid()} on {os.uname().nodename}".encode(), 0)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+def _is_text(content: object) -> bool:
+    return isinstance(content, dict) and all(isinstance(value, str) for value in content.values())
 
 
 def is_finished(
@@ -174,10 +170,6 @@ def is_finished(
     return False
 
 
-def digest(content: Mapping[str, str]) -> str:
-    return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
-
-
 def difference(before: Identity, now: Identity) -> str:
     """What differs between two identities, in words, for one line."""
     changed = []
@@ -194,28 +186,3 @@ def difference(before: Identity, now: Identity) -> str:
             changed.append(f"{key} was {old}, now {new}")
     more = f" and {len(changed) - MOST_DIFFERENCES} more" if len(changed) > MOST_DIFFERENCES else ""
     return "; ".join(changed[:MOST_DIFFERENCES]) + more
-
-
-def _read_json(path: Path) -> dict | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}: not readable ({error}); start over with --force") from error
-
-
-def _write_json(path: Path, content: Mapping) -> None:
-    beside = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(beside, "w") as file:
-            json.dump(content, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    except OSError as error:
-        raise StoreError(
-            f"{path.parent}: cannot be written ({(error.strerror or str(error)).lower()}); make"
-            " room and try again"
-        ) from error

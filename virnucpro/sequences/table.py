@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnucpro.errors import Failure, StoreError, one_line
-from virnucpro.mapped_files import check_length
+from virnucpro.files import check_length
 from virnucpro.sequences import compressed
 from virnucpro.sequences.build import FRAMES, RECORDS, build
 from virnucpro.sequences.frame_columns import FrameRules
