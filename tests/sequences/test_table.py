@@ -144,7 +144,7 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
     """Building needs neither torch nor `datasets`, which take long to import."""
     program = (
         "import sys; from pathlib import Path; place = Path(sys.argv[1])\nfrom virnucpro.sequences"
-        " import frame_table as f, reader, tokens\ntokenizers = tokens.Tokenizers(place / 'esm2',"
+        " import table as f, reader, tokens\ntokenizers = tokens.Tokenizers(place / 'esm2',"
         " place / 'dnabert_s')\nf.build_ahead(reader.find_inputs([place / 'input.fa']),"
         " f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\nprint(*{'torch', 'datasets'} &"
         " set(sys.modules))"

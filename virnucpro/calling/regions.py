@@ -90,48 +90,23 @@ def find_regions(
     its scored chunks counts. `chunks` may be windows, `density` of them to a chunk: so many more
     are averaged and wanted, that the bases stay the same.
     """
-    smooth = smooth_scores(chunks, REACH * density)
-    inside = smooth >= limits.stays  # False where NaN
-    begins = inside.copy()
-    begins[1:] &= ~(inside[:-1] & (chunks.record[1:] == chunks.record[:-1]))
-    run = np.cumsum(begins) - 1  # the run of each chunk inside one
-    n_runs = int(begins.sum())
-
-    peak = np.zeros(n_runs)
-    np.maximum.at(peak, run[inside], smooth[inside])
-    core = np.flatnonzero(inside & (np.nan_to_num(chunks.virus_score) >= limits.stays))
-    first = np.full(n_runs, len(chunks))
-    last = np.full(n_runs, -1)
-    np.minimum.at(first, run[core], core)
-    np.maximum.at(last, run[core], core)
-    kept = (peak >= limits.opens) & (last >= 0)
-    first, last = first[kept], last[kept]
-
-    scored = chunks.scored
-    scored_before = np.concatenate([[0], np.cumsum(scored)])  # [chunks + 1]
+    scored_before = np.concatenate([[0], np.cumsum(chunks.scored)])  # [chunks + 1]
+    first, last = _stretches(chunks, smooth_scores(chunks, REACH * density), limits)
+    record = chunks.record[first]  # [regions]
     n_scored = scored_before[last + 1] - scored_before[first]
-    record = chunks.record[first]
-    all_scored = np.bincount(chunks.record[scored], minlength=len(sequences))
+
+    all_scored = np.bincount(chunks.record[chunks.scored], minlength=len(sequences))
     most = (sequences.call[record] == Call.virus) & (2 * n_scored > all_scored[record])
     kept = (n_scored >= fewest_scored(density)) & ~most
     first, last, record, n_scored = first[kept], last[kept], record[kept], n_scored[kept]
 
-    scores = chunks.virus_score[scored]
+    scores = chunks.virus_score[chunks.scored]  # a region's are scores[a:b]
     mean, highest = np.empty(len(first)), np.empty(len(first))
-    # regions are few
     for i, (a, b) in enumerate(zip(scored_before[first], scored_before[last + 1], strict=True)):
-        mean[i], highest[i] = scores[a:b].mean(), scores[a:b].max()
-    new = np.ones(len(record), bool)
-    new[1:] = record[1:] != record[:-1]
-    position = np.arange(len(record))
-    number = (
-        position - np.maximum.accumulate(np.where(new, position, 0)) + 1
-        if len(record)
-        else position
-    )
+        mean[i], highest[i] = scores[a:b].mean(), scores[a:b].max()  # regions are few
     return RegionColumns(
         record=record,
-        region=number.astype(np.int32),
+        region=_numbers_within(record),
         start=chunks.start[first],
         end=chunks.end[last],
         n_chunks=(last - first + 1).astype(np.int32),
@@ -140,6 +115,41 @@ def find_regions(
         max_score=highest,
         resolution=_resolution(chunks, first, last, lengths),
     )
+
+
+def _stretches(
+    chunks: ChunkColumns, smooth: NDArray[np.float64], limits: RegionLimits
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(first, last) chunk of each stretch that stays at or over `limits.stays` and somewhere
+    reaches `limits.opens`, cut back to chunks that score `limits.stays` themselves: int64 [n] each.
+    """
+    inside = smooth >= limits.stays  # [chunks], False where NaN
+    # a run begins where the chunk before is not inside, or is another sequence's
+    begins = inside.copy()
+    begins[1:] &= ~(inside[:-1] & (chunks.record[1:] == chunks.record[:-1]))
+    run = np.cumsum(begins) - 1  # [chunks] the number of its run, where inside
+    n_runs = int(begins.sum())
+
+    peak = np.zeros(n_runs)
+    np.maximum.at(peak, run[inside], smooth[inside])
+    # chunks that score high themselves: the first and the last of a run are its borders
+    core = np.flatnonzero(inside & (np.nan_to_num(chunks.virus_score) >= limits.stays))
+    first, last = np.full(n_runs, len(chunks)), np.full(n_runs, -1)
+    np.minimum.at(first, run[core], core)
+    np.maximum.at(last, run[core], core)
+    kept = (peak >= limits.opens) & (last >= 0)  # last is -1 where a run has no such chunk
+    return first[kept], last[kept]
+
+
+def _numbers_within(record: NDArray[np.int64]) -> NDArray[np.int32]:
+    """1, 2, 3 ... within each sequence; `record` [n] is ascending."""
+    if not len(record):
+        return np.zeros(0, np.int32)
+    place = np.arange(len(record))
+    is_first = np.concatenate([[True], record[1:] != record[:-1]])
+    # the place of the first region of each one's sequence
+    first = np.maximum.accumulate(np.where(is_first, place, 0))
+    return (place - first + 1).astype(np.int32)
 
 
 def note_regions(sequences: SequenceColumns, regions: RegionColumns) -> None:

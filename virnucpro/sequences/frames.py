@@ -11,11 +11,12 @@ whole buffer; only open frames are translated.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from Bio.Data import CodonTable
 
-from virnucpro.settings import FRAME_POLICIES
+from virnucpro.settings import FRAME_POLICIES, STRETCHES
 
 # residues; the shortest stretch that the policies `longest` and `stretches` take
 LONGEST_MINIMUM = 20
@@ -163,87 +164,106 @@ def open_frames(
     """
     codons = _Codons(bases)
     start, end = np.asarray(start, dtype=np.int64), np.asarray(end, dtype=np.int64)
-    counts = np.maximum((end - start)[:, None] - np.arange(3), 0) // 3  # [n, 3]
-    # [n, 6]
-    left = np.concatenate(
-        [start[:, None] + np.arange(3), end[:, None] - np.arange(3) - 3 * counts], axis=1
-    )
-    counts = np.concatenate([counts, counts], axis=1)
+    offset = np.arange(3)
+    whole = np.maximum((end - start)[:, None] - offset, 0) // 3  # [n, 3] codons of F1 F2 F3
+    # [n, 6] the left end of each frame on the forward strand: R1 R2 R3 are read from the right end
+    left = np.concatenate([start[:, None] + offset, end[:, None] - offset - 3 * whole], axis=1)
+    counts = np.concatenate([whole, whole], axis=1)  # [n, 6]
     if policy == "open":
-        chunk, frame, left, count = _take_open(codons, left, counts)
+        taken = _take_open(codons, left, counts)
     elif policy in FRAME_POLICIES:
-        most = (
-            1
-            if policy == "longest"
-            else np.maximum(MOST_OF_A_SEQUENCE // np.maximum(n_chunks, 1), MOST_OF_A_CHUNK)
-        )
-        chunk, frame, left, count = _take_stretches(
-            codons, left, counts, np.broadcast_to(most, len(start))
-        )
+        most: np.ndarray | int = 1
+        if policy == STRETCHES:
+            most = np.maximum(MOST_OF_A_SEQUENCE // np.maximum(n_chunks, 1), MOST_OF_A_CHUNK)
+        taken = _take_stretches(codons, left, counts, np.broadcast_to(most, len(start)))
     else:
         raise ValueError(f"no frame policy {policy}")
-    return _materialise(bases, codons, chunk, frame, left, count, start[chunk], end[chunk], policy)
+    return _materialise(bases, codons, taken, (start[taken.chunk], end[taken.chunk]), policy)
 
 
-def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray):
-    """Frames without a stop and with a residue: (chunk, frame, first base on the forward strand,
-    codons), each [frames].
-    """
+class _Taken(NamedTuple):
+    """Frames that a policy takes, in the order of chunks and frames; int64 [frames] each."""
+
+    chunk: np.ndarray
+    frame: np.ndarray  # 0..5
+    left: np.ndarray  # first base on the forward strand
+    codons: np.ndarray  # how many
+
+
+def _take_open(codons: _Codons, left: np.ndarray, counts: np.ndarray) -> _Taken:
+    """Frames without a stop and with a residue; `left` and `counts` are [n, 6]."""
     place = codons.place(left)
     end = place + counts
     residues = counts - codons.n_dropped(place, end)
     chunk, frame = np.nonzero((codons.stops[codons.next_stop(place)] >= end) & (residues > 0))
-    return chunk, frame, left[chunk, frame], counts[chunk, frame]
+    return _Taken(chunk, frame, left[chunk, frame], counts[chunk, frame])
 
 
-def _take_stretches(codons: _Codons, left: np.ndarray, counts: np.ndarray, most: np.ndarray):
+def _take_stretches(
+    codons: _Codons, left: np.ndarray, counts: np.ndarray, most: np.ndarray
+) -> _Taken:
     """The longest stop-free stretches of each chunk that has one, at most one a frame and `most`
-    [n] a chunk.
+    [n] a chunk; `left` and `counts` are [n, 6].
 
-    (chunk, frame, first base on the forward strand, codons), in the order of chunks and frames.
+    A frame with k stops has k + 1 stretches. All stretches of all frames are listed after each
+    other [m], each with its frame's number (chunk * 6 + frame), and then chosen from.
     """
     place = codons.place(left)
-    first_stop, end = codons.next_stop(place).ravel(), (place + counts).ravel()
-    stretches = codons.next_stop(place + counts).ravel() - first_stop + 1
-    stretches[counts.ravel() == 0] = 0
-    frame_of = np.repeat(np.arange(len(stretches)), stretches)  # chunk * 6 + frame
-    # in reading direction
-    number = np.arange(len(frame_of)) - np.repeat(np.cumsum(stretches) - stretches, stretches)
-    last = (stretches - 1)[frame_of]
-    number = np.where(frame_of % 6 < 3, number, last - number)  # from the left
-    stop = first_stop[frame_of] + number  # the one that ends it on the right
+    first_stop, frame_end = codons.next_stop(place).ravel(), (place + counts).ravel()  # [6n]
+    n_stretches = codons.next_stop(place + counts).ravel() - first_stop + 1
+    n_stretches[counts.ravel() == 0] = 0
+    frame_of = np.repeat(np.arange(len(n_stretches)), n_stretches)  # [m] chunk * 6 + frame
+    # [m] its number within the frame: in reading direction, then from the left
+    before = np.cumsum(n_stretches) - n_stretches
+    number = np.arange(len(frame_of)) - np.repeat(before, n_stretches)
+    last = (n_stretches - 1)[frame_of]
+    number = np.where(frame_of % 6 < 3, number, last - number)
+    # [m] its codons [begin, end): between the stop on its left and the one on its right
+    stop = first_stop[frame_of] + number
     place, left = place.ravel()[frame_of], left.ravel()[frame_of]
     begin = np.where(number == 0, place, codons.stops[stop - 1] + 1)
-    end = np.where(number == last, end[frame_of], codons.stops[stop])
+    end = np.where(number == last, frame_end[frame_of], codons.stops[stop])
     residues = end - begin - codons.n_dropped(begin, end)
-    best = np.zeros(6 * len(counts), dtype=np.int64)
-    np.maximum.at(best, frame_of, residues)
-    winners = np.flatnonzero((residues == best[frame_of]) & (residues >= LONGEST_MINIMUM))
-    winners = winners[np.unique(frame_of[winners], return_index=True)[1]]
-    best = best.reshape(-1, 6)
-    rank = np.empty_like(best)
-    np.put_along_axis(rank, np.argsort(-best, axis=1, kind="stable"), np.arange(6)[None], axis=1)
-    part, whole = LEAST_OF_THE_LONGEST
-    good = (rank < most[:, None]) & (whole * best >= part * best.max(axis=1, keepdims=True))
-    winners = winners[good.ravel()[frame_of[winners]]]
+
+    winners = _longest_of_frames(frame_of, residues, most)
     begin, end = begin[winners], end[winners]
     for i in np.flatnonzero(end - begin > residues[winners]):  # from the first to the last residue
         stretch = codons.codes[begin[i] : end[i]]
         begin[i] += len(stretch) - len(stretch.lstrip(bytes([_OTHER])))
         end[i] -= len(stretch) - len(stretch.rstrip(bytes([_OTHER])))
-    return (
-        frame_of[winners] // 6,
-        frame_of[winners] % 6,
-        left[winners] + 3 * (begin - place[winners]),
-        end - begin,
+    first_base = left[winners] + 3 * (begin - place[winners])
+    return _Taken(frame_of[winners] // 6, frame_of[winners] % 6, first_base, end - begin)
+
+
+def _longest_of_frames(frame_of: np.ndarray, residues: np.ndarray, most: np.ndarray) -> np.ndarray:
+    """Which of the stretches [m] are taken: of each frame the longest, of each chunk at most `most`
+    [n] and none much shorter than its longest. Ascending rows of `frame_of` and `residues`.
+    """
+    best = np.zeros(6 * len(most), dtype=np.int64)  # [6n] residues of the longest of each frame
+    np.maximum.at(best, frame_of, residues)
+    winners = np.flatnonzero((residues == best[frame_of]) & (residues >= LONGEST_MINIMUM))
+    winners = winners[np.unique(frame_of[winners], return_index=True)[1]]  # the first of equals
+    of_chunk = best.reshape(-1, 6)  # [n, 6]
+    rank = np.empty_like(of_chunk)  # [n, 6] 0 for the chunk's longest; ties in the order of frames
+    np.put_along_axis(
+        rank, np.argsort(-of_chunk, axis=1, kind="stable"), np.arange(6)[None], axis=1
     )
+    part, whole = LEAST_OF_THE_LONGEST
+    good = (rank < most[:, None]) & (whole * of_chunk >= part * of_chunk.max(axis=1, keepdims=True))
+    return winners[good.ravel()[frame_of[winners]]]
 
 
 def _materialise(
-    bases: bytes, codons: _Codons, chunk, frame, left, count, chunk_start, chunk_end, policy: str
+    bases: bytes,
+    codons: _Codons,
+    taken: _Taken,
+    chunk: tuple[np.ndarray, np.ndarray],
+    policy: str,
 ) -> Frames:
+    """The letters of the frames `taken`; `chunk`: start and end of each one's chunk, [frames]."""
+    _, frame, left, count = taken
     place, right, forward = codons.place(left), left + 3 * count, frame < 3
-    dropped = np.zeros(len(chunk), dtype=bool) | (codons.n_dropped(place, place + count) > 0)
+    dropped = np.zeros(len(frame), dtype=bool) | (codons.n_dropped(place, place + count) > 0)
     codes, length = codons.codes, count
     proteins = [
         codes[a:b].translate(RESIDUE) if f else codes[a:b][::-1].translate(RESIDUE_BACKWARD)
@@ -255,10 +275,10 @@ def _materialise(
         if policy == "open":
             length = np.fromiter(map(len, proteins), dtype=np.int64, count=len(proteins))
     read = 3 * length + 1  # bases, in reading direction
-    begin = np.where(forward, left, np.maximum(right - read, chunk_start))
-    end = np.where(forward, np.minimum(left + read, chunk_end), right)
+    begin = np.where(forward, left, np.maximum(right - read, chunk[0]))
+    end = np.where(forward, np.minimum(left + read, chunk[1]), right)
     nucleotides = [
         bases[a:b] if f else bases[a:b].translate(COMPLEMENT)[::-1]
         for f, a, b in zip(forward.tolist(), begin.tolist(), end.tolist(), strict=True)
     ]
-    return Frames(chunk, frame.astype(np.int8), left, right, dropped, nucleotides, proteins)
+    return Frames(taken.chunk, frame.astype(np.int8), left, right, dropped, nucleotides, proteins)
