@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
+import torch.distributed as dist
+from command import OF_A_LAUNCHER
 
-from virnucpro.errors import UsageError
-from virnucpro.launch import World, choose_processes, read_world
+from virnucpro.embedding import group
+from virnucpro.errors import UsageError, VirNucProError
+from virnucpro.launch import (
+    World,
+    check_network,
+    choose_processes,
+    launcher_variables,
+    read_world,
+)
 
 ALONE = World(launched=False)
 TWO = World(launched=True, rank=1, local_rank=1, size=2, local_size=2)
+TORCHRUN = {
+    "RANK": "3",
+    "LOCAL_RANK": "1",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+}
 
 
 def test_without_a_launcher_there_is_one_process():
@@ -21,20 +36,12 @@ def test_without_a_launcher_there_is_one_process():
 
 
 def test_accelerate_launch_of_one_process_counts_as_launched():
-    world = read_world({"ACCELERATE_MIXED_PRECISION": "no"})
+    world = read_world({"ACCELERATE_MIXED_PRECISION": "no", "WORLD_SIZE": "2"})
     assert world.launched and world.is_main and world.size == 1
 
 
 def test_torchrun_says_who_we_are():
-    world = read_world(
-        {
-            "RANK": "3",
-            "LOCAL_RANK": "1",
-            "WORLD_SIZE": "4",
-            "LOCAL_WORLD_SIZE": "2",
-            "TORCHELASTIC_RESTART_COUNT": "1",
-        }
-    )
+    world = read_world(TORCHRUN | {"TORCHELASTIC_RESTART_COUNT": "1"})
     assert (world.rank, world.local_rank, world.size, world.local_size, world.restarts) == (
         3,
         1,
@@ -43,6 +50,94 @@ def test_torchrun_says_who_we_are():
         1,
     )
     assert not world.is_main
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        {"WORLD_SIZE": "2"},
+        {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"},
+        {"LOCAL_RANK": "none"},
+        {"RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+    ],
+)
+def test_some_of_a_launchers_variables_are_no_launcher(left):
+    world = read_world(left)
+    assert replace(world, remark=None) == ALONE
+    assert "which is a single process" in world.remark and next(iter(left)) in world.remark
+
+
+@pytest.mark.parametrize("left", [{"PMI_SIZE": "2", "PMI_RANK": "x"}, {"OMPI_COMM_WORLD_SIZE": ""}])
+def test_variables_of_other_launchers_mean_nothing(left, monkeypatch):
+    assert read_world(left) == ALONE
+    for name in OF_A_LAUNCHER:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**left, "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with launcher_variables():  # accelerate would take them for its own
+        assert not {*left, "LOCAL_RANK"} & set(os.environ)
+    assert os.environ == before
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("RANK", "x"),
+        ("RANK", "4"),
+        ("RANK", "-1"),
+        ("LOCAL_RANK", "2"),
+        ("WORLD_SIZE", "0"),
+        ("WORLD_SIZE", "4.0"),
+        ("LOCAL_WORLD_SIZE", "8"),
+        ("MASTER_PORT", "http"),
+        ("MASTER_PORT", "65536"),
+        ("TORCHELASTIC_RESTART_COUNT", "once"),
+        ("ACCELERATE_USE_CPU", "perhaps"),
+        ("ACCELERATE_MIXED_PRECISION", "half"),
+        ("ACCELERATE_USE_FSDP", ""),
+    ],
+)
+def test_a_broken_set_is_named(variable, value):
+    with pytest.raises(UsageError, match=f"^{variable}={value}: "):
+        read_world(TORCHRUN | {variable: value})
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("MASTER_ADDR", "nowhere.invalid", "no such host"),
+        ("GLOO_SOCKET_IFNAME", "lo,nic9", "GLOO_SOCKET_IFNAME=nic9: no such network interface"),
+    ],
+)
+def test_processes_that_cannot_meet_do_not_wait_for_each_other(variable, value, said):
+    with pytest.raises(UsageError, match=said):
+        check_network(TWO, TORCHRUN | {variable: value})
+    check_network(ALONE, {variable: value})
+    check_network(replace(TWO, self_launched=True), TORCHRUN | {variable: value})
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (dist.DistStoreError("1/2 clients joined"), "process 1 of 2 could not join the others"),
+        (
+            ValueError("what is this"),
+            r"\(what is this\); if one of ACCELERATE_DYNAMO_MODE is wrong",
+        ),
+    ],
+)
+def test_whatever_accelerate_makes_of_its_variables_is_one_line(error, said, monkeypatch):
+    def refuse(**_: object) -> None:
+        raise error
+
+    for name in os.environ:
+        if name.startswith(("ACCELERATE_", "GLOO_", "NCCL_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_MODE", "strange")
+    monkeypatch.setattr(group, "Accelerator", refuse)
+    with pytest.raises(VirNucProError, match=said):
+        group.make_accelerator(replace(TWO, self_launched=True), cpu=True)
 
 
 @pytest.mark.parametrize("variable", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
@@ -116,53 +211,3 @@ def test_a_launcher_keeps_its_processes(gpus, processes):
 def test_in_processes_of_our_own_the_reason_is_what_was_asked_for(gpus, processes, reason):
     ours = replace(TWO, self_launched=True)
     assert choose_processes(gpus, processes, ours, ["0", "1"]).choice.reason == reason
-
-
-DIES_ON_LEAVING = """
-import os
-if os.environ.get("RANK"):
-    import virnucpro.launch, virnucpro.results
-    leave, write = virnucpro.launch.leave_status, virnucpro.results.write_results
-    def leave_and_die(code, world):
-        leave(code, world)
-        if world.rank == 1:
-            os.abort()
-    def write_late(*args, **more):
-        import time
-        time.sleep(20)  # the launcher ends this process long before
-        return write(*args, **more)
-    virnucpro.launch.leave_status, virnucpro.results.write_results = leave_and_die, write_late
-"""
-
-
-def test_a_process_that_dies_on_leaving_is_no_success(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(DIES_ON_LEAVING)
-    fasta = tmp_path / "one.fa"
-    fasta.write_text(">a\n" + "ATGGCTAAACGT" * 30 + "\n")
-    command = [
-        sys.executable,
-        "-m",
-        "virnucpro",
-        "predict",
-        str(fasta),
-        "-m",
-        "mini",
-        "-o",
-        str(tmp_path / "out"),
-        "--cache-dir",
-        str(tmp_path / "cache"),
-        "--gpus",
-        "none",
-        "--num-processes",
-        "2",
-    ]
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    run = subprocess.run(
-        command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=120
-    )
-    assert (
-        run.returncode == 1
-        and "process 1 of 2 died: killed by SIGABRT" in run.stderr
-        and "Traceback" not in run.stderr
-    )
-    assert not (tmp_path / "out" / "run.json").exists()

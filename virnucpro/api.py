@@ -7,6 +7,7 @@ call needs it.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -21,13 +22,14 @@ from virnucpro.files import Lock
 from virnucpro.launch import (
     Processes,
     World,
+    check_network,
     choose_processes,
-    launch_processes,
     read_world,
     visible_devices,
 )
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.stopping import signals_held
+from virnucpro.run.workers import launch_processes
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
 from virnucpro.settings import (
     COMPILE,
@@ -48,6 +50,8 @@ if TYPE_CHECKING:
 
     from virnucpro.calling.answers import Answers
     from virnucpro.reporting.outputs import Outputs
+
+log = logging.getLogger(__name__)
 
 STDIN_VARIABLE = "VIRNUCPRO_STDIN"  # where our own launch has put standard input for its processes
 
@@ -237,6 +241,9 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     their usual way.
     """
     world = read_world()
+    check_network(world)
+    if world.remark:
+        log.warning("%s", world.remark)
     output_dir = (
         Path(options.output_dir) if options.output_dir is not None else default_output(given)
     )
@@ -256,9 +263,8 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
             )
         if not processes.spawn:
             return _run_here(settings, options, world, processes, own_process)
-        code = launch_processes(
-            processes, ["predict", *given, *replace(options, output_dir=output_dir).arguments()]
-        )
+        words = ["predict", *replace(options, output_dir=output_dir).arguments()]
+        code = launch_processes(processes, words, given)
         return _launched_result(settings, code)
 
 

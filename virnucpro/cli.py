@@ -24,10 +24,12 @@ from virnucpro.commands.models import citation, doctor, models
 from virnucpro.commands.predict import predict
 from virnucpro.commands.summarize import summarize
 from virnucpro.errors import UsageError, VirNucProError, one_line
+from virnucpro.run.stopping import SIGNALS
 from virnucpro.training import commands as training
 
 UNEXPECTED = 1
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED = 128 + signal.SIGINT
+STOPPED = [128 + number for number in SIGNALS]
 # commands that take up what an interrupted one has done
 GOING_ON = {"predict", "train", "download"}
 SECONDS_FOR_THE_MAIN_PROCESS = 3.0
@@ -78,7 +80,11 @@ for command in (doctor, citation, benchmark):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
-    signal.signal(signal.SIGTERM, _terminated)  # until a run takes signals over
+    for number in (signal.SIGTERM, signal.SIGHUP):  # until a run takes signals over
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
+            signal.signal(number, _terminated)
+    # what is started from here on imports nothing from the current directory (Python 3.11 and on)
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     # Beside another program on the same cores, threads that wait for each other by spinning burn
     # half of the time (docs/PERFORMANCE.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
@@ -104,13 +110,14 @@ def _terminated(number: int, frame: Any) -> None:
 
 def run(arguments: list[str]) -> int:
     """Run a command; the exit code. Every error a user can cause is one line on standard error."""
-    from virnucpro.launch import leave_status, read_world, stopped
+    from virnucpro.launch import read_world, stopped
 
-    verbose = "-v" in arguments or "--verbose" in arguments
+    options = list(itertools.takewhile(lambda word: word != "--", arguments))  # inputs follow it
+    verbose = "-v" in options or "--verbose" in options
     world, said = None, False
     try:
         world = read_world()
-        _refuse_nothing(arguments)
+        _refuse_nothing(options)
         command = typer.main.get_command(app)
         # the list of commands needs no panels, and answers in half the time without rich
         command.rich_markup_mode = None
@@ -145,20 +152,14 @@ def run(arguments: list[str]) -> int:
             " report it"
         )
         _complain(VirNucProError(what), verbose, world)
-    if world is not None:
-        if (
-            code in (INTERRUPTED, TERMINATED)
-            and world.is_main
-            and not world.self_launched
-            and not said
-        ):
-            goes_on = bool(GOING_ON.intersection(arguments[:2]))  # not an input of that name
-            print(
-                f"virnucpro: error: {stopped(code - 128, '--force' in arguments, goes_on)}",
-                file=sys.stderr,
-                flush=True,
-            )
-        leave_status(code, world)
+    speaks = world is not None and world.is_main and not world.self_launched
+    if code in STOPPED and speaks and not said:
+        goes_on = bool(GOING_ON.intersection(options[:2]))  # not an input of that name
+        print(
+            f"virnucpro: error: {stopped(code - 128, '--force' in options, goes_on)}",
+            file=sys.stderr,
+            flush=True,
+        )
     return code
 
 

@@ -5,41 +5,44 @@ Knows torchrun's and Accelerate's environment variables; does not know what the 
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import signal
-import sys
-import tempfile
-from collections.abc import Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from virnucpro.errors import Interrupted, UsageError, VirNucProError
+from virnucpro.errors import UsageError
 from virnucpro.run.stopping import signals_held
 from virnucpro.settings import Choice
 
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "TORCHELASTIC_RUN_ID",
-    "ACCELERATE_MIXED_PRECISION",
-)
+# What torchrun, and accelerate for several processes, tell each process. Only all of them together
+# are a launcher's; some of them are left over from elsewhere.
+RANK_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+LAUNCHER_VARIABLES = (*RANK_VARIABLES, "MASTER_ADDR", "MASTER_PORT")
+ONE_PROCESS_VARIABLE = "ACCELERATE_MIXED_PRECISION"  # all that accelerate says to a single process
+# Accelerate reads them as a launcher's too, and would wait for processes that nobody started.
+MPI_PREFIXES = ("PMI_", "PMIX_", "OMPI_", "MV2_", "MPI_LOCAL")
 UNSUITED = {
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
 }
-# set by our own launch only: where a worker leaves its exit code
-STATUS_VARIABLE = "VIRNUCPRO_STATUS_DIR"
-PARENT_VARIABLE = "VIRNUCPRO_LAUNCHER"  # set by our own launch only: its process id
-SECONDS_TO_END = 20
-HINTS = {
-    signal.SIGKILL: " (out of host memory?)",
-    signal.SIGBUS: " (a file of the run was cut short, or its disk failed?)",
+TRUE, FALSE = ("1", "true", "yes", "y", "on", "t"), ("0", "false", "no", "n", "off", "f")
+WORDS = {
+    **dict.fromkeys(
+        (
+            "ACCELERATE_USE_CPU",
+            "ACCELERATE_DEBUG_MODE",
+            "ACCELERATE_CPU_AFFINITY",
+            *UNSUITED,
+        ),
+        (*TRUE, *FALSE),
+    ),
+    ONE_PROCESS_VARIABLE: ("no", "fp16", "bf16", "fp8"),
 }
+INTERFACE_VARIABLE = "GLOO_SOCKET_IFNAME"
+PARENT_VARIABLE = "VIRNUCPRO_LAUNCHER"  # set by our own launch only: its process id
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class World:
     self_launched: bool = False
     # the launcher's process id: when it is gone, this process is to end too
     parent: int | None = None
+    remark: str | None = None  # what was found in the environment and is not used
 
     @property
     def is_main(self) -> bool:
@@ -78,35 +82,71 @@ class Processes:
 
 
 def read_world(environment: Mapping[str, str] = os.environ) -> World:
-    """The world a launcher made, or the plain single process."""
-    launched = any(environment.get(name) for name in LAUNCHER_VARIABLES)
-    for variable, name in UNSUITED.items():
-        if environment.get(variable, "false").lower() in ("1", "true"):
-            raise UsageError(
-                f"the Accelerate configuration asks for {name}, which splits a model for training; "
-                "launch with --config_file accelerate_configs/multi_gpu.yaml instead"
-            )
-    number = {
-        name: int(environment.get(name) or default)
-        for name, default in (
-            ("RANK", 0),
-            ("LOCAL_RANK", 0),
-            ("WORLD_SIZE", 1),
-            ("LOCAL_WORLD_SIZE", 0),
-            ("TORCHELASTIC_RESTART_COUNT", 0),
-            (PARENT_VARIABLE, os.getppid()),
+    """The world a launcher made, or the plain single process.
+
+    Raises UsageError, which names the variable, where a launcher's variables contradict each other
+    or hold something else than they are for.
+    """
+    _check_accelerate(environment)
+    missing = _missing(environment)
+    if missing:
+        one = bool(environment.get(ONE_PROCESS_VARIABLE))
+        left = [name for name in RANK_VARIABLES if environment.get(name)]
+        remark = (
+            f"{', '.join(left)} set, but not {', '.join(missing)}: no launcher started this run,"
+            " which is a single process"
         )
-    }
+        return World(one, parent=os.getppid() if one else None, remark=remark if left else None)
+    size = _number(environment, "WORLD_SIZE", 1, 1 << 20)
+    local_size = _number(environment, "LOCAL_WORLD_SIZE", 1, size, size)
+    _number(environment, "MASTER_PORT", 1, 65535)
+    own = PARENT_VARIABLE in environment
     return World(
-        launched=launched,
-        rank=number["RANK"],
-        local_rank=number["LOCAL_RANK"],
-        size=number["WORLD_SIZE"],
-        local_size=number["LOCAL_WORLD_SIZE"] or number["WORLD_SIZE"],
-        restarts=number["TORCHELASTIC_RESTART_COUNT"],
-        self_launched=bool(environment.get(STATUS_VARIABLE)),
-        parent=number[PARENT_VARIABLE] if launched else None,
+        launched=True,
+        rank=_number(environment, "RANK", 0, size - 1),
+        local_rank=_number(environment, "LOCAL_RANK", 0, local_size - 1),
+        size=size,
+        local_size=local_size,
+        restarts=_number(environment, "TORCHELASTIC_RESTART_COUNT", 0, 1 << 20, 0),
+        self_launched=own,
+        parent=_number(environment, PARENT_VARIABLE, 0, 1 << 30, os.getppid()),
     )
+
+
+def check_network(world: World, environment: Mapping[str, str] = os.environ) -> None:
+    """Raise UsageError where the processes of a launcher cannot meet: for an address or a network
+    interface that is not there, torch would wait ten minutes.
+    """
+    if _missing(environment) or world.self_launched:
+        return
+    address = environment["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(address, None)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"MASTER_ADDR={address}: no such host ({getattr(error, 'strerror', None) or error});"
+            " give the address of the machine of rank 0"
+        ) from None
+    there = [name for _, name in socket.if_nameindex()]
+    for name in filter(None, environment.get(INTERFACE_VARIABLE, "").split(",")):
+        if name not in there:
+            raise UsageError(
+                f"{INTERFACE_VARIABLE}={name}: no such network interface; unset it, or give one of"
+                f" {', '.join(there)}"
+            )
+
+
+@contextmanager
+def launcher_variables() -> Iterator[None]:
+    """While entered, the environment has no rank or size but those of a complete launcher's set."""
+    left = () if not _missing(os.environ) else (*RANK_VARIABLES, "LOCAL_WORLD_SIZE")
+    hidden = {n: v for n, v in os.environ.items() if n in left or n.startswith(MPI_PREFIXES)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def choose_processes(
@@ -143,7 +183,7 @@ def choose_processes(
         )
     if world.launched:
         _check_against_launcher(gpus, num_processes, names, world)
-        cpu = wanted == "none" or not visible or _true("ACCELERATE_USE_CPU")
+        cpu = wanted == "none" or not visible or _true(os.environ, "ACCELERATE_USE_CPU")
         return Processes(
             1,
             cpu,
@@ -178,95 +218,14 @@ def visible_devices() -> list[str]:
     return [name.strip() for name in named.split(",") if name.strip()][:count]
 
 
-FINISHED = (0, 2)  # exit codes of a run that has answered: 2 with failures
-
-
-def launch_processes(processes: Processes, arguments: Sequence[str]) -> int:
-    """Run `python -m virnucpro ARGUMENTS` in `processes.count` processes through torchrun's API;
-    the exit code of the run.
-
-    A process that dies ends the others; the line that says which one and why is raised as
-    VirNucProError.
-    """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    forced = "--force" in arguments
-    # the latter two have levels of their own
-    for name in ("elastic", "elastic.agent.server.api", "launcher.api"):
-        logging.getLogger(f"torch.distributed.{name}").setLevel(logging.CRITICAL)
-    threads = max(1, cores() // processes.count)
-    environment = {
-        PARENT_VARIABLE: str(os.getpid()),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads)),
-        "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(SECONDS_TO_END),
-        "PYTHONUNBUFFERED": "1",
-    }
-    if processes.visible is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = processes.visible
-    if processes.cpu:
-        environment["ACCELERATE_USE_CPU"] = "true"
-    with tempfile.TemporaryDirectory(prefix="virnucpro-") as status:
-        environment[STATUS_VARIABLE] = status
-        before = {name: os.environ.get(name) for name in environment}
-        os.environ.update(environment)
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes.count,
-            run_id=f"virnucpro-{os.getpid()}",
-            rdzv_backend="c10d",
-            rdzv_endpoint="127.0.0.1:0",
-            local_addr="127.0.0.1",
-            max_restarts=0,
-            logs_specs=DefaultLogsSpecs(log_dir=status),
-        )
-        try:
-            elastic_launch(config, sys.executable)("-m", "virnucpro", *arguments)
-            return _left_status(Path(status), 0) or 0
-        except ChildFailedError as error:
-            left = [_left_status(Path(status), rank) for rank in range(processes.count)]
-            if left[0] in FINISHED:  # the main process had done everything
-                return left[0]
-            # one that was well when it left, and failed all the same, has not said why
-            left = [code or None for code in left]
-            rank, failure = _cause(error.failures, left)
-            code = left[rank]
-            if code is not None and code > 128:
-                raise Interrupted(
-                    f"process {rank} of {processes.count} was {stopped(code - 128, forced)}",
-                    code - 128,
-                ) from None
-            if code is not None:  # it ended by itself and has said why
-                return code
-            killed = failure.exitcode < 0
-            how = (
-                f"killed by {_signal_name(-failure.exitcode)}"
-                if killed
-                else f"exit code {failure.exitcode}"
-            )
-            hint = HINTS.get(-failure.exitcode, "")
-            raise VirNucProError(
-                f"process {rank} of {processes.count} died: {how}{hint}; the others were stopped;"
-                f" {how_to_go_on(forced)}"
-            ) from None
-        except SignalException as stop:
-            raise Interrupted(stopped(int(stop.sigval), forced), int(stop.sigval)) from None
-        finally:
-            for name, value in before.items():
-                os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
 def stopped(number: int, forced: bool, goes_on: bool = True) -> str:
     """What is said at the end of a run that a signal ended; `goes_on`: by a command that goes on
     where it was.
     """
-    return f"stopped by {_signal_name(number)}" + (f"; {how_to_go_on(forced)}" if goes_on else "")
+    return f"stopped by {signal_name(number)}" + (f"; {resume_hint(forced)}" if goes_on else "")
 
 
-def how_to_go_on(forced: bool) -> str:
+def resume_hint(forced: bool) -> str:
     return (
         f"finished work is kept: run the same command again{' without --force' if forced else ''}"
         " to go on"
@@ -278,35 +237,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _cause(failures: Mapping[int, Any], left: Sequence[int | None]) -> tuple[int, Any]:
-    """(rank, failure) that the others followed: one that has said why, else one that died without a
-    word, else one that was stopped.
-    """
-
-    def order(item: tuple[int, Any]) -> tuple[int, float]:
-        code = left[item[0]]
-        return (1 if code is None else 2 if code > 128 else 0), item[1].timestamp
-
-    return min(failures.items(), key=order)
-
-
-def leave_status(code: int, world: World) -> None:
-    """Tell our own launcher how this process ended; elsewhere nothing."""
-    directory = os.environ.get(STATUS_VARIABLE)
-    if directory and Path(directory).is_dir():
-        Path(directory, f"{world.rank}.json").write_text(json.dumps({"code": code}))
-
-
-def _left_status(directory: Path, rank: int) -> int | None:
-    path = directory / f"{rank}.json"
-    return json.loads(path.read_text())["code"] if path.exists() else None
 
 
 def _indices(wanted: str, count: int) -> list[int]:
@@ -345,5 +280,45 @@ def _check_against_launcher(
         )
 
 
-def _true(variable: str) -> bool:
-    return os.environ.get(variable, "false").lower() in ("1", "true", "yes")
+def _missing(environment: Mapping[str, str]) -> list[str]:
+    return [name for name in LAUNCHER_VARIABLES if not environment.get(name)]
+
+
+def _number(
+    environment: Mapping[str, str], name: str, least: int, most: int, default: int | None = None
+) -> int:
+    """The whole number of a variable; `default` where it is not set."""
+    given = environment.get(name)
+    if not given and default is not None:
+        return default
+    try:
+        number = int(given or "")
+    except ValueError:
+        number = least - 1
+    if not least <= number <= most:
+        size = environment.get("WORLD_SIZE")
+        raise UsageError(
+            f"{name}={given}: a launcher gives a whole number from {least} to {most} here (it said"
+            f" WORLD_SIZE={size}); start the run through torchrun or accelerate launch, or unset"
+            f" {' '.join(LAUNCHER_VARIABLES)}"
+        )
+    return number
+
+
+def _check_accelerate(environment: Mapping[str, str]) -> None:
+    for variable, words in WORDS.items():
+        given = environment.get(variable)
+        if given is not None and given.lower() not in words:
+            raise UsageError(
+                f"{variable}={given}: Accelerate knows {', '.join(words)} here; correct or unset it"
+            )
+    for variable, name in UNSUITED.items():
+        if _true(environment, variable):
+            raise UsageError(
+                f"the Accelerate configuration asks for {name}, which splits a model for training "
+                f"({variable}); launch with --config_file accelerate_configs/multi_gpu.yaml instead"
+            )
+
+
+def _true(environment: Mapping[str, str], variable: str) -> bool:
+    return environment.get(variable, "").lower() in TRUE

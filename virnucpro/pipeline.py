@@ -32,7 +32,7 @@ from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
 from virnucpro.embedding.work import ENCODERS, TokenColumn, longest_tokens
 from virnucpro.errors import Failure, StoreError, VirNucProError
-from virnucpro.launch import World, how_to_go_on, leave_status, stopped
+from virnucpro.launch import World, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
@@ -329,7 +329,7 @@ def _finished_work_kept(run: Run) -> Iterator[None]:
                 store.flush()
         if isinstance(error, PeerLostError):
             time.sleep(SECONDS_FOR_THE_LAUNCHER)
-            raise PeerLostError(f"{error}; {how_to_go_on(run.settings.force)}") from error
+            raise PeerLostError(f"{error}; {resume_hint(run.settings.force)}") from error
         raise
     finally:
         abandon_group()
@@ -343,7 +343,6 @@ def _stopped(
     display: Display,
 ) -> None:
     """A signal came: keep what is finished, say how to go on."""
-    leave_status(128 + number, world)
     try:
         for store in stores:
             store.flush()

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from virnucpro.launch import LAUNCHER_VARIABLES
+
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 GOLDEN_MODEL = [
     "--esm-model",
@@ -19,15 +21,7 @@ GOLDEN_MODEL = [
     "--classifier",
     str(GOLDEN / "500_model.pth"),
 ]
-LAUNCHER_VARIABLES = (
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "TORCHELASTIC_RUN_ID",
-)
+OF_A_LAUNCHER = (*LAUNCHER_VARIABLES, "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID")
 
 
 def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -37,7 +31,7 @@ def environment(home: Path, extra: Mapping[str, str] | None = None) -> dict[str,
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in LAUNCHER_VARIABLES and not name.startswith("ACCELERATE_")
+        if name not in OF_A_LAUNCHER and not name.startswith("ACCELERATE_")
     }
     root = str(Path(__file__).parents[2])
     return (

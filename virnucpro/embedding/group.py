@@ -23,12 +23,20 @@ from accelerate.utils import (
 )
 
 from virnucpro.errors import VirNucProError
-from virnucpro.launch import World, cores
+from virnucpro.launch import World, cores, launcher_variables
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from hanging a run
 
 
 def make_accelerator(world: World, cpu: bool) -> Accelerator:
+    """As `_join`. Raises VirNucProError where the processes cannot meet, or Accelerate's variables
+    are wrong.
+    """
+    with _explained(world), launcher_variables():
+        return _join(world, cpu)
+
+
+def _join(world: World, cpu: bool) -> Accelerator:
     """Join the process group, if there is one, and take this process's device.
 
     More processes than GPUs share them over gloo, since NCCL refuses two ranks on one device.
@@ -52,6 +60,28 @@ def make_accelerator(world: World, cpu: bool) -> Accelerator:
         kwargs_handlers=[group],
         dataloader_config=DataLoaderConfiguration(non_blocking=True),
     )
+
+
+@contextmanager
+def _explained(world: World) -> Iterator[None]:
+    """What torch and Accelerate say of an environment that does not suit them, as one line."""
+    try:
+        yield
+    except dist.DistError as error:
+        where = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise VirNucProError(
+            f"process {world.rank} of {world.size} could not join the others at {where} ({error});"
+            " see to it that all are started, and with the same MASTER_ADDR, MASTER_PORT and"
+            " WORLD_SIZE"
+        ) from error
+    except (ImportError, LookupError, OSError, RuntimeError, ValueError) as error:
+        names = [name for name in os.environ if name.startswith(("ACCELERATE_", "GLOO_", "NCCL_"))]
+        if not names:
+            raise
+        raise VirNucProError(
+            f"Accelerate cannot start ({error}); if one of {', '.join(sorted(names))} is wrong,"
+            " correct or unset it"
+        ) from error
 
 
 def _join_again(world: World, backend: str) -> None:

@@ -27,6 +27,7 @@ from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.launch import World, cores
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.run.stopping import SIGNALS
+from virnucpro.run.workers import module_path
 from virnucpro.sequences.reader import InputFile
 from virnucpro.sequences.table import FrameRules, FrameTable, build_ahead, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
@@ -129,9 +130,11 @@ def _are_large(inputs: Sequence[InputFile]) -> bool:
 
 
 def _start(settings: PredictSettings) -> subprocess.Popen:
-    """It sees the modules that this process sees, fetches no model, and is silent."""
+    """It sees the modules that this process sees but none of the current directory, fetches no
+    model, and is silent.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(path=sys.path)],
+        [sys.executable, "-c", PROGRAM.format(path=module_path())],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -16,6 +16,9 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
+from virnucpro.errors import UsageError
+from virnucpro.launch import LAUNCHER_VARIABLES, read_world
+
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 OLDEST_PYTHON = (3, 10)
@@ -34,7 +37,6 @@ PACKAGES = (
     "numpy",
     "biopython",
 )
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR")
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +256,13 @@ def launcher() -> list[Check]:
     checks = []
     left = [name for name in LAUNCHER_VARIABLES if name in os.environ]
     if left:
+        try:
+            believed = read_world().remark or "a run here believes that a launcher started it"
+        except UsageError as error:
+            believed = f"no run starts here: {error}"
         checks.append(
             Check(
-                "launcher",
-                WARNING,
-                f"{', '.join(left)} set: a run here believes that a launcher started it",
-                f"unset {' '.join(left)}",
+                "launcher", WARNING, f"{', '.join(left)} set: {believed}", f"unset {' '.join(left)}"
             )
         )
     from accelerate.commands.config.config_args import default_config_file, load_config_from_file
