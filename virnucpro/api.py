@@ -28,6 +28,7 @@ from virnucpro.launch import (
     visible_devices,
 )
 from virnucpro.run.ahead import reading_ahead
+from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
 from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
@@ -227,6 +228,7 @@ def summarize(
     """
     from virnucpro.summary import summarize as again
 
+    ensure_home()
     given = _options(**options)
     outputs, answers, failures, code = again(
         Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir)
@@ -240,6 +242,7 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     own_process: signals may flush finished work and end this process; in somebody else's they go
     their usual way.
     """
+    ensure_home()
     world = read_world()
     check_network(world)
     if world.remark:

@@ -24,6 +24,7 @@ from virnucpro.commands.models import citation, doctor, models
 from virnucpro.commands.predict import predict
 from virnucpro.commands.summarize import summarize
 from virnucpro.errors import UsageError, VirNucProError, one_line
+from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.training import commands as training
 
@@ -116,6 +117,7 @@ def run(arguments: list[str]) -> int:
     verbose = "-v" in options or "--verbose" in options
     world, said = None, False
     try:
+        ensure_home()
         world = read_world()
         _refuse_nothing(options)
         command = typer.main.get_command(app)
