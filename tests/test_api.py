@@ -261,3 +261,36 @@ def test_drop_in_for_the_original_in_a_pipeline(home, options, fasta, tmp_path):
     )
     frames = (tmp_path / "step" / "few_merged" / "prediction_results.txt").read_text().splitlines()
     assert frames[0] == "Sequence_ID\tPrediction\tscore1\tscore2" and len(frames) > 1
+
+
+def test_scores_that_are_not_finite_are_failed_and_listed(home, options, fasta, monkeypatch):
+    from virnucpro.models.classifier import Classifier
+
+    whole = package.predict(fasta, output_dir=home / "finite", **options)
+    bad = 3  # the frame whose score is no number
+    right = Classifier.scores
+
+    def overflown(classifier, features):
+        scores = right(classifier, features)
+        scores[bad] = np.nan
+        return scores
+
+    monkeypatch.setattr(Classifier, "scores", overflown)
+    result = package.predict(fasta, output_dir=home / "overflown", **options)
+    assert result.exit_code == 2
+    frame = whole.frames["frame_id"][bad].as_py()
+    name, chunk = frame.rsplit("_chunk_", 1)
+    failed = (result.directory / "failed_files.txt").read_text()
+    assert f"|classify|record {name}: frame {frame} has a score that is not finite" in failed
+    lines = (result.directory / "chunks.tsv").read_text().splitlines()
+    (row,) = [line.split("\t") for line in lines if line.startswith(f"{name}\t{chunk[:-2]}\t")]
+    found = dict(zip(lines[0].split("\t"), row, strict=True))
+    assert (found["status"], found["virus_score"], found["is_virus"]) == ("failed", "NA", "NA")
+    # summarize gives the same from the scores, and all of it again from the features
+    before = tables(result.directory)
+    again = package.summarize(result.directory, cache_dir=home / "cache")
+    assert again.exit_code == 2 and tables(result.directory) == before
+    monkeypatch.setattr(Classifier, "scores", right)
+    mended = package.summarize(result.directory, options["classifier"], cache_dir=home / "cache")
+    assert mended.exit_code == 0 and not (result.directory / "failed_files.txt").exists()
+    assert tables(result.directory)["chunks.tsv"] == tables(whole.directory)["chunks.tsv"]

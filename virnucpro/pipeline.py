@@ -19,7 +19,7 @@ import torch
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.calibration import Calibration
-from virnucpro.embedding.coverage import Coverage, any_answered, coverage
+from virnucpro.embedding.coverage import Coverage, any_answered, coverage, scored
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.group import (
     Announcements,
@@ -206,8 +206,10 @@ def _answer(
         run.display.stage("classifying")
         scores = np.full((len(table), 2), np.nan, dtype=np.float32)
         scores[rows] = Classifier.load(bundle.classifier).scores(features)
+        answered = scored(table, covered.kept, scores)
+        failures += answered.failures
     run.display.stage("writing tables and report")
-    code = _exit_code(table, covered, failures, settings)
+    code = _exit_code(table, answered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())
     facts = {
         "identity": job.identity,

@@ -12,6 +12,7 @@ import numpy as np
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.calibration import Calibration
+from virnucpro.embedding.coverage import CLASSIFY, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
@@ -79,7 +80,7 @@ def summarize(
     with WorkPlace(directory).lock, logging_to(outputs, logging.getLogger("virnucpro")):
         with clock.stage("read"):
             table = _table(before, cache_dir)
-            scored, (ids, rows) = _stored(outputs, before, classifier)
+            by_scores, (ids, rows) = _stored(outputs, before, classifier)
             lost = _lost(table, ids, directory)
         with clock.stage("classify"):
             model, calibration = dict(before["model"]), before["model"]["calibration"]
@@ -94,11 +95,15 @@ def summarize(
                 calibration = None
             scores = np.full((len(table), 2), np.nan, dtype=np.float32)
             scores[~lost] = (
-                rows if scored else Classifier.load(Path(model["classifier"])).scores(rows)
+                rows if by_scores else Classifier.load(Path(model["classifier"])).scores(rows)
             )
-        failures = tuple(Failure(**failure) for failure in before["failures"])
+        answered = scored(table, ~lost, scores)
+        earlier = (Failure(**failure) for failure in before["failures"])
+        failures = (*(f for f in earlier if f.stage != CLASSIFY), *answered.failures)
+        code = _exit_code(int(before["exit_code"]), table, answered, failures)
         facts = {name: before[name] for name in KEPT} | {
-            "seconds_of_embedding": before.get("seconds_of_embedding") or before["seconds"]
+            "exit_code": code,
+            "seconds_of_embedding": before.get("seconds_of_embedding") or before["seconds"],
         }
         facts["identity"] = facts["identity"] | {"classifier": model["sha256"]["classifier"]}
         calibrated = Calibration.from_json(calibration) if calibration else None
@@ -106,7 +111,18 @@ def summarize(
         answers = write_results(
             table, outputs, scores, lost, failures, model, calibrated, call, facts, clock
         )
-    return outputs, answers, failures, int(before["exit_code"])
+    return outputs, answers, failures, code
+
+
+def _exit_code(
+    before: int, table: FrameTable, answered: Coverage, failures: tuple[Failure, ...]
+) -> int:
+    """That of the run, but for what the classifier failed to score then or fails to score now."""
+    if not failures:
+        return 0
+    if not any_answered(table, answered.kept):
+        return 1
+    return 2 if answered.failures else before
 
 
 def _stored(

@@ -299,3 +299,15 @@ def test_windows_are_scored_by_the_same_rule_as_chunks():
     assert [ChunkStatus(s).name for s in windows.status] == status
     assert windows.virus_score[[0, 3]] == pytest.approx([0.8 / 1.4, 0.1])
     assert windows.n_open_frames.tolist()[:4] == [2, 1, 0, 1]
+
+
+@pytest.mark.parametrize("policy", ["open", "stretches"])
+@pytest.mark.parametrize("wrong", [(np.nan, np.nan), (np.inf, 0.0), (0.0, -np.inf), (0.2, np.nan)])
+def test_a_score_that_is_not_finite_is_never_a_call(policy, wrong):
+    rows = [(0, 1, 0, *wrong), (1, 1, 0, *wrong), (1, 1, 1, 0.1, 0.9), (1, 2, 0, 0.1, 0.9)]
+    chunks, sequences = call([500, 1000], rows, frame_policy=policy)
+    assert [ChunkStatus(s).name for s in chunks.status] == ["failed", "failed", "scored"]
+    assert not chunks.is_virus[:2].any() and np.isnan(chunks.virus_score[:2]).all()
+    assert words(sequences) == ["not_scored", "virus"]
+    assert "failed" in notes(sequences, 0) and "failed" in notes(sequences, 1)
+    assert np.isnan(sequences.virus_score[0]) and sequences.virus_score[1] == pytest.approx(0.9)

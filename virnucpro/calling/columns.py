@@ -55,7 +55,7 @@ class Note(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class FrameColumns:
-    """Every open frame with its scores. `failed`: it got no embedding, and its scores are NaN."""
+    """Every open frame with its scores, NaN where it has none. `failed`: it got no embedding."""
 
     record: NDArray[np.int64]
     chunk: NDArray[np.int32]
@@ -69,6 +69,11 @@ class FrameColumns:
 
     def __len__(self) -> int:
         return len(self.record)
+
+    @property
+    def scored(self) -> NDArray[np.bool_]:
+        """Whether both scores are numbers; a model whose values overflow gives others."""
+        return ~self.failed & np.isfinite(self.others) & np.isfinite(self.virus)
 
     def take(self, rows: NDArray[np.bool_]) -> FrameColumns:
         """The frames at `rows`, bool [frames]."""

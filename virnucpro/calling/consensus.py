@@ -111,7 +111,7 @@ def _joined(
     total = len(record)
     n_open = np.bincount(row, minlength=total).astype(np.int32)
 
-    good = ~frames.failed
+    good = frames.scored
     join = _weighted if rules.frame_policy == STRETCHES else _maxima
     others, virus = join(
         row[good], frames.others[good], frames.virus[good], frames.aa_length[good], total
@@ -122,6 +122,7 @@ def _joined(
     too_long = np.zeros(total, bool)
     too_long[row[frames.failed & (frames.aa_length > longest_protein)]] = True
     status[(status == ChunkStatus.failed) & too_long] = ChunkStatus.frame_too_long
+    status[row[~good & ~frames.failed]] = ChunkStatus.failed  # a score that is no number
     status[n_open == 0] = ChunkStatus.no_open_frame
     status[records.problem[record]] = ChunkStatus.invalid_characters
 

@@ -1,7 +1,6 @@
-"""Which frames have all their embeddings, and what is said of the others. Only row numbers decide
-here.
+"""Which frames have all their embeddings and finite scores, and what is said of the others.
 
-Knows the frame table's columns and what extraction reported; does not know scores.
+Knows the frame table's columns, what extraction reported, and whether a score is a number.
 """
 
 from __future__ import annotations
@@ -17,13 +16,15 @@ from virnucpro.embedding.work import Work, column, embeddable
 from virnucpro.errors import Failure
 from virnucpro.sequences.table import FrameTable
 
+CLASSIFY = "classify"  # the stage of a failure
+NOT_FINITE = "has a score that is not finite; check the model (virnucpro models verify)"
 TOO_LONG = "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoids that"
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """kept: bool [frames], has a row of features; failures: one for each record with a frame that
-    has none.
+    """kept: bool [frames], has a row of features, or finite scores; failures: one for each record
+    with a frame that has none.
     """
 
     kept: np.ndarray
@@ -43,10 +44,17 @@ def coverage(
             for row in np.flatnonzero(np.isin(representative, lost)).tolist():
                 kept[row] = False
                 reasons.setdefault(row, extraction.failed[int(representative[row])])
-    return Coverage(kept, tuple(_failures(table, reasons)))
+    return Coverage(kept, tuple(_failures(table, reasons, "embed")))
 
 
-def _failures(table: FrameTable, reasons: Mapping[int, str]) -> list[Failure]:
+def scored(table: FrameTable, kept: np.ndarray, scores: np.ndarray) -> Coverage:
+    """Which of the `kept` frames have finite scores; scores: float32 [frames, 2]."""
+    finite = kept & np.isfinite(scores).all(axis=1)
+    reasons = dict.fromkeys(np.flatnonzero(kept & ~finite).tolist(), NOT_FINITE)
+    return Coverage(finite, tuple(_failures(table, reasons, CLASSIFY)))
+
+
+def _failures(table: FrameTable, reasons: Mapping[int, str], stage: str) -> list[Failure]:
     """One for each record that owns one of the rows `reasons`, which names its first frame."""
     rows = np.array(sorted(reasons), dtype=np.int64)
     owners, first, counts = np.unique(
@@ -62,7 +70,7 @@ def _failures(table: FrameTable, reasons: Mapping[int, str]) -> list[Failure]:
         frame = table.frame_ids(row, row + 1)[0]
         failures.append(
             Failure(
-                str(source["path"]), "embed", f"record {name}: frame {frame} {reasons[row]}{more}"
+                str(source["path"]), stage, f"record {name}: frame {frame} {reasons[row]}{more}"
             )
         )
     return failures

@@ -88,7 +88,7 @@ def frame_ids(answers: Answers, rows: Rows) -> pa.Array:
 def frame_labels(answers: Answers, rows: Rows) -> pa.Array:
     """virus or others; a tie goes to others; missing without an embedding."""
     frames = answers.frames
-    is_virus = pa.array(frames.virus[rows] > frames.others[rows], mask=frames.failed[rows])
+    is_virus = pa.array(frames.virus[rows] > frames.others[rows], mask=~frames.scored[rows])
     return pc.if_else(is_virus, constant("virus"), constant("others"))
 
 

@@ -23,7 +23,7 @@ from virnucpro.files import writing
 from virnucpro.reporting.columns import chunk_ids, frame_ids, frame_labels
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import SLICE
-from virnucpro.reporting.text import as_text, shortest, write_lines
+from virnucpro.reporting.text import MISSING, as_text, shortest, write_lines
 
 
 def write_original_tables(outputs: Outputs, answers: Answers) -> None:
@@ -45,7 +45,8 @@ def write_prediction_results(path: Path, answers: Answers, rows: NDArray[np.int6
     with writing(path) as stream:
         stream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
         for part in _parts(rows):
-            columns = frame_ids(answers, part), frame_labels(answers, part)
+            labels = pc.fill_null(frame_labels(answers, part), MISSING)  # of scores that are "nan"
+            columns = frame_ids(answers, part), labels
             write_lines(
                 stream, [*columns, shortest(frames.others[part]), shortest(frames.virus[part])]
             )

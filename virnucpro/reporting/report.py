@@ -46,7 +46,7 @@ REASONS = (
     (Note.below_min_length, "shorter than --min-length"),
     (Note.invalid_characters, "letters that are no nucleotide code"),
     (Note.frame_too_long, "a frame longer than ESM-2 reads (1,022 residues)"),
-    (Note.failed, "no embedding: it failed, see failed_files.txt"),
+    (Note.failed, "no embedding or no finite score: see failed_files.txt"),
     (Note.no_open_frame, "no frame to score in any chunk"),
     (Note.too_short, "shorter than half the model's chunk length"),
 )

@@ -80,7 +80,7 @@ def counts(answers: Answers) -> Mapping[str, int]:
             for status in ChunkStatus
         },
         "frames": len(answers.frames),
-        "frames_failed": int(answers.frames.failed.sum()),
+        "frames_failed": int((~answers.frames.scored).sum()),
         **{f"note_{note.name}": int((sequences.notes & note.value > 0).sum()) for note in Note},
         "regions": len(answers.regions),
     }
