@@ -294,14 +294,13 @@ def embed_or_split(
     """(rows [n, width], how [n]) of one batch, on the device; a batch too large for the memory is
     split.
     """
-    rows, split = _unless_no_memory(embed, batch.packed), None
-    if rows is None:
-        rows, split = _embed_halves(embed, width, batch.sequences, batches, batch.index.device)
-    how = torch.where(torch.isfinite(rows).all(dim=1), PLAIN, NOT_FINITE)
-    if split is not None:
-        split = torch.tensor(split, device=how.device)
-        how = torch.where((how == NOT_FINITE) & (split != NO_MEMORY), NOT_FINITE, split)
-    return rows, how
+    rows = _unless_no_memory(embed, batch.packed)
+    if rows is not None:
+        return rows, torch.where(torch.isfinite(rows).all(dim=1), PLAIN, NOT_FINITE)
+    rows, halves = _embed_halves(embed, width, batch.sequences, batches, batch.index.device)
+    split = torch.tensor(halves, device=rows.device)
+    not_finite = ~torch.isfinite(rows).all(dim=1) & (split != NO_MEMORY)
+    return rows, torch.where(not_finite, NOT_FINITE, split)
 
 
 def _embed_halves(
@@ -358,7 +357,7 @@ def _padded(rows: int, values: Sequence[torch.Tensor], filling: float) -> torch.
     the same shape.
     """
     out = values[0].new_full((1, rows, *values[0].shape[1:]), filling)
-    torch.cat(values, out=out[0, : sum(map(len, values))])
+    torch.cat(list(values), out=out[0, : sum(map(len, values))])
     return out
 
 

@@ -145,12 +145,12 @@ class Announcements:
     """
 
     def __init__(self) -> None:
-        self._store = dist.distributed_c10d._get_default_store() if dist.is_initialized() else None
+        self._shared = _store_of_the_group() if dist.is_initialized() else None
         self._others = dist.get_world_size() - 1 if dist.is_initialized() else 0
 
     def post(self, name: str, note: dict[str, Any]) -> None:
-        if self._store is not None:
-            self._store.set(_key(name), json.dumps(note))
+        if self._shared is not None:
+            self._shared.set(_key(name), json.dumps(note))
 
     def wait_for_readers(self, name: str) -> None:
         """Before the main process ends early: the notes may live in it, and would be gone
@@ -158,16 +158,31 @@ class Announcements:
         """
         if self._others:
             with suppress(RuntimeError):  # a reader that is gone needs no waiting for
-                self._store.wait([_key(name) + "/read"], PATIENCE_FOR_READERS)
+                self._store().wait([_key(name) + "/read"], PATIENCE_FOR_READERS)
 
     def read(self, name: str) -> dict[str, Any]:
         """Wait for the note. Raises PeerLostError when the main process is gone."""
+        store = self._store()
         with peers():
-            self._store.wait([_key(name)], PATIENCE)
-            note = json.loads(self._store.get(_key(name)))
-            if self._store.add(_key(name) + "/readers", 1) == self._others:
-                self._store.set(_key(name) + "/read", "all")
+            store.wait([_key(name)], PATIENCE)
+            note = json.loads(store.get(_key(name)))
+            if store.add(_key(name) + "/readers", 1) == self._others:
+                store.set(_key(name) + "/read", "all")
         return note
+
+    def _store(self) -> dist.Store:
+        if self._shared is None:
+            raise RuntimeError("a single process has nobody to read notes of")
+        return self._shared
+
+
+def _store_of_the_group() -> dist.Store:
+    """The key-value store behind the process group.
+
+    torch has no public way to it (seen in 2.11 and 2.13): a second one would need an address and a
+    port that all processes know.
+    """
+    return dist.distributed_c10d._get_default_store()
 
 
 @contextmanager

@@ -126,7 +126,7 @@ def _write_empty(
         if size
         else torch.UntypedStorage(0)
     )
-    data = torch.empty(0, dtype=kind).set_(storage, 0, shape)
+    data = torch.empty(0, dtype=kind).set_(storage, 0, torch.Size(shape))
     with skip_data():
         torch.save(
             {"ids": [], "data": data, "model": dict(model)}, path, pickle_module=_pickle_with(ids)
@@ -185,7 +185,7 @@ def _fill(path: Path, rows: Rows) -> None:
     with open(path, "r+b") as file:
         file.seek(start)
         for at in range(0, rows.shape[0], step):
-            block = memoryview(np.ascontiguousarray(rows[at : at + step])).cast("B")
+            block = np.ascontiguousarray(rows[at : at + step]).data.cast("B")
             crc = zlib.crc32(block, crc)
             file.write(block)
         packed = struct.pack("<I", crc)

@@ -88,7 +88,7 @@ def grouped_attention(
     distinct length.
     """
     out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-    out[groups[-1].start + groups[-1].count * groups[-1].length :] = 0
+    out[groups[-1].start + groups[-1].sequences * groups[-1].length :] = 0
     with _kernels(query.device), _Threads(query.device) as threads:
         for (start, count, length), bias in zip(
             groups, biases or [None] * len(groups), strict=True

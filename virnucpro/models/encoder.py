@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ class Encoder(ABC):
     @staticmethod
     @abstractmethod
     def choose_forward(
-        model: torch.nn.Module, device: torch.device, precision: str, compile: str
+        model: Any, device: torch.device, precision: str, compile: str
     ) -> tuple[Forward, tuple[Choice, ...]]:
         """How the network is run, and why: the one place where a faster way takes the plain one's.
         May take its layers over.
@@ -51,7 +52,7 @@ class Encoder(ABC):
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: Any,
         device: torch.device,
         precision: str,
         compile: str = "auto",
@@ -141,7 +142,7 @@ class Fp32Rescue:
 
 
 def assign_weights(
-    model: torch.nn.Module,
+    model: Any,
     tensors: dict[str, torch.Tensor],
     device: torch.device,
     dtype: torch.dtype,

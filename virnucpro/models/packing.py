@@ -21,34 +21,28 @@ MAX_LENGTH = 1024
 
 
 class LengthGroup(NamedTuple):
-    """Neighbouring sequences of equal length: rows `start : start + count * length` of the packed
-    batch.
+    """Neighbouring sequences of equal length in a packed batch: its rows
+    `start : start + sequences * length`.
     """
 
     start: int
-    count: int
+    sequences: int
     length: int
 
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """A packed batch of T tokens, S = `rows` sequences.
+    """A packed batch of T tokens, S = `rows` sequences."""
 
-    tokens      int64 [T]; the tail after the last sequence holds `pad_id`
-    positions   int64 [T]; 0.. within each sequence, and within each piece of the tail
-    cu_seqlens  int32 [constant]: bounds of the sequences, then of the tail's pieces, then T
-    repeated max_length  no sequence and no piece of the tail is longer; the same for every batch of
-    a run lengths     S lengths in packed order (ascending); `order[i]` is the caller's row of
-    packed sequence i groups      the packed sequences by equal length
-    """
-
-    tokens: torch.Tensor
-    positions: torch.Tensor
+    tokens: torch.Tensor  # int64 [T]; the tail after the last sequence holds `pad_id`
+    positions: torch.Tensor  # int64 [T]; 0.. within each sequence, and each piece of the tail
+    # int32 [constant]: bounds of the sequences, then of the tail's pieces, then T repeated
     cu_seqlens: torch.Tensor
+    # no sequence and no piece of the tail is longer; the same for every batch of a run
     max_length: int
-    lengths: tuple[int, ...]
-    order: torch.Tensor
-    groups: tuple[LengthGroup, ...]
+    lengths: tuple[int, ...]  # S, in packed order (ascending)
+    order: torch.Tensor  # int64 [S]: the caller's row of each packed sequence
+    groups: tuple[LengthGroup, ...]  # the packed sequences by equal length
 
     @property
     def rows(self) -> int:
@@ -63,10 +57,10 @@ class PackedBatch:
     def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:
         return replace(
             self,
-            **{
-                name: move(getattr(self, name))
-                for name in ("tokens", "positions", "cu_seqlens", "order")
-            },
+            tokens=move(self.tokens),
+            positions=move(self.positions),
+            cu_seqlens=move(self.cu_seqlens),
+            order=move(self.order),
         )
 
 

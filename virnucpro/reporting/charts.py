@@ -227,9 +227,9 @@ def _svg(figure, label: str) -> str:
     text = re.sub(r"font: ([\d.]+px)[^;\"]*", r"font-size: \1", text)
     for role, colour in ROLES.items():
         text = text.replace(colour, f"var(--{role})")
-    head = re.match(r"<svg[^>]*>", text)
-    box = re.search(r'viewBox="([^"]*)"', head[0])[1]
-    body = re.sub(r"\s*\n\s*", "\n", text[head.end() :])
+    head, _, body = text.partition(">")  # of the tag `svg`
+    box = re.findall(r'viewBox="([^"]*)"', head)[0]
+    body = re.sub(r"\s*\n\s*", "\n", body)
     return (
         f'<svg viewBox="{box}" role="img" aria-label="{label}"'
         f' xmlns:xlink="http://www.w3.org/1999/xlink">{body}'.strip()

@@ -38,7 +38,9 @@ def write_fastas(outputs: Outputs, answers: Answers) -> None:
     # offset and length while waiting
     place = np.zeros((len(answers.records), 2) if len(best) else (0, 2), np.int64)
     with (
-        tempfile.SpooledTemporaryFile(IN_MEMORY, prefix=LEFTOVER, dir=outputs.directory) as waiting,
+        tempfile.SpooledTemporaryFile(
+            IN_MEMORY, prefix=LEFTOVER, dir=str(outputs.directory)
+        ) as waiting,
         writing(outputs.regions_fasta) as region_stream,
     ):
         for row, sequence in _pick(answers, wanted):

@@ -69,7 +69,8 @@ def read_scores(outputs: Outputs) -> tuple[list[str], NDArray[np.float32]]:
         ]
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
-            f"{outputs.directory}: its scores cannot be read ({one_line(error)}); run predict again"
+            f"{outputs.directory}: its scores cannot be read ({one_line(str(error))}); run predict"
+            " again"
         ) from error
     table = pa.concat_tables(tables)
     return table["Sequence_ID"].to_pylist(), np.column_stack(

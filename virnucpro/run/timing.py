@@ -64,11 +64,11 @@ class Meter:
 
     def mark(self) -> None:
         if self._cuda:
-            now = torch.cuda.Event(enable_timing=True)
-            now.record()
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._marks.append(event)
         else:
-            now = time.perf_counter()
-        self._marks.append(now)
+            self._marks.append(time.perf_counter())
         if len(self._marks) > PENDING:
             self._fold()
 

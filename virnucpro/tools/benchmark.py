@@ -212,7 +212,8 @@ def dna_batch(lengths: str, tokens: int, seed: int = 0) -> PackedBatch:
 def _batch(
     span, tokens: int, ends: tuple[int, int], ids: tuple[int, int], seed: int
 ) -> PackedBatch:
-    numbers, sequences, used = np.random.default_rng(seed), [], 0
+    numbers, used = np.random.default_rng(seed), 0
+    sequences: list[np.ndarray] = []
     while (length := int(numbers.integers(span[0], span[1] + 1))) + used <= tokens and len(
         sequences
     ) < 1024:
@@ -262,12 +263,12 @@ def _seconds(work: Callable, repeats: int, device: torch.device) -> list[float]:
         (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
         for _ in range(repeats)
     ]
-    for begin, end in pairs:
-        begin.record()
+    for first, last in pairs:
+        first.record()
         work()
-        end.record()
+        last.record()
     torch.cuda.synchronize(device)
-    return [begin.elapsed_time(end) / 1e3 for begin, end in pairs]
+    return [first.elapsed_time(last) / 1e3 for first, last in pairs]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -393,7 +394,9 @@ def write_sequences(path: Path, count: int, lengths: str, seed: int = 0) -> None
 # words
 def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
     """The result as rows of a table, its header first."""
-    rows = [("stage", "seconds", "frames/s", "tokens/s", "TFLOP/s", "of ceiling")]
+    rows: list[tuple[str, ...]] = [
+        ("stage", "seconds", "frames/s", "tokens/s", "TFLOP/s", "of ceiling")
+    ]
     rows.append(("ceiling", "", "", "", f"{result['ceiling_tflops']:.4g}", "100 %"))
     for name in ENCODER_STAGES:
         one = result[name]

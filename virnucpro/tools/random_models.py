@@ -10,6 +10,7 @@ import json
 import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -135,7 +136,7 @@ def random_bundle(
     return directory
 
 
-def save_esm2(model: torch.nn.Module, directory: Path) -> None:
+def save_esm2(model: Any, directory: Path) -> None:
     """Write an EsmModel directory with its vocabulary, names as published.
 
     (`save_pretrained` of transformers 5 calls LayerNorm's weights gamma and beta, which older
@@ -245,7 +246,7 @@ def train_tokenizer(sequences: list[str], vocabulary: int):
 
 
 @torch.no_grad()
-def _randomize(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+def _randomize(model: Any, seed: int) -> Any:
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     for name, parameter in model.named_parameters():
         if parameter.ndim > 1:

@@ -84,7 +84,8 @@ class Recorder:
     """
 
     def __init__(self, device: torch.device):
-        self._device, self._stream = device, None
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(
         self, launches: Launches, beside: torch.cuda.CUDAGraph | None

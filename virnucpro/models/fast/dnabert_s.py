@@ -7,7 +7,7 @@ Knows weights and order; the plain path that it is tested against is in models/d
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,7 +35,7 @@ class FusedDnabert:
     the next call overwrites.
     """
 
-    def __init__(self, model: torch.nn.Module, slopes: torch.Tensor):
+    def __init__(self, model: Any, slopes: torch.Tensor):
         embeddings = model.embeddings
         self.tokens, self.token_type = (
             embeddings.word_embeddings.weight,

@@ -29,8 +29,8 @@ from virnucpro.models.packing import PackedBatch
 
 # ESM-2 scales its token embeddings by the share that training did not mask
 TOKEN_DROPOUT = 1.0 - 0.15 * 0.8
-UP_TILE = {"block": (128, 256, 64), "num_stages": 4}
-DOWN_TILE = {"block": (128, 256, 64), "num_stages": 3}
+UP_TILE: dict[str, Any] = {"block": (128, 256, 64), "num_stages": 4}
+DOWN_TILE: dict[str, Any] = {"block": (128, 256, 64), "num_stages": 3}
 
 
 class Space(NamedTuple):
@@ -50,7 +50,7 @@ class FusedEsm2:
     layers over.
     """
 
-    def __init__(self, model: torch.nn.Module, longest: int):
+    def __init__(self, model: Any, longest: int):
         config, norm = model.config, model.encoder.emb_layer_norm_after
         self.heads, self.hidden, self.wide = (
             config.num_attention_heads,

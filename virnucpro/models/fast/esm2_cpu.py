@@ -9,7 +9,7 @@ loaded.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import gelu, layer_norm, linear
@@ -37,7 +37,7 @@ class CpuEsm2:
     called any more.
     """
 
-    def __init__(self, model: torch.nn.Module):
+    def __init__(self, model: Any):
         config = model.config
         self.embeddings, self.rotary, self.final_norm = (
             model.embeddings,
@@ -72,18 +72,13 @@ class CpuEsm2:
             1
         )
 
-    def _rearranged(self, layer: torch.nn.Module) -> Layer:
+    def _rearranged(self, layer: Any) -> Layer:
         own, output = layer.attention.self, layer.attention.output.dense
         side_by_side = torch.arange(self.width).view(self.heads, 2, -1).transpose(1, 2).flatten()
-        qkv = tuple(
-            torch.cat(
-                [
-                    getattr(own.query, kind)[side_by_side],
-                    getattr(own.key, kind)[side_by_side],
-                    getattr(own.value, kind),
-                ]
-            )
-            for kind in ("weight", "bias")
+        q, k, v = own.query, own.key, own.value
+        qkv = (
+            torch.cat([q.weight[side_by_side], k.weight[side_by_side], v.weight]),
+            torch.cat([q.bias[side_by_side], k.bias[side_by_side], v.bias]),
         )
         own.query = own.key = own.value = None
         return Layer(
@@ -96,5 +91,5 @@ class CpuEsm2:
         )
 
 
-def _pair(module: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def _pair(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return module.weight, module.bias

@@ -30,8 +30,8 @@ from virnucpro.models.fast.layer_weights import (
 from virnucpro.models.packing import PackedBatch
 
 # two programs a multiprocessor
-SMALL_TILE = {"block": (128, 128, 128), "num_warps": 4, "num_stages": 3}
-TILES = {
+SMALL_TILE: dict[str, Any] = {"block": (128, 128, 128), "num_warps": 4, "num_stages": 3}
+TILES: dict[str, dict[str, Any]] = {
     "qkv": SMALL_TILE | {"flatten": True, "persistent": 2},
     "up": SMALL_TILE | {"flatten": True, "persistent": 2},
     "out": {
@@ -93,7 +93,7 @@ class Int8Esm2(FusedEsm2):
     Takes the model's layers over.
     """
 
-    def __init__(self, model: torch.nn.Module, longest: int):
+    def __init__(self, model: Any, longest: int):
         self._space8: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self._state: dict[str, torch.Tensor] = {}
         self.layers16: list[EsmLayerWeights] = []
@@ -141,15 +141,16 @@ class Int8Esm2(FusedEsm2):
         )
 
     def layer(self, w: Any, space: Space, spans: Any) -> None:
-        """As in 16 bits, with the products in int8."""
+        """As in 16 bits, with the products in int8; w: Int8LayerWeights."""
+        (norm, norm_bias), (ffn_norm, ffn_bias) = w.norm, w.ffn_norm
         x, small, qkv, inner = space
         small8, inner8, scale = self.space8(x, inner)
-        kernels.layer_norm(x, *w.norm, self.eps, small8, shift=w.shift, scale=scale)
+        kernels.layer_norm(x, norm, norm_bias, self.eps, small8, shift=w.shift, scale=scale)
         _product("qkv", w.qkv, small8, scale, qkv)
         kernels.attention(qkv, small, spans, self.heads, bias=w.qkv_bias, rope=self.rope)
         kernels.quantize_rows(small, small8, scale)
         _product("out", w.out, small8, scale, x, residual=x)
-        kernels.layer_norm(x, *w.ffn_norm, self.eps, small8, shift=w.ffn_shift, scale=scale)
+        kernels.layer_norm(x, ffn_norm, ffn_bias, self.eps, small8, shift=w.ffn_shift, scale=scale)
         _product("up", w.up, small8, scale, inner, bias=w.up_bias, gelu=True)
         kernels.quantize_rows(inner, inner8, scale)
         _product("down", w.down, inner8, scale, x, residual=x)

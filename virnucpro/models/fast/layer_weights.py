@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -32,7 +33,7 @@ class EsmLayerWeights:
     end_shift: torch.Tensor
 
 
-def esm_layer_weights(layer: torch.nn.Module, heads: int, shift: torch.Tensor) -> EsmLayerWeights:
+def esm_layer_weights(layer: Any, heads: int, shift: torch.Tensor) -> EsmLayerWeights:
     """The weights of a stock EsmLayer, rearranged; q, k and v are copied, the others shared."""
     own, output = layer.attention.self, layer.attention.output.dense
     qkv, qkv_bias = (
@@ -61,7 +62,7 @@ def esm_layer_weights(layer: torch.nn.Module, heads: int, shift: torch.Tensor) -
     )
 
 
-def take_layers(holder: torch.nn.Module) -> Iterator[torch.nn.Module]:
+def take_layers(holder: Any) -> Iterator[Any]:
     """The layers of `holder.layer`, which gives them up one by one: no weight stays on the device
     twice.
     """
@@ -89,7 +90,7 @@ def rope_tables(inv_freq: torch.Tensor, longest: int) -> tuple[torch.Tensor, tor
     return angles.cos(), angles.sin()
 
 
-def norm_weights(norm: torch.nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
+def norm_weights(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return norm.weight, norm.bias
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,8 +75,8 @@ def witness(pad_id: int) -> PackedBatch:
 
 
 def plain_instead(
-    failure: str, name: str, precision: str, compile: str, load_plain: Callable[[], object]
-):
+    failure: str, name: str, precision: str, compile: str, load_plain: Callable[[], Any]
+) -> Any:
     """The plain encoder, its choice saying why.
 
     Raises ModelError where the fast kernels were asked for.

@@ -138,7 +138,7 @@ def product(
     scales=None,
     gelu: bool = False,
     residual=None,
-    block=(128, 256, 128),
+    block: tuple[int, int, int] = (128, 256, 128),
     group: int = 8,
     subtile: bool = True,
     flatten: bool = True,
