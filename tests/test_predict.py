@@ -420,3 +420,14 @@ def test_standard_input_in_processes_of_our_own(home, files, alone):
     )
     assert (home / "piped" / "stdin_merged" / "prediction_results.txt").exists()
     assert not (home / "piped" / ".virnucpro-stdin").exists()
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_an_input_is_never_overwritten(tmp_path, capfd, force):
+    fasta = tmp_path / "virus.fna"
+    fasta.write_text(">a\nACGT\n")
+    more = ["--force"] * force
+    assert run_here("predict", fasta, "-o", tmp_path, *more, *GOLDEN_MODEL, cache=tmp_path) == 64
+    assert "virus.fna: is to be read, and the run would write" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["virus.fna"]
+    assert fasta.read_text() == ">a\nACGT\n"

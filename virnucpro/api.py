@@ -27,6 +27,7 @@ from virnucpro.launch import (
     read_world,
     visible_devices,
 )
+from virnucpro.reporting.outputs import SPOOL, Outputs
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import signals_held
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from virnucpro.calling.answers import Answers
-    from virnucpro.reporting.outputs import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -253,6 +253,7 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     with ExitStack() as stack:
         inputs = _inputs(given, output_dir, world, stack)
         settings = options.settings(inputs, output_dir)
+        _refuse_overwriting(given, settings)
         if own_process:
             stack.enter_context(reading_ahead(settings, world))
         # torch is imported here
@@ -334,7 +335,6 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     """What the processes of our own launch left; they have said themselves why, where they
     failed.
     """
-    from virnucpro.reporting.outputs import Outputs
     from virnucpro.reporting.record import read_run_json
 
     outputs = Outputs.of(settings)
@@ -347,6 +347,16 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
         code,
         outputs,
     )
+
+
+def _refuse_overwriting(given: list[str], settings: PredictSettings) -> None:
+    """Raise UsageError where an input or a part of the model is in the way of the outputs."""
+    outputs = Outputs.of(settings)
+    spool = outputs.directory / SPOOL
+    paths = [file.path for file in settings.inputs if spool not in file.path.parents]
+    model = settings.model
+    parts = (model.model, model.esm_model, model.dna_model, model.classifier)
+    outputs.refuse_inputs([*paths, *map(Path, given), *(Path(part) for part in parts if part)])
 
 
 def _inputs(
@@ -373,7 +383,7 @@ def _standard_input(output_dir: Path) -> Iterator[InputFile]:
     """Standard input as a file below `output_dir` while entered; of an output directory with
     nothing else in it nothing stays.
     """
-    spool, is_new = output_dir / ".virnucpro-stdin", not os.path.exists(output_dir)
+    spool, is_new = output_dir / SPOOL, not os.path.exists(output_dir)
     # else a second run would overwrite it, long before it asks for the run's own lock
     with Lock(spool / "lock", output_dir):
         try:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
-from virnucpro.errors import OutputError
+from virnucpro.errors import OutputError, StoreError, UsageError
 from virnucpro.files import LEFTOVER
 from virnucpro.reporting.outputs import Outputs
 
@@ -73,3 +74,84 @@ def test_remove_takes_only_our_own(tmp_path, ours):
         "y_merged",
     ]
     assert sorted(path.name for path in tmp_path.rglob("*")) == left
+
+
+def _precious(folder):
+    folder.mkdir()
+    (folder / "prediction_results.txt").write_text("precious")
+    return folder
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_prepared_link_in_the_place_of_a_folder_is_not_followed(tmp_path, force):
+    theirs, outputs = _precious(tmp_path / "theirs"), Outputs(tmp_path / "out", ("x",))
+    outputs.directory.mkdir()
+    outputs.merged_directory("x").symlink_to(theirs)
+    outputs.virus_fasta.symlink_to(theirs / "prediction_results.txt")
+    outputs.run_json.write_text("{}")
+    if force:
+        outputs.remove()
+        assert not outputs.virus_fasta.is_symlink()
+    with pytest.raises(OutputError, match=r"x_merged: cannot write .*links are not followed"):
+        outputs.prepare()
+    assert (theirs / "prediction_results.txt").read_text() == "precious"
+
+
+def test_unfinished_directories_are_cleared_too(tmp_path):
+    outputs = Outputs(tmp_path, ("x",))
+    (tmp_path / f"{LEFTOVER}dir").mkdir()
+    (tmp_path / f"{LEFTOVER}dir" / "half").write_text("")
+    outputs.prepare()
+    assert not leftovers(tmp_path)
+
+
+NAMES = [path.as_posix() for path in Outputs(Path(), ("virus",)).names()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("by", ["its path", "a link", "another path"])
+def test_an_input_in_the_place_of_an_output_is_refused(tmp_path, name, by):
+    outputs, path = Outputs(tmp_path / "out", ("virus",)), tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(">a\nACGT\n")
+    if by == "a link":
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    elif by == "another path":
+        (tmp_path / "out" / "virus_merged").mkdir(exist_ok=True)
+        path = tmp_path / "out" / "virus_merged" / ".." / name
+    with pytest.raises(UsageError, match=r"is to be read, and the run would write .*--output-dir"):
+        outputs.refuse_inputs([path])
+
+
+def test_an_input_that_would_be_removed_is_refused(tmp_path):
+    outputs = Outputs(tmp_path, ("a",))
+    for name in (".virnucpro/kept.fa", ".virnucpro/deep/kept.fa", ".virnucpro-stdin/stdin"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+        with pytest.raises(UsageError, match="is to be read"):
+            outputs.refuse_inputs([path])
+    (tmp_path / "a.fa").write_text("")
+    outputs.refuse_inputs([tmp_path / "a.fa", tmp_path / "not there"])
+
+
+def test_files_of_somebody_else_are_not_replaced(tmp_path):
+    outputs = Outputs(tmp_path, ("a",))
+    (tmp_path / "notes.txt").write_text("")
+    for early in (outputs.run_log, outputs.failed_files):
+        early.write_text("")
+    outputs.refuse_foreign_files()
+    outputs.report.write_text("of another program")
+    with pytest.raises(StoreError, match=r"report\.html: is there already .*--force"):
+        outputs.refuse_foreign_files()
+    outputs.run_json.write_text("{}")
+    outputs.refuse_foreign_files()
+
+
+def test_starting_over_keeps_the_log(tmp_path):
+    outputs = Outputs(tmp_path)
+    for path in (outputs.run_log, outputs.contigs, outputs.run_json):
+        path.write_text("")
+    outputs.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.log"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from virnucpro.errors import Failure
+from virnucpro.errors import Failure, OutputError
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import logging_to, read_run_json, write_failures, write_run_json
 from virnucpro.settings import Choice
@@ -55,3 +55,15 @@ def test_log_goes_to_the_file_while_the_block_runs(tmp_path):
         logger.info("outside")
     words = [line.split()[-1] for line in outputs.run_log.read_text().splitlines()]
     assert words == ["fact", "detail", "fact"] and not logger.handlers
+
+
+def test_a_prepared_link_in_the_place_of_the_log_is_not_followed(tmp_path):
+    (tmp_path / "theirs").write_text("precious")
+    outputs = Outputs(tmp_path)
+    outputs.run_log.symlink_to(tmp_path / "theirs")
+    with (
+        pytest.raises(OutputError, match=r"run\.log: cannot write .*links are not followed"),
+        logging_to(outputs, logging.getLogger("virnucpro.test_run_record")),
+    ):
+        pass
+    assert (tmp_path / "theirs").read_text() == "precious"

@@ -42,7 +42,7 @@ def write_original_tables(outputs: Outputs, answers: Answers) -> None:
 def write_prediction_results(path: Path, answers: Answers, rows: NDArray[np.int64]) -> None:
     """`Sequence_ID Prediction score1 score2` (others, virus) of the frames at `rows`."""
     frames = answers.frames
-    with writing(path) as stream:
+    with writing(path, below=path.parent.parent) as stream:
         stream.write(b"Sequence_ID\tPrediction\tscore1\tscore2\n")
         for part in _parts(rows):
             labels = pc.fill_null(frame_labels(answers, part), MISSING)  # of scores that are "nan"
@@ -98,7 +98,7 @@ def write_highest_scores(path: Path, answers: Answers, rows: NDArray[np.int64]) 
     ids = pa.chunked_array([chunk_ids(answers, part) for part in _parts(rows)], pa.large_string())
     rows = rows[pc.sort_indices(ids).to_numpy()]
     del ids
-    with writing(path) as stream:
+    with writing(path, below=path.parent.parent) as stream:
         stream.write(b"Modified_ID\tIs_Virus\tmax_score_0\tmax_score_1\n")
         for part in _parts(rows):
             is_virus = as_text(pa.array(chunks.is_virus[part]))

@@ -9,14 +9,20 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virnucpro.files import LEFTOVER, explained
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.files import LEFTOVER, directory_handle, explained, make_directory, remove_tree
+from virnucpro.settings import TABLE_FORMATS
 
 if TYPE_CHECKING:
     from virnucpro.settings import PredictSettings
+
+HIDDEN = ".virnucpro"  # the directory of unfinished work
+SPOOL = ".virnucpro-stdin"  # the directory of what came through standard input
 
 PHRASES = {
     "contigs": "every sequence: its score, call, and why",
@@ -124,18 +130,21 @@ class Outputs:
     def prepare(self) -> None:
         """Make the directories and clear unfinished files of a run that was killed.
 
-        Raises OutputError.
+        Raises OutputError, also where one of them is a link that somebody has prepared.
         """
-        folders = [self.directory, *(self.merged_directory(stem) for stem in self.stems)]
-        for folder in folders:
-            with explained(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-                for leftover in folder.glob(LEFTOVER + "*"):
-                    leftover.unlink(missing_ok=True)
         with explained(self.directory):
-            handle, name = tempfile.mkstemp(prefix=LEFTOVER, dir=self.directory)
-            os.close(handle)
-            os.unlink(name)
+            self.directory.mkdir(parents=True, exist_ok=True)
+        for stem in self.stems:
+            with explained(self.merged_directory(stem)):
+                make_directory(self.merged_directory(stem))
+        for folder in (self.directory, *map(self.merged_directory, self.stems)):
+            with explained(folder), directory_handle(folder, self.directory) as handle:
+                for name in os.listdir(handle):
+                    if name.startswith(LEFTOVER):
+                        with contextlib.suppress(OSError):  # another user's
+                            remove_tree(name, handle)
+        with explained(self.directory), tempfile.TemporaryFile(dir=self.directory):
+            pass
 
     def discard_stale(self) -> None:
         """Remove the tables an earlier run wrote in the other format, so that no old answer lies
@@ -145,36 +154,75 @@ class Outputs:
         for path in (self.contigs, self.chunks, self.frames):
             path.with_suffix(f".{other}").unlink(missing_ok=True)
 
-    def remove(self) -> None:
-        """Unlink every file an earlier run may have left: both table formats, and the original's
-        files.
+    def names(self) -> list[Path]:
+        """Every path that a run may write or `--force` may remove: both table formats, and the
+        original's files.
 
         Those of other stems too where a `run.json` says that the directory is ours: else they may
         be the original program's.
         """
-        tables = [
-            path.with_suffix(f".{kind}")
-            for path in (self.contigs, self.chunks, self.frames)
-            for kind in ("tsv", "parquet")
-        ]
-        stems = set(self.stems)
+        tables = (self.contigs, self.chunks, self.frames)
+        names = [getattr(self, key) for key in PHRASES]
+        names += [path.with_suffix(f".{kind}") for path in tables for kind in TABLE_FORMATS]
+        return [*dict.fromkeys(names), *self._originals()]
+
+    def _originals(self) -> list[Path]:
+        stems = list(self.stems)
         if self.run_json.exists():
-            stems |= {
+            stems += [
                 folder.name.removesuffix("_merged") for folder in self.directory.glob("*_merged")
-            }
-        owned = [getattr(self, key) for key in PHRASES] + tables
-        owned += [
-            path
-            for stem in stems
-            for path in (self.prediction_results(stem), self.highest_scores(stem))
-        ]
-        for path in owned:
-            with explained(path):
-                path.unlink(missing_ok=True)
-        for stem in stems:
+            ]
+        files = (self.prediction_results, self.highest_scores)
+        return [file(stem) for stem in dict.fromkeys(stems) for file in files]
+
+    def refuse_inputs(self, given: Iterable[Path]) -> None:
+        """Raise UsageError where what a run is to read would be overwritten or removed by it."""
+        ours = {}
+        for path in self.names():
+            with contextlib.suppress(OSError):
+                ours[_file_number(path.lstat())] = path
+        hidden = [(self.directory / name).resolve() for name in (HIDDEN, SPOOL)]
+        for path in given:
+            found = set()
+            with contextlib.suppress(OSError):
+                found = {_file_number(path.lstat()), _file_number(path.stat())} & ours.keys()
+            inside = [folder for folder in hidden if path.resolve().is_relative_to(folder)]
+            if found or inside:
+                what = ours[found.pop()] if found else inside[0]
+                raise UsageError(
+                    f"{path}: is to be read, and the run would write {what}; choose another"
+                    " --output-dir"
+                )
+
+    def refuse_foreign_files(self) -> None:
+        """Raise StoreError where files that are not of a run in here would be overwritten."""
+        if self.run_json.exists():
+            return
+        written_early = (self.run_log, self.failed_files)
+        for path in self.names():
+            if path not in written_early and os.path.lexists(path):
+                raise StoreError(
+                    f"{path}: is there already and is not of a run in this directory; choose"
+                    " another --output-dir, or replace it with --force (--resume continues what"
+                    " an older version has begun)"
+                )
+
+    def remove(self) -> None:
+        """Remove every file that an earlier run may have left but the log; links are removed, not
+        followed. `run.json` goes last: it says that the others are ours.
+        """
+        names = [path for path in self.names() if path not in (self.run_json, self.run_log)]
+        for path in [*names, self.run_json]:
+            with (
+                explained(path),
+                contextlib.suppress(FileNotFoundError, NotADirectoryError),
+                directory_handle(path.parent, self.directory) as handle,
+            ):
+                os.unlink(path.name, dir_fd=handle)
+        for folder in {path.parent for path in names} - {self.directory}:
             # not there, or something of somebody else's is in it
             with contextlib.suppress(OSError):
-                self.merged_directory(stem).rmdir()
+                folder.rmdir()
 
     def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
         """(path below the directory, phrase) of every file a run writes, in reading order."""
@@ -184,3 +232,7 @@ class Outputs:
             rows.append((self.highest_scores(stem), "the original program's table of chunks"))
         chosen = [row for row in rows if not existing_only or row[0].exists()]
         return [(path.relative_to(self.directory).as_posix(), phrase) for path, phrase in chosen]
+
+
+def _file_number(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from virnucpro.errors import Failure
-from virnucpro.files import explained, write_text
+from virnucpro.files import explained, open_own, write_text
 from virnucpro.reporting.outputs import Outputs
 
 LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -75,6 +76,10 @@ class _LogFile(logging.FileHandler):
     """A log that cannot be written any more, as on a full disk, is no reason to disturb a run or
     its last words.
     """
+
+    def _open(self) -> TextIO:
+        handle = open_own(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        return open(handle, "a", encoding=self.encoding, errors=self.errors)
 
     def handleError(self, record: logging.LogRecord) -> None:
         pass

@@ -146,8 +146,8 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
         run.display.stage("planning")
         identity, force = _identity(run, table), settings.force and run.world.restarts == 0
         if force:
-            place.clear()
             outputs.remove()
+            place.clear()
         elif _is_finished(run, outputs, identity):
             return None
         outputs.prepare()
@@ -257,6 +257,8 @@ def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
         log.info("%s: this run has finished already; --force starts it again", directory)
         run.place.clear()
         return True
+    if unfinished is None and finished is None and not run.settings.resume:
+        outputs.refuse_foreign_files()
     if (
         run.settings.resume
         and unfinished is None

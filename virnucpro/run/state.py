@@ -26,10 +26,10 @@ from virnucpro.files import (
     remove_tree,
     write_json,
 )
+from virnucpro.reporting.outputs import HIDDEN
 
 log = logging.getLogger(__name__)
 
-HIDDEN = ".virnucpro"
 FORMAT = 1  # of the state file
 MOST_DIFFERENCES = 3  # named in one line
 
