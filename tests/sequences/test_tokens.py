@@ -137,15 +137,6 @@ def test_many_small_vocabularies_as_the_library(golden, tmp_path, vocabulary):
         assert_as_library(each, sequences(rng, 400))
 
 
-def test_a_tokenizer_that_is_no_plain_bpe_goes_to_the_library(golden, tmp_path):
-    definition = json.loads((golden / "dnabert_s" / "tokenizer.json").read_text())
-    definition["normalizer"] = {"type": "Lowercase"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
-    each = Tokenizers(golden / "esm2", tmp_path)
-    assert each.dnabert_s_way.value == "library" and "normalizer" in each.dnabert_s_way.reason
-    assert_as_library(each, ["ACGT", "ACGTTTGA"])
-
-
 def test_merges_in_an_untrained_order_are_exact_or_refused(golden, tmp_path):
     """Shuffled merges break what training guarantees; then the ids are the library's all
     the same.
@@ -176,9 +167,14 @@ def test_identity_follows_the_files(golden, tmp_path, tokenizers):
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("tokenizer.json", None, "tokenizer.json: No such file"),
-        ("tokenizer.json", b"{", "tokenizer.json of DNABERT-S cannot be read"),
-        ("vocab.txt", b"A\nC\n", "lacks <cls>"),
+        ("tokenizer.json", None, r"tokenizer\.json: no such file"),
+        ("tokenizer.json", b"{", r"tokenizer\.json: not readable as JSON"),
+        ("tokenizer.json", b'{"a":' * 900 + b"1" + b"}" * 900, "deep"),
+        ("tokenizer.json", b"[" * 100_000, "nested too deeply"),
+        ("tokenizer.json", b'{"a": NaN}', "NaN is not a number"),
+        ("tokenizer.json", b" " * (17 << 20), r"larger than 16,777,216 bytes"),
+        ("tokenizer.json", b"[]", "not a table of fields"),
+        ("vocab.txt", b"A\nC\n", "not the 33 tokens of ESM-2"),
     ],
 )
 def test_broken_definitions_are_one_line(golden, tmp_path, name, content, words):
@@ -189,3 +185,72 @@ def test_broken_definitions_are_one_line(golden, tmp_path, name, content, words)
     with pytest.raises(ModelError, match=words) as caught:
         Tokenizers(esm2, dnabert_s)
     assert "\n" not in str(caught.value)
+
+
+def _specials(definition):
+    definition["post_processor"]["special_tokens"]["[CLS]"]["ids"] = [70_000]
+
+
+PATTERN = {"type": "Split", "pattern": {"Regex": "(A+)+$"}, "behavior": "Removed", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda d: d.update(normalizer={"type": "Lowercase"}), "normalizer is Lowercase"),
+        (lambda d: d.update(pre_tokenizer=PATTERN), "pre_tokenizer is Split"),
+        (lambda d: d.update(decoder={"type": "ByteLevel"}), "decoder is ByteLevel"),
+        (lambda d: d.update(surprise=1), "surprise is 1"),
+        (lambda d: d["model"].update(type="Unigram"), "type is Unigram"),
+        (lambda d: d["model"].update(dropout=0.5), "dropout is 0.5"),
+        (lambda d: d["model"].update(fuse_unk=True), "fuse_unk is True"),
+        (lambda d: d["model"]["vocab"].update(ACGTACGT=512_000), "numbered from 0"),
+        (lambda d: d["model"]["vocab"].update(A=6), "numbered from 0"),
+        (lambda d: d["model"]["vocab"].pop("[CLS]"), "numbered from 0"),
+        (lambda d: d["model"]["merges"].append(["A", "XYZ"]), "not pairs of its tokens"),
+        (lambda d: d["model"]["merges"].append("A"), "not pairs of its tokens"),
+        (lambda d: d["model"].update(merges={"A": "C"}), "not pairs of its tokens"),
+        (lambda d: d["added_tokens"].append({"id": 5, "content": "A"}), "special tokens"),
+        (lambda d: d.update(post_processor=None), "special tokens or a post_processor"),
+        (lambda d: d["post_processor"]["single"].pop(), "special tokens or a post_processor"),
+        (_specials, "special tokens or a post_processor"),
+        (lambda d: d.update(model=[]), "a model that is not a table"),
+    ],
+)
+def test_components_that_dnabert_s_has_not_are_refused(golden, tmp_path, change, says):
+    definition = json.loads((golden / "dnabert_s" / "tokenizer.json").read_text())
+    change(definition)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    with pytest.raises(ModelError, match=says) as caught:
+        Tokenizers(golden / "esm2", tmp_path)
+    assert str(tmp_path / "tokenizer.json") in str(caught.value)
+
+
+def test_merges_as_texts_are_those_as_pairs(golden, tmp_path, tokenizers):
+    definition = json.loads((golden / "dnabert_s" / "tokenizer.json").read_text())
+    definition["model"]["merges"] = [" ".join(pair) for pair in definition["model"]["merges"]]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
+    texts = [b"ACGTTTGACCA", b"GGGATTACAN"]
+    found, wanted = (
+        Tokenizers(golden / "esm2", tmp_path).dnabert_s(texts),
+        tokenizers.dnabert_s(texts),
+    )
+    assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
+
+
+def test_tokens_that_the_network_does_not_have_are_refused(golden, tmp_path):
+    (tmp_path / "config.json").write_text('{"vocab_size": 256}')
+    content = (golden / "dnabert_s" / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(ModelError, match=r"512 tokens, but vocab_size is 256 in config\.json"):
+        Tokenizers(golden / "esm2", tmp_path)
+
+
+@pytest.mark.parametrize("words", [20_000, 700])
+def test_a_vocabulary_that_would_take_minutes_goes_to_the_library(words):
+    """700 words of up to 500 letters, or 20,000 words."""
+    letters = random.Random(0).choices("ACGT", k=20_000)
+    texts = ["".join(letters[i : i + (8 if words > 700 else i % 500)]) for i in range(words)]
+    vocabulary = {text: i for i, text in enumerate(dict.fromkeys(["A", "C", "G", "T", *texts]))}
+    with pytest.raises(bpe.NotAnAutomaton, match="too large"):
+        bpe.build(vocabulary, [])

@@ -18,7 +18,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MOST_STATES = 400_000  # beyond this the automaton would take longer to build than it saves
+# Beyond these the automaton would take longer to build, or more memory, than it saves; DNABERT-S'
+# vocabulary has 4,096 words, 20,000 states.
+MOST_STATES = 200_000
+MOST_WORDS = 1 << 14
+MOST_LETTERS = 10_000_000  # the sum of the squares of the words' lengths
+MOST_PAIRS = 1_000_000_000  # of words that some merge joins, counted once a merge
 ROWS = 4096  # sequences a pass: the states of 500 letters fit the cache
 _NO_MERGE = 1 << 30
 _CODE = bytes.maketrans(b"ACGT", bytes(range(4)))
@@ -102,6 +107,9 @@ def build(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Automato
     if any(base not in vocabulary for base in "ACGT"):
         raise NotAnAutomaton("the vocabulary lacks one of A, C, G, T")
     rank = {pair: i for i, pair in enumerate(merges)}
+    words = [word for word in vocabulary if set(word) <= set("ACGT")]
+    if len(words) > MOST_WORDS or sum(len(word) ** 2 for word in words) > MOST_LETTERS:
+        raise NotAnAutomaton("the vocabulary is too large")
     trees = _trees(vocabulary, rank)
     words = sorted(trees)
     compatible = _compatible(words, trees, rank)
@@ -154,6 +162,9 @@ def _compatible(
     right_edges, left_edges = (
         {part: np.array(e).T for part, e in edges.items()} for edges in (right, left)
     )
+    joined = (pair for pair in rank if pair[0] in right and pair[1] in left)
+    if sum(len(right[x]) * len(left[y]) for x, y in joined) > MOST_PAIRS:
+        raise NotAnAutomaton("too many words are joined by its merges")
     compatible = np.ones((len(words), len(words)), dtype=bool)
     for (x, y), when in rank.items():
         if x in right and y in left:

@@ -1,35 +1,39 @@
 """Proteins and nucleotides -> token ids, exactly as the models' own tokenizers give them.
 
-Knows `vocab.txt` of ESM-2 and `tokenizer.json` of DNABERT-S; does not know the models' weights.
+Knows how to encode with both; does not know the files that define them nor the models' weights.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from virnucpro.errors import ModelError
 from virnucpro.sequences import bpe
+from virnucpro.sequences.vocabulary import (
+    ADVICE,
+    ESM2_VOCABULARY,
+    DnaTokenizer,
+    read_dna_tokenizer,
+    read_esm2_vocabulary,
+)
 from virnucpro.settings import Choice
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 
 class Tokenizers:
     """Both tokenizers of a bundle. `identity`: name -> sha256 hex of the file that defines it."""
 
     def __init__(self, esm2_dir: Path | str, dnabert_s_dir: Path | str):
-        vocabulary = _read(Path(esm2_dir) / "vocab.txt", "--esm-model")
-        definition = _read(Path(dnabert_s_dir) / "tokenizer.json", "--dna-model")
-        self.identity = {
-            "esm2": hashlib.sha256(vocabulary).hexdigest(),
-            "dnabert_s": hashlib.sha256(definition).hexdigest(),
-        }
-        self._esm2_table = _esm2_table(vocabulary)
-        self.library = _library(definition)
-        self._definition = definition
+        vocabulary, definition = read_esm2_vocabulary(Path(esm2_dir)), Path(dnabert_s_dir)
+        self._dna = read_dna_tokenizer(definition)
+        self.identity = {"esm2": vocabulary, "dnabert_s": self._dna.sha256}
+        self.library = _library(self._dna, definition)
         self._specials = self.library.encode("").ids
 
     def esm2(self, proteins: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -38,7 +42,7 @@ class Tokenizers:
         """
         lengths = np.fromiter(map(len, proteins), dtype=np.int32, count=len(proteins)) + 2
         joined = b"<" + b"><".join(proteins) + b">" if proteins else b""
-        return np.frombuffer(joined.translate(self._esm2_table), dtype=np.uint8), lengths
+        return np.frombuffer(joined.translate(ESM2_TABLE), dtype=np.uint8), lengths
 
     @cached_property
     def dnabert_s_way(self) -> Choice:
@@ -49,7 +53,7 @@ class Tokenizers:
     def _automaton_or_why(self) -> tuple[bpe.Automaton | None, Choice]:
         name = "DNABERT-S tokenizer"
         try:
-            automaton = _automaton(json.loads(self._definition))
+            automaton = bpe.build(self._dna.vocabulary, self._dna.merges)
             if not self._agrees(automaton):
                 raise bpe.NotAnAutomaton("it disagreed with the library on a sample")
         except bpe.NotAnAutomaton as why:
@@ -129,48 +133,11 @@ def _interleave(first: np.ndarray, a: tuple, b: tuple) -> tuple[np.ndarray, np.n
     return ids, lengths
 
 
-def _automaton(definition: dict) -> bpe.Automaton:
-    """The automaton of a tokenizer.json that is plain BPE on whole words.
-
-    Errors: NotAnAutomaton.
-    """
-    model, pre = definition.get("model", {}), definition.get("pre_tokenizer")
-    odd = [
-        key
-        for key in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges")
-        if model.get(key)
-    ]
-    odd += [] if model.get("type") == "BPE" else ["model type"]
-    odd += ["normalizer"] if definition.get("normalizer") else []
-    odd += (
-        []
-        if pre is None or pre.get("type") in ("Whitespace", "WhitespaceSplit")
-        else ["pre_tokenizer"]
-    )
-    if odd:
-        raise bpe.NotAnAutomaton(f"{', '.join(odd)} is not what plain BPE has")
-    merges = [tuple(m.split(" ")) if isinstance(m, str) else tuple(m) for m in model["merges"]]
-    return bpe.build(model["vocab"], merges)
-
-
-def _read(path: Path, option: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: {error.strerror}; {option} needs this tokenizer file") from error
-
-
-def _esm2_table(vocabulary: bytes) -> bytes:
+def _esm2_table() -> bytes:
     """`bytes.translate` table letter -> id; `<` stands for <cls> and `>` for <eos>, letters it
     lacks are <unk>.
     """
-    ids = {token: i for i, token in enumerate(vocabulary.decode("utf-8").split())}
-    missing = [token for token in ("<cls>", "<eos>", "<unk>") if token not in ids]
-    if missing or len(ids) > 256:
-        raise ModelError(
-            f"vocab.txt of ESM-2 lacks {' '.join(missing) or 'nothing but has too many tokens'}; "
-            "give the directory of an ESM-2 model"
-        )
+    ids = {token: i for i, token in enumerate(ESM2_VOCABULARY)}
     table = bytearray([ids["<unk>"]] * 256)
     for token, i in ids.items():
         if len(token) == 1:
@@ -179,24 +146,15 @@ def _esm2_table(vocabulary: bytes) -> bytes:
     return bytes(table)
 
 
-def _library(definition: bytes):
+ESM2_TABLE = _esm2_table()
+
+
+def _library(dna: DnaTokenizer, directory: Path) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        tokenizer = Tokenizer.from_str(definition.decode("utf-8"))
+        return Tokenizer.from_str(dna.definition())
     except Exception as error:  # the library raises bare Exception
         raise ModelError(
-            f"tokenizer.json of DNABERT-S cannot be read ({error}); give the model's directory"
-        ) from error
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    if len(tokenizer.encode("").ids) != 2:
-        raise ModelError(
-            "tokenizer.json of DNABERT-S does not put [CLS] and [SEP] around a sequence; give its"
-            " directory"
-        )
-    if tokenizer.get_vocab_size() > 1 << 16:
-        raise ModelError(
-            "tokenizer.json of DNABERT-S has more than 65,536 tokens; give a DNABERT-S model"
-        )
-    return tokenizer
+            f"{directory / 'tokenizer.json'}: cannot be used ({error}); {ADVICE}"
+        ) from None

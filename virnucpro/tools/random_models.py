@@ -17,17 +17,8 @@ import torch
 from virnucpro.models.dnabert_s import DnabertConfig, DnabertModel
 from virnucpro.models.esm2 import build_esm2, set_inv_freq
 from virnucpro.models.weights import without_values
+from virnucpro.sequences.vocabulary import DNA_SPECIAL, ESM2_VOCABULARY
 
-ESM_VOCABULARY = (
-    "<cls>",
-    "<pad>",
-    "<eos>",
-    "<unk>",
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
-    "<null_1>",
-    "<mask>",
-)
-DNA_SPECIAL = ["[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]"]
 DEVIATION = 0.02
 
 
@@ -151,7 +142,7 @@ def save_esm2(model: Any, directory: Path) -> None:
     }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     model.config.save_pretrained(directory)
-    (directory / "vocab.txt").write_text("\n".join(ESM_VOCABULARY))
+    (directory / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
     (directory / "tokenizer_config.json").write_text(
         json.dumps(
             {
@@ -228,7 +219,7 @@ def train_tokenizer(sequences: list[str], vocabulary: int):
     tokenizer.pre_tokenizer = Whitespace()
     trainer = BpeTrainer(
         vocab_size=vocabulary,
-        special_tokens=DNA_SPECIAL,
+        special_tokens=list(DNA_SPECIAL),
         initial_alphabet=list("ACGT"),
         show_progress=False,
         max_token_length=16,

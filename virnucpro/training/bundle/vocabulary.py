@@ -8,18 +8,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-ESM2_VOCABULARY = [
-    "<cls>",
-    "<pad>",
-    "<eos>",
-    "<unk>",
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
-    "<null_1>",
-    "<mask>",
-]
+from virnucpro.sequences.vocabulary import DNA_SPECIAL, ESM2_VOCABULARY
+
 ESM2_MASK, ESM2_PAD = 32, 1
 ESM2_RESIDUES = (4, 24)  # ids of the twenty amino acids, half-open
-DNA_SPECIAL = ("[UNK]", "[CLS]", "[SEP]", "[PAD]", "[MASK]")
 DNA_MASK, DNA_PAD = 4, 3
 
 
