@@ -58,7 +58,7 @@ def test_a_full_disk_is_one_line(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with (
-            pytest.raises(OutputError, match=r"contigs\.tsv: cannot write \(file too large\)"),
+            pytest.raises(OutputError, match=r"contigs\.tsv: cannot be written \(file too large\)"),
             writing(path) as stream,
         ):
             stream.write(b"x" * 100_000)
@@ -71,7 +71,7 @@ def test_a_full_disk_is_one_line(tmp_path):
 def test_no_space_left_names_the_file(tmp_path):
     path = tmp_path / "a.tsv"
     with (
-        pytest.raises(OutputError, match=r"a\.tsv: cannot write \(no space left on device\)"),
+        pytest.raises(OutputError, match=r"a\.tsv: cannot be written \(no space left on device\)"),
         writing(path) as stream,
     ):
         os.dup2(os.open("/dev/full", os.O_WRONLY), stream.fileno())
@@ -130,7 +130,7 @@ def test_only_regular_files_of_one_name_are_opened_to_be_written(tmp_path, kind)
     with pytest.raises(OSError):
         files.open_own(path, os.O_RDWR | os.O_CREAT)
     with (
-        pytest.raises(OutputError, match="cannot write"),
+        pytest.raises(OutputError, match="cannot be written"),
         Lock(path, tmp_path),
     ):
         pass

@@ -264,9 +264,9 @@ def test_another_run_in_the_directory_is_refused(faults, unfinished, tmp_path, c
 @pytest.mark.parametrize(
     ("size", "said"),
     [
-        (2_000, ".safetensors: cannot write (file too large); free some space and run"),
+        (2_000, ".safetensors: cannot be written (file too large); free some space and run"),
         (6_000, "merged_features.pt: cannot be written"),
-        (20_000, "report.html: cannot write"),
+        (20_000, "report.html: cannot be written"),
     ],
 )
 def test_a_full_disk_is_said_and_mended(faults, reference, unfinished, capfd, size, said):

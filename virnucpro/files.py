@@ -59,7 +59,7 @@ def refusal(path: Path, error: OSError, purpose: Purpose = OUTPUT) -> VirNucProE
         reason = A_LINK
     more = "free some space and run the same command again, or " if error.errno in FULL else ""
     return purpose.error(
-        f"{path}: cannot write ({reason[:1].lower()}{reason[1:]}); {more}choose another place with"
+        f"{path}: cannot be written ({reason[:1].lower()}{reason[1:]}); {more}choose another"
         f" {purpose.option}"
     )
 

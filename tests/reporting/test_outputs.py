@@ -92,7 +92,7 @@ def test_a_prepared_link_in_the_place_of_a_folder_is_not_followed(tmp_path, forc
     if force:
         outputs.remove()
         assert not outputs.virus_fasta.is_symlink()
-    with pytest.raises(OutputError, match=r"x_merged: cannot write .*links are not followed"):
+    with pytest.raises(OutputError, match=r"x_merged: cannot be written .*links are not followed"):
         outputs.prepare()
     assert (theirs / "prediction_results.txt").read_text() == "precious"
 

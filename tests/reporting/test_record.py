@@ -62,7 +62,7 @@ def test_a_prepared_link_in_the_place_of_the_log_is_not_followed(tmp_path):
     outputs = Outputs(tmp_path)
     outputs.run_log.symlink_to(tmp_path / "theirs")
     with (
-        pytest.raises(OutputError, match=r"run\.log: cannot write .*links are not followed"),
+        pytest.raises(OutputError, match=r"run\.log: cannot be written .*links are not followed"),
         logging_to(outputs, logging.getLogger("virnucpro.test_run_record")),
     ):
         pass

@@ -82,7 +82,9 @@ def test_two_runs_may_not_share_shards(tmp_path):
 def test_a_lock_that_cannot_be_made_says_where(tmp_path):
     (tmp_path / "file").touch()
     with (
-        pytest.raises(OutputError, match=r"file: cannot write \(file exists\); .* --output-dir"),
+        pytest.raises(
+            OutputError, match=r"file: cannot be written \(file exists\); .* --output-dir"
+        ),
         WorkPlace(tmp_path / "file").lock,
     ):
         pass
