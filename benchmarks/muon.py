@@ -15,8 +15,9 @@ import time
 
 import torch
 
-from virnucpro.training.bundle.network import Network, NetworkShape
-from virnucpro.training.bundle.trainer import RunningMean, TrainRules, optimizers_for
+from virnucpro.training.bundle.network import Network
+from virnucpro.training.bundle.optimizers import RateRules, RunningMean, optimizers_for
+from virnucpro.training.bundle.shape import NetworkShape
 
 
 def torchs(mine: torch.optim.Optimizer) -> torch.optim.Muon:
@@ -42,7 +43,7 @@ def main() -> None:
     mean = RunningMean(network, 0.999)
     for p in network.parameters():
         p.grad = torch.randn_like(p)
-    adamw, muon = optimizers_for(network, TrainRules(), fused=device.type == "cuda")
+    adamw, muon = optimizers_for(network, RateRules(), fused=device.type == "cuda")
     for name, matrices in (("stacks", muon), ("torch.optim.Muon", torchs(muon))):
 
         def step(matrices=matrices):

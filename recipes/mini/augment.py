@@ -11,9 +11,9 @@ import numpy as np
 from recipes.mini.distance import distant_codons, distant_residues
 from recipes.mini.shuffling import shuffled
 from virnucpro.sequences.frames import RESIDUE
-from virnucpro.training.bases import INVALID, decode, encode
 from virnucpro.training.bundle.batches import Transform, split_ids
 from virnucpro.training.bundle.sampling import Windows
+from virnucpro.training.store import INVALID, decode, encode
 
 
 @dataclass(frozen=True)

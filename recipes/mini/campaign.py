@@ -34,7 +34,7 @@ from recipes.mini.teachers import Teachers
 from recipes.mini.windows import POLICY
 from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.bundle.network import Network
-from virnucpro.training.saving import half_parts
+from virnucpro.training.bundle.save import half_parts
 from virnucpro.training.store import Store
 
 # of the two encoders ESM-2 learned less and lost less on groups not seen (STUDY.md), so its

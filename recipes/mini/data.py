@@ -26,9 +26,8 @@ from recipes.mini.augment import blur
 from recipes.mini.kmers import protein_kmers, translated_kmers
 from recipes.mini.shuffling import shuffled
 from virnucpro.launch import cores
-from virnucpro.training.bases import decode, substitute
 from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
-from virnucpro.training.store import Labels, Store, StoreBuilder
+from virnucpro.training.store import Labels, Store, StoreBuilder, decode, substitute
 
 CATEGORIES = (
     "viral",

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from virnucpro.training.bases import CODON_TO_AMINO_ACID
+from virnucpro.training.store import CODON_TO_AMINO_ACID
 
 CANDIDATES = 8  # places that offer their codon to a position
-# BLOSUM62 in half bits, rows and columns in the order of `training.bases.AMINO_ACIDS`
+# BLOSUM62 in half bits, rows and columns in the order of `training.store.AMINO_ACIDS`
 BLOSUM62 = np.array(
     [
         [int(x) for x in row.split()]

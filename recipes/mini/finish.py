@@ -24,9 +24,9 @@ from recipes.mini.windows import CHUNK_LENGTH, POLICY, draw_training
 from virnucpro.calling import calibration as calibrating
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.settings import FRAME_POLICIES
-from virnucpro.training.bundle.network import NetworkShape
-from virnucpro.training.bundle.scoring import FrameScores, called
-from virnucpro.training.bundling import write_bundle
+from virnucpro.training.bundle.save import write_bundle
+from virnucpro.training.bundle.scoring import FrameScores, call_contigs
+from virnucpro.training.bundle.shape import NetworkShape
 from virnucpro.training.calibrate import FEATURES, choose_features, even_weights
 from virnucpro.training.evaluation import Scored, by_class, evaluate, macro, measure
 from virnucpro.training.metrics import auroc, recall_at
@@ -87,7 +87,7 @@ def policies(run: Path, contigs: Store) -> dict:
         scores = frame_scores(run / "scores.npz", policy)
         if scores is None or not np.isin(rows, scores.contig).any():
             continue
-        score = called(scores, contigs.length, CHUNK_LENGTH, policy)[1].virus_score[rows]
+        score = call_contigs(scores, contigs.length, CHUNK_LENGTH, policy)[1].virus_score[rows]
         ok = ~np.isnan(score)
         out[policy] = {
             "answered": {"all": ok.mean(), "viruses": ok[y].mean(), "cellular": ok[~y].mean()},
@@ -167,7 +167,7 @@ def columns_of(scores: FrameScores, contigs: Store) -> tuple:
 
     Where a chunk has one frame, as in older runs, POLICY changes nothing.
     """
-    answers = called(scores, contigs.length, CHUNK_LENGTH, POLICY)[1]
+    answers = call_contigs(scores, contigs.length, CHUNK_LENGTH, POLICY)[1]
     return answers.virus_score, answers.scored_fraction, answers.n_open_frames.astype(np.float64)
 
 
@@ -304,7 +304,7 @@ def folds(packed: Path, run: Path) -> dict:
         scores = frame_scores(run / "groups.npz", name.replace(" ", "_"))
         if scores is None:
             continue
-        answers = called(
+        answers = call_contigs(
             scores._replace(logit=scores.logit.astype(np.float32)),
             store.length,
             CHUNK_LENGTH,
@@ -349,7 +349,7 @@ def curve_of_groups(packed: Path, run: Path) -> dict:
         if e["event"] == "groups" and e["task"].startswith("curve") and e["whole"]
     ):
         scores = frame_scores(run / "groups.npz", e["task"])
-        score = called(
+        score = call_contigs(
             scores._replace(logit=scores.logit.astype(np.float32)), length, CHUNK_LENGTH, POLICY
         )[1].virus_score
         of = {}

@@ -26,9 +26,10 @@ from recipes.mini.networks import load_parts
 from recipes.mini.windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bundle.batches import BatchShape
-from virnucpro.training.bundle.network import Network, NetworkShape
+from virnucpro.training.bundle.network import Network
 from virnucpro.training.bundle.sampling import WindowRules, WindowSampler
-from virnucpro.training.bundle.scoring import FrameScores, score_contigs
+from virnucpro.training.bundle.scoring import ContigFrames, FrameScores, score_contigs
+from virnucpro.training.bundle.shape import NetworkShape
 from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.store import Store
 
@@ -50,9 +51,8 @@ def score_block(
     network = Network(shape)
     load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
     tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
-    return score_contigs(
-        network, store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest", torch.device("cpu")
-    )
+    frames = ContigFrames(store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest")
+    return score_contigs(network, frames, torch.device("cpu"))
 
 
 def training_windows(work: Path, name: str) -> Store:

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from virnucpro.training.bases import CODON_TO_AMINO_ACID, STOP
 from virnucpro.training.similarity import sampled
+from virnucpro.training.store import CODON_TO_AMINO_ACID, STOP
 
 PROTEIN_K = 9
 

@@ -29,10 +29,17 @@ from recipes.mini.windows import (
 )
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bundle.batches import BatchMaker, BatchRules, BatchShape
-from virnucpro.training.bundle.network import Network, NetworkShape
+from virnucpro.training.bundle.loader import loader
+from virnucpro.training.bundle.network import Network
 from virnucpro.training.bundle.sampling import FragmentSampler, WindowRules, WindowSampler
-from virnucpro.training.bundle.scoring import ContigFrames, FrameScores, score_batches
-from virnucpro.training.bundle.trainer import TrainRules, loader, settle_batch_norm, train
+from virnucpro.training.bundle.scoring import (
+    ContigFrames,
+    FrameScores,
+    score_batches,
+    set_batch_norm,
+)
+from virnucpro.training.bundle.shape import NetworkShape
+from virnucpro.training.bundle.trainer import TrainRules, train
 from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.store import Store
 
@@ -92,10 +99,7 @@ class Lane:
         self.network = Network(NetworkShape() if not options.tiny else TINY).to(self.device)
         self.encoders = None
         if on_gpu:
-            self.encoders = (
-                torch.compile(self.network.esm2, dynamic=False),
-                torch.compile(self.network.dnabert_s, dynamic=False),
-            )
+            self.encoders = self.network.compiled_encoders()
         self.tokenizers = Tokenizers(options.data / "esm2", options.data / "dnabert_s")
         self.folders = [f for f in (options.data, options.more) if f is not None and f.exists()]
         self.genomes, self.markers = self.load("genomes"), self.load("markers")
@@ -253,7 +257,7 @@ class Lane:
 
     def settle(self, batches: list) -> None:
         with self.accelerator.autocast():
-            settle_batch_norm(self.network, batches, self.device)
+            set_batch_norm(self.network, batches, self.device)
 
     def contig_batches(self, store: Store, rows: np.ndarray, policy: str = POLICY):
         frames = ContigFrames(

@@ -18,8 +18,8 @@ def free_dnabert_s(network: Network) -> None:
 def set_dropout(network: Network, values: float, branches: float) -> None:
     """Set the encoders' dropout rates: of single values, and of a row's whole branch."""
     for encoder in (network.esm2, network.dnabert_s):
-        encoder.thinned.values.fill_(values)
-        encoder.thinned.branches.fill_(branches)
+        encoder.dropout.values.fill_(values)
+        encoder.dropout.branches.fill_(branches)
 
 
 def load_parts(network: Network, directory: Path, names: tuple[str, ...]) -> None:

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.training.baselines import long_orfs
-from virnucpro.training.bases import decode, decode_protein
-from virnucpro.training.store import Store
+from virnucpro.training.store import Store, decode, decode_protein
 
 
 def proteins(work: Path):

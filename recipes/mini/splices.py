@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from virnucpro.calling.regions import RegionLimits, find_regions
-from virnucpro.training.bundle.scoring import FrameScores, called
+from virnucpro.training.bundle.scoring import FrameScores, call_contigs
 from virnucpro.training.store import Store
 
 
@@ -28,7 +28,7 @@ def region_scores(
     index = np.searchsorted(rows, scores.contig[mine])
     part = FrameScores(index, *(column[mine] for column in scores[1:]))
     lengths = contigs.length[rows]
-    chunks, sequences = called(part, lengths, chunk_length, frame_policy)
+    chunks, sequences = call_contigs(part, lengths, chunk_length, frame_policy)
     regions = find_regions(chunks, sequences, lengths, limits=limits)
     both = truly = found = false = 0
     errors, hits = [], 0

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional as F
 
-from virnucpro.training.bundle.network import Answers, Network, RowTensors
+from virnucpro.training.bundle.network import Network, NetworkInput, NetworkOutput
 from virnucpro.training.bundle.trainer import SUPERVISED, TrainRules, weighted
 
 TEMPERATURE = 2.0  # logits are divided by it
@@ -21,23 +21,18 @@ class Teachers:
 
     def __init__(self, networks: Sequence[Network], compile: bool):
         self.networks = [network.eval().requires_grad_(False) for network in networks]
-        self.encoders = [
-            (
-                (torch.compile(n.esm2, dynamic=False), torch.compile(n.dnabert_s, dynamic=False))
-                if compile
-                else None
-            )
-            for n in networks
-        ]
+        self.encoders = [n.compiled_encoders() if compile else None for n in networks]
 
     @torch.no_grad()
-    def __call__(
-        self, esm2: RowTensors, dnabert_s: RowTensors, n: int, n_all: int
-    ) -> tuple[torch.Tensor, ...]:
-        """What is taught of each of the logits of `Network.judge`."""
-        every = [
-            network.judge(*network.features(esm2, dnabert_s, n, n_all, encoders)[:2])
+    def __call__(self, batch: NetworkInput) -> tuple[torch.Tensor, ...]:
+        """What is taught of each of the logits of `Network.classify`."""
+        found = [
+            network.features(batch, encoders)
             for network, encoders in zip(self.networks, self.encoders, strict=True)
+        ]
+        every = [
+            network.classify(of.dna, of.protein)
+            for network, of in zip(self.networks, found, strict=True)
         ]
         return tuple(
             torch.stack([logits.float() for logits in part]).mean(0)
@@ -45,8 +40,8 @@ class Teachers:
         )
 
 
-def distances(answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
-    """How far the answers are from what Teachers taught, by the names of SUPERVISED."""
+def distances(output: NetworkOutput, taught: tuple[torch.Tensor, ...]) -> dict[str, torch.Tensor]:
+    """How far the output is from what Teachers taught, by the names of SUPERVISED."""
 
     def distance(logits, target):
         warm = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
@@ -55,7 +50,7 @@ def distances(answers: Answers, taught: tuple[torch.Tensor, ...]) -> dict[str, t
             * TEMPERATURE**2
         )
 
-    mine = (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
+    mine = (output.logits, output.esm2_logits, output.dnabert_s_logits)
     return {name: distance(*pair) for name, *pair in zip(SUPERVISED, mine, taught, strict=True)}
 
 
@@ -71,12 +66,12 @@ class Distillation:
     def __call__(
         self,
         supervised: torch.Tensor,
-        answers: Answers,
-        given: tuple[RowTensors, RowTensors, int, int],
+        output: NetworkOutput,
+        batch: NetworkInput,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """(the loss, the distances as `taught_...`)."""
         with self.autocast():
-            taught = self.teachers(*given)
-        far = distances(answers, taught)
+            taught = self.teachers(batch)
+        far = distances(output, taught)
         loss = self.label_weight * supervised + weighted(far, self.rules)
         return loss, {f"taught_{name}": value for name, value in far.items()}

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.training.bases import decode
 from virnucpro.training.bundle.sampling import WindowRules, Windows, WindowSampler, join_windows
 from virnucpro.training.bundle.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
-from virnucpro.training.store import Store
+from virnucpro.training.store import Store, decode
 
 CHUNK_LENGTH = 500
 POLICY = "stretches"  # of frames

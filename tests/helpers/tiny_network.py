@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import decode
-from virnucpro.training.bundle.network import Network, NetworkShape
+from virnucpro.training.bundle.network import Network
+from virnucpro.training.bundle.shape import NetworkShape
 from virnucpro.training.bundle.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
+from virnucpro.training.store import decode
 
 SHAPE = NetworkShape(2, 32, 4, 64, 2, 48, 12, 64, 128, 24)
 

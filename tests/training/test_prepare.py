@@ -7,9 +7,8 @@ import pytest
 from virnucpro.errors import InputError
 from virnucpro.sequences.chunks import chunk_spans
 from virnucpro.sequences.frames import FRAME_NAMES, open_frames
-from virnucpro.training.bases import decode, substitute
 from virnucpro.training.prepare import PrepareSettings, prepare
-from virnucpro.training.store import Store
+from virnucpro.training.store import Store, decode, substitute
 
 RNG = np.random.default_rng(17)
 

@@ -1,7 +1,7 @@
 import numpy as np
 
-from virnucpro.training.bases import substitute
 from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
+from virnucpro.training.store import substitute
 
 RNG = np.random.default_rng(3)
 

@@ -1,8 +1,19 @@
 import numpy as np
 import pytest
 
-from virnucpro.training.bases import decode, decode_protein, encode, encode_protein, substitute
-from virnucpro.training.store import Store, StoreBuilder, pack2, pack5, unpack2, unpack5
+from virnucpro.training.store import (
+    Store,
+    StoreBuilder,
+    decode,
+    decode_protein,
+    encode,
+    encode_protein,
+    pack2,
+    pack5,
+    substitute,
+    unpack2,
+    unpack5,
+)
 
 RNG = np.random.default_rng(0)
 

@@ -3,6 +3,7 @@ toy cells in their codons.
 """
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def bundle(prepared, tmp_path_factory):
             pretrain=0.1,
             workers=0,
             learning_rate=4e-3,
-            settle=4,
+            norm_batches=4,
         )
     )
 
@@ -143,7 +144,9 @@ def test_a_calibration_needs_groups_to_leave_out(prepared, bundle, tmp_path):
 
 
 def test_one_of_several_processes_does_not_train(prepared, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+    launched = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}
+    for name, value in (launched | {"MASTER_ADDR": "localhost"}).items():
+        monkeypatch.setenv(name, value)
     with pytest.raises(
         UsageError,
         match="train runs in one process, and the launcher started 2; leave the launcher out",
@@ -153,14 +156,12 @@ def test_one_of_several_processes_does_not_train(prepared, tmp_path, monkeypatch
 
 
 def test_training_goes_on_where_it_stopped(prepared, tmp_path):
-    first = BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=3, workers=0, settle=1)
+    first = BundleSettings(
+        prepared, tmp_path / "b", "toy", "tiny", steps=3, workers=0, norm_batches=1
+    )
     train_bundle(first)
     at = torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)
-    train_bundle(
-        BundleSettings(
-            prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0, settle=1, resume=True
-        )
-    )
+    train_bundle(replace(first, steps=5, resume=True))
     then = torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)
     assert (at["step"], then["step"], then["mean_steps"]) == (3, 5, 5) and then["frames"] == 5 * 24
     with pytest.raises(
@@ -168,7 +169,14 @@ def test_training_goes_on_where_it_stopped(prepared, tmp_path):
     ):
         train_bundle(
             BundleSettings(
-                prepared, tmp_path / "b", "toy", "small", steps=5, workers=0, settle=1, resume=True
+                prepared,
+                tmp_path / "b",
+                "toy",
+                "small",
+                steps=5,
+                workers=0,
+                norm_batches=1,
+                resume=True,
             )
         )
     # as a crash of the machine may leave it
@@ -178,7 +186,14 @@ def test_training_goes_on_where_it_stopped(prepared, tmp_path):
     ):
         train_bundle(
             BundleSettings(
-                prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0, settle=1, resume=True
+                prepared,
+                tmp_path / "b",
+                "toy",
+                "tiny",
+                steps=5,
+                workers=0,
+                norm_batches=1,
+                resume=True,
             )
         )
 
@@ -196,7 +211,7 @@ def test_an_interrupted_training_is_kept_and_one_without_resume_starts_over(prep
     learned = vocabulary.read_text()
     vocabulary.write_text("of another size")
     train_bundle(
-        BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=1, workers=0, settle=1)
+        BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=1, workers=0, norm_batches=1)
     )
     assert vocabulary.read_text() == learned
 

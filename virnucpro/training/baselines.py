@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.training.bases import CODON_TO_AMINO_ACID, STOP, decode_protein
+from virnucpro.training.store import CODON_TO_AMINO_ACID, STOP, decode_protein
 
 K = 6
 

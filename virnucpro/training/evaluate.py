@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.errors import InputError, StoreError, UsageError
-from virnucpro.training.bases import decode
 from virnucpro.training.bundle.bundle import read_prepared
 from virnucpro.training.evaluation import Scored, evaluate
-from virnucpro.training.store import SPLITS, Store
+from virnucpro.training.store import SPLITS, Store, decode
 
 LENGTHS = (300, 500, 1000, 3000, 10000)
 

@@ -1,5 +1,5 @@
-"""Labelled sequences, packed: two bits a base, five an amino acid, with label, category, group and
-split of every record.
+"""Labelled sequences as small numbers, packed: two bits a base, five an amino acid, with label,
+category, group and split of every record.
 
 `prepare` writes a store and `train` reads it. Ambiguous letters cut a record into segments, so a
 window of a segment has none. Does not know how windows are drawn.
@@ -8,16 +8,61 @@ window of a segment has none. Does not know how windows are drawn.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from virnucpro.errors import InputError
-from virnucpro.training.bases import INVALID, STOP, encode, encode_protein
+from virnucpro.files import writing
+from virnucpro.sequences.frames import RESIDUE
 
 SHORTEST_SEGMENT = 60
 SPLITS = ("train", "validation", "test")
+BASES = b"ACGT"  # code 0..3; the complement of c is 3 - c
+INVALID = 4  # any other letter
+AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"  # code 0..19
+STOP = 20
+
+_BASE_CODE = np.full(256, INVALID, dtype=np.uint8)
+_BASE_CODE[list(BASES)] = range(4)
+_AMINO_ACID_CODE = np.full(256, STOP, dtype=np.uint8)
+_AMINO_ACID_CODE[list(AMINO_ACIDS)] = range(20)
+_LETTER = np.frombuffer(BASES + b"N", dtype=np.uint8)
+# [16 a + 4 b + c], a stop is STOP
+CODON_TO_AMINO_ACID = _AMINO_ACID_CODE[np.frombuffer(RESIDUE[:64], dtype=np.uint8)]
+
+
+def encode(sequence: bytes) -> np.ndarray:
+    """Upper-case bases as codes, uint8 [L]."""
+    return _BASE_CODE[np.frombuffer(sequence, dtype=np.uint8)]
+
+
+def decode(codes: np.ndarray) -> bytes:
+    """Codes 0..3 as letters; INVALID is N."""
+    return _LETTER[codes].tobytes()
+
+
+def encode_protein(sequence: bytes) -> np.ndarray:
+    """Amino acids as codes 0..19, uint8 [L]; any other letter is STOP."""
+    return _AMINO_ACID_CODE[np.frombuffer(sequence.upper(), dtype=np.uint8)]
+
+
+def decode_protein(codes: np.ndarray) -> bytes:
+    """Codes 0..19 as letters."""
+    return np.frombuffer(AMINO_ACIDS, dtype=np.uint8)[codes].tobytes()
+
+
+def substitute(codes: np.ndarray, rate: float | np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Base codes with substitutions at `rate` (a number, or one a base); another base always, never
+    the same.
+    """
+    hit = np.flatnonzero(rng.random(len(codes), dtype=np.float32) < rate)
+    out = codes.copy()
+    out[hit] = (codes[hit] + rng.integers(1, 4, len(hit), dtype=np.uint8)) & 3
+    return out
 
 
 @dataclass(frozen=True)
@@ -36,10 +81,12 @@ class Labels:
         return len(self.name)
 
     def select(self, rows: np.ndarray) -> Labels:
+        """The labels of these records."""
         return Labels(*(getattr(self, f)[rows] for f in self.__dataclass_fields__))
 
     @classmethod
     def concatenate(cls, parts: list[Labels]) -> Labels:
+        """The labels of all parts, in order."""
         return cls(
             *(np.concatenate([getattr(p, f) for p in parts]) for f in cls.__dataclass_fields__)
         )
@@ -63,6 +110,7 @@ class Store:
         return len(self.start)
 
     def segment(self, i: int) -> np.ndarray:
+        """Codes of one segment, uint8 [length]."""
         return self.codes[self.start[i] : self.start[i] + self.length[i]]
 
     def select(self, rows: np.ndarray) -> Store:
@@ -85,16 +133,17 @@ class Store:
 
     @classmethod
     def concatenate(cls, parts: list[Store]) -> Store:
-        bases, rows, start, record = 0, 0, [], []
-        for part in parts:
-            start.append(part.start + bases)
-            record.append(part.record + rows)
-            bases, rows = bases + len(part.codes), rows + len(part.labels)
-        join = [
-            np.concatenate([getattr(p, f) for p in parts]) for f in ("codes", "length", "offset")
-        ]
-        labels = Labels.concatenate([p.labels for p in parts])
-        return cls(join[0], np.concatenate(start), join[1], np.concatenate(record), join[2], labels)
+        """All parts in one store, in order."""
+        first_base = np.cumsum([0] + [len(p.codes) for p in parts[:-1]])
+        first_record = np.cumsum([0] + [len(p.labels) for p in parts[:-1]])
+        return cls(
+            np.concatenate([p.codes for p in parts]),
+            np.concatenate([p.start + n for p, n in zip(parts, first_base, strict=True)]),
+            np.concatenate([p.length for p in parts]),
+            np.concatenate([p.record + n for p, n in zip(parts, first_record, strict=True)]),
+            np.concatenate([p.offset for p in parts]),
+            Labels.concatenate([p.labels for p in parts]),
+        )
 
     def save(self, path: Path, bits: int) -> None:
         """One .npz; `bits` 2 for bases, 5 for amino acids."""
@@ -102,20 +151,21 @@ class Store:
         fields = {
             f"label_{f}": np.asarray(getattr(self.labels, f)) for f in Labels.__dataclass_fields__
         }
-        shape = np.array([len(self.codes), bits])
-        np.savez_compressed(
-            path,
-            packed=packed,
-            shape=shape,
-            start=self.start,
-            length=self.length,
-            record=self.record,
-            offset=self.offset,
+        arrays = {
+            "packed": packed,
+            "shape": np.array([len(self.codes), bits]),
+            "start": self.start,
+            "length": self.length,
+            "record": self.record,
+            "offset": self.offset,
             **_compact(fields),
-        )
+        }
+        with writing(path) as stream:
+            np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]  # not allow_pickle
 
     @classmethod
     def load(cls, path: Path) -> Store:
+        """The store that `save` wrote."""
         with np.load(path, allow_pickle=False) as z:
             n, bits = z["shape"]
             codes = (unpack2 if bits == 2 else unpack5)(z["packed"], int(n))
@@ -130,9 +180,9 @@ class StoreBuilder:
         self.amino_acids = amino_acids
         self.codes: list[np.ndarray] = []
         self.segments: list[tuple[int, int, int]] = []  # length, record, offset
-        self.labels: list[tuple] = []
+        self.labels: list[tuple[Any, ...]] = []
 
-    def add(self, sequence: bytes, *labels) -> None:
+    def add(self, sequence: bytes, *labels: Any) -> None:
         """`labels` in the order of `Labels`; a record without a segment keeps its row."""
         codes = encode_protein(sequence) if self.amino_acids else encode(sequence)
         invalid = STOP if self.amino_acids else INVALID
@@ -146,6 +196,7 @@ class StoreBuilder:
         self.labels.append(labels)
 
     def build(self) -> Store:
+        """All records. Errors: InputError without any."""
         if not self.labels:
             raise InputError(
                 "no labelled record was found; give FASTA files whose names the labels list"
@@ -165,6 +216,16 @@ class StoreBuilder:
         )
 
 
+def read_prepared(directory: Path) -> Store:
+    """The sequences that `virnucpro prepare` wrote. Errors: InputError."""
+    file = directory / "sequences.npz"
+    if not file.is_file():
+        raise InputError(
+            f"{file}: no such file; make it with `virnucpro prepare LABELS.tsv -o {directory}`"
+        )
+    return Store.load(file)
+
+
 def pack2(codes: np.ndarray) -> np.ndarray:
     """Four codes a byte, uint8 [ceil(n/4)]."""
     padded = np.zeros(-(-len(codes) // 4) * 4, dtype=np.uint8)
@@ -174,6 +235,7 @@ def pack2(codes: np.ndarray) -> np.ndarray:
 
 
 def unpack2(packed: np.ndarray, n: int) -> np.ndarray:
+    """The codes that `pack2` packed, uint8 [n]."""
     return np.stack([packed >> s & 3 for s in (0, 2, 4, 6)], axis=1).reshape(-1)[:n]
 
 
@@ -186,6 +248,7 @@ def pack5(codes: np.ndarray) -> np.ndarray:
 
 
 def unpack5(packed: np.ndarray, n: int) -> np.ndarray:
+    """The codes that `pack5` packed, uint8 [n]."""
     return np.stack([packed >> s & 31 for s in (0, 5, 10)], axis=1).reshape(-1)[:n].astype(np.uint8)
 
 
@@ -206,7 +269,8 @@ def _compact(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return out
 
 
-def _expand(z, key: str) -> np.ndarray:
+def _expand(z: Mapping[str, np.ndarray], key: str) -> np.ndarray:
+    """The strings that `_compact` made small."""
     if key + "_values" not in z:
         return z[key]
     return np.array(json.loads(z[key + "_values"].tobytes().decode()), dtype=str)[z[key]]

@@ -2,10 +2,16 @@ import numpy as np
 
 from recipes.mini.augment import Augmentation, blur, distant_frames, spliced_frames
 from virnucpro.sequences.frames import RESIDUE, open_frames
-from virnucpro.training.bases import CODON_TO_AMINO_ACID, INVALID, STOP, decode, encode
 from virnucpro.training.bundle.batches import BatchMaker, BatchRules, BatchShape
 from virnucpro.training.bundle.sampling import WindowRules, Windows, WindowSampler
-from virnucpro.training.store import StoreBuilder
+from virnucpro.training.store import (
+    CODON_TO_AMINO_ACID,
+    INVALID,
+    STOP,
+    StoreBuilder,
+    decode,
+    encode,
+)
 
 RNG = np.random.default_rng(7)
 SENSE = np.flatnonzero(CODON_TO_AMINO_ACID < STOP).astype(np.uint8)

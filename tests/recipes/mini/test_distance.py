@@ -3,7 +3,7 @@ import pytest
 from Bio.Align import substitution_matrices
 
 from recipes.mini.distance import BLOSUM62, distant_codons, distant_residues
-from virnucpro.training.bases import AMINO_ACIDS, CODON_TO_AMINO_ACID, STOP
+from virnucpro.training.store import AMINO_ACIDS, CODON_TO_AMINO_ACID, STOP
 
 RNG = np.random.default_rng(3)
 SENSE = np.flatnonzero(CODON_TO_AMINO_ACID < STOP).astype(np.uint8)

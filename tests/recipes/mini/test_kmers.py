@@ -2,8 +2,8 @@ import numpy as np
 from Bio.Seq import Seq
 
 from recipes.mini.kmers import protein_kmers, translated_kmers
-from virnucpro.training.bases import decode, encode_protein
 from virnucpro.training.similarity import kmer_set
+from virnucpro.training.store import decode, encode_protein
 
 
 def test_repeats_make_no_kmers():

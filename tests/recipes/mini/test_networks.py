@@ -2,7 +2,7 @@ import torch
 
 from recipes.mini.networks import free_dnabert_s, load_parts, set_dropout
 from virnucpro.training.bundle.network import Network
-from virnucpro.training.saving import save_parts
+from virnucpro.training.bundle.save import save_parts
 
 
 def test_saved_parts_come_back(network, shape, tmp_path):
@@ -21,4 +21,4 @@ def test_a_fixed_encoder_learns_again_and_dropout_has_new_rates(shape):
     free_dnabert_s(network)
     assert not network.dnabert_s_fixed and all(p.requires_grad for p in network.parameters())
     set_dropout(network, 0.25, 0.5)
-    assert network.esm2.thinned.values == 0.25 and network.dnabert_s.thinned.branches == 0.5
+    assert network.esm2.dropout.values == 0.25 and network.dnabert_s.dropout.branches == 0.5

@@ -3,7 +3,7 @@ from collections import Counter
 import numpy as np
 
 from recipes.mini.shuffling import shuffled
-from virnucpro.training.bases import decode
+from virnucpro.training.store import decode
 
 
 def pairs(codes):

@@ -6,8 +6,9 @@ import torch
 
 from recipes.mini.teachers import Distillation, Teachers, distances
 from virnucpro.training.bundle.batches import BatchShape, scoring_batches
+from virnucpro.training.bundle.loader import input_on
 from virnucpro.training.bundle.network import Network
-from virnucpro.training.bundle.trainer import TrainRules, to_device, weighted
+from virnucpro.training.bundle.trainer import TrainRules, weighted
 
 CPU = torch.device("cpu")
 
@@ -25,17 +26,17 @@ def test_teachers_teach_their_mean_and_have_nothing_to_say_to_themselves(
     network.eval()
     torch.manual_seed(4)
     ((_, batch),) = scoring_batches(*frames(), tokenizers, BatchShape(9, 0, 384, 8, 8))
-    given = (to_device(batch.esm2, CPU), to_device(batch.dnabert_s, CPU), 9, 9)
+    given = input_on(CPU, batch)
     other = Network(shape).eval()
     alone, another, two = (
-        Teachers(networks, compile=False)(*given)
+        Teachers(networks, compile=False)(given)
         for networks in ([network], [other], [network, other])
     )
     for mean, *parts in zip(two, alone, another, strict=True):
         assert torch.allclose(mean, sum(parts) / 2, atol=1e-6)
     with torch.no_grad():
-        answers = network(*given)
-    same, different = (distances(answers, taught) for taught in (alone, another))
+        output = network(given)
+    same, different = (distances(output, taught) for taught in (alone, another))
     assert set(same) == {"classifier", "esm2_only", "dnabert_s_only"}
     assert all(abs(float(v)) < 1e-6 for v in same.values()) and all(
         float(v) > 1e-4 for v in different.values()
@@ -44,12 +45,12 @@ def test_teachers_teach_their_mean_and_have_nothing_to_say_to_themselves(
 
 def test_a_network_with_teachers_learns_labels_and_what_is_taught(network, shape, tokenizers):
     ((_, batch),) = scoring_batches(*frames(), tokenizers, BatchShape(9, 0, 384, 8, 8))
-    given = (to_device(batch.esm2, CPU), to_device(batch.dnabert_s, CPU), 9, 9)
+    given = input_on(CPU, batch)
     rules, teachers = TrainRules(esm2_weight=2.0), Teachers([Network(shape)], compile=False)
     term = Distillation(teachers, rules, 0.25, contextlib.nullcontext)
     with torch.no_grad():
-        answers = network.eval()(*given)
-        loss, parts = term(torch.tensor(4.0), answers, given)
-    far = distances(answers, teachers(*given))
+        output = network.eval()(given)
+        loss, parts = term(torch.tensor(4.0), output, given)
+    far = distances(output, teachers(given))
     assert loss.item() == pytest.approx(1.0 + weighted(far, rules).item())
     assert parts["taught_esm2_only"] == far["esm2_only"]

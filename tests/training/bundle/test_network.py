@@ -8,18 +8,9 @@ from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.packing import pack
 from virnucpro.training.bundle.batches import BatchShape, scoring_batches
-from virnucpro.training.bundle.network import Thinning
-from virnucpro.training.bundle.trainer import (
-    RunningMean,
-    TrainRules,
-    learning_rate,
-    moved,
-    optimizers_for,
-    part_rate,
-    to_device,
-)
-from virnucpro.training.bundling import write_bundle
-from virnucpro.training.saving import save_parts
+from virnucpro.training.bundle.encoders import BranchDropout
+from virnucpro.training.bundle.loader import input_on, tensor_on
+from virnucpro.training.bundle.save import save_parts, write_bundle
 
 CPU = torch.device("cpu")
 
@@ -53,12 +44,10 @@ def test_pooled_vectors_equal_those_of_the_shipped_encoders(network, shipped, to
     seen = []
     for rows, batch in scoring_batches(*frames, tokenizers, small):
         with torch.no_grad():
-            dna, protein, _, _ = network.features(
-                to_device(batch.esm2, CPU), to_device(batch.dnabert_s, CPU), len(rows), len(rows)
-            )
+            found = network.features(input_on(CPU, batch))
         for name, mine, which, column in (
-            ("esm2", protein, tokenizers.esm2, 0),
-            ("dnabert_s", dna, tokenizers.dnabert_s, 1),
+            ("esm2", found.protein, tokenizers.esm2, 0),
+            ("dnabert_s", found.dna, tokenizers.dnabert_s, 1),
         ):
             for j, i in enumerate(rows):
                 if batch.weight[j] == 0:
@@ -71,65 +60,19 @@ def test_pooled_vectors_equal_those_of_the_shipped_encoders(network, shipped, to
 
 
 def test_arrays_go_to_a_device_of_any_kind():
-    assert moved(np.zeros(2, np.int16), torch.device("meta")).device.type == "meta"
+    assert tensor_on(torch.device("meta"), np.zeros(2, np.int16)).device.type == "meta"
 
 
-def test_rates_warm_up_fall_and_stop_apart():
-    rules = TrainRules(learning_rate=1.0, warmup=0.1, dnabert_s_share=0.5, esm2_rate=0.5)
-    assert learning_rate(0.05, rules) == pytest.approx(0.5) and learning_rate(
-        0.1, rules
-    ) == pytest.approx(1.0)
-    assert learning_rate(1.0, rules) == pytest.approx(0.01)
-    assert part_rate("dnabert_s", 0.5, rules) == pytest.approx(0.01)
-    assert part_rate("esm2", 0.1, rules) == pytest.approx(0.5)
-
-
-def test_every_parameter_has_one_optimizer_and_inner_matrices_have_muon(network):
-    adamw, muon = optimizers_for(network, TrainRules(), fused=False)
-    name_of = {id(p): name for name, p in network.named_parameters()}
-    turned, others = (
-        [name_of[id(p)] for group in o.param_groups for p in group["params"]] for o in (muon, adamw)
-    )
-    assert sorted(turned + others) == sorted(name_of.values())
-    assert {
-        "esm2.model.encoder.layer.0.attention.self.query.weight",
-        "dnabert_s.model.encoder.layer.0.mlp.wo.weight",
-        "classifier.hidden_layer.weight",
-    } <= set(turned)
-    assert not any(
-        word in name
-        for name in turned
-        for word in ("embedding", "only", "tokens", "output_layer", "bias", "norm", "Norm")
-    )
-    assert all(
-        group["weight_decay"] == 0 for group in adamw.param_groups if group["params"][0].ndim < 2
-    )
-
-
-def test_the_running_mean_swaps_and_restores(network):
-    mean = RunningMean(network, 0.9)
-    before = [p.clone() for p in network.parameters()]
-    with torch.no_grad():
-        for p in network.parameters():
-            p.add_(1.0)
-    mean.swap()
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), before, strict=True))
-    mean.swap()
-    with torch.no_grad():
-        for p, old in zip(network.parameters(), before, strict=True):
-            p.copy_(old)
-
-
-def test_thinning_drops_values_and_whole_rows_and_keeps_the_mean():
+def test_branch_dropout_drops_values_and_whole_rows_and_keeps_the_mean():
     torch.manual_seed(1)
     x = torch.ones(4000, 3, 5)
-    thinned = Thinning(0.2, 0.5)
-    assert torch.equal(thinned.eval()(x), x)
-    out = thinned.train()(x)
+    dropout = BranchDropout(0.2, 0.5)
+    assert torch.equal(dropout.eval()(x), x)
+    out = dropout.train()(x)
     dropped = (out == 0).all(dim=2).all(dim=1).float().mean().item()
     assert dropped == pytest.approx(0.5, abs=0.03)
     assert (out == 0).float().mean().item() == pytest.approx(1 - 0.5 * 0.8, abs=0.03)
     assert out.mean().item() == pytest.approx(1.0, abs=0.05)
-    thinned.values.fill_(0.0)
-    thinned.branches.fill_(0.0)
-    assert torch.equal(thinned(x), x)
+    dropout.values.fill_(0.0)
+    dropout.branches.fill_(0.0)
+    assert torch.equal(dropout(x), x)

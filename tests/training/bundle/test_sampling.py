@@ -1,14 +1,13 @@
 import numpy as np
 import pytest
 
-from virnucpro.training.bases import decode
 from virnucpro.training.bundle.sampling import (
     WindowRules,
     WindowSampler,
     join_windows,
     segment_weights,
 )
-from virnucpro.training.store import StoreBuilder
+from virnucpro.training.store import StoreBuilder, decode
 
 RNG = np.random.default_rng(5)
 

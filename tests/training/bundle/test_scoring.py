@@ -11,11 +11,11 @@ from recipes.mini.networks import load_parts
 from virnucpro import api
 from virnucpro.models.bundle import MINI
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import decode
 from virnucpro.training.bundle.batches import BatchShape
-from virnucpro.training.bundle.network import Network, NetworkShape
-from virnucpro.training.bundle.scoring import called, score_contigs
-from virnucpro.training.store import StoreBuilder
+from virnucpro.training.bundle.network import Network
+from virnucpro.training.bundle.scoring import ContigFrames, call_contigs, score_contigs
+from virnucpro.training.bundle.shape import NetworkShape
+from virnucpro.training.store import StoreBuilder, decode
 
 
 @pytest.mark.parametrize("policy", ["longest", "stretches"])
@@ -50,17 +50,9 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     (bundle / "bundle.json").write_text(
         json.dumps(json.loads((MINI / "bundle.json").read_text()) | {"frame_policy": policy})
     )
-    scores = score_contigs(
-        network,
-        store,
-        np.arange(4),
-        tokenizers,
-        BatchShape(8, 0, 384, 4, 4),
-        500,
-        policy,
-        torch.device("cpu"),
-    )
-    chunks, sequences = called(scores, store.length, 500, policy)
+    frames = ContigFrames(store, np.arange(4), tokenizers, BatchShape(8, 0, 384, 4, 4), 500, policy)
+    scores = score_contigs(network, frames, torch.device("cpu"))
+    chunks, sequences = call_contigs(scores, store.length, 500, policy)
     result = api.predict(tmp_path / "c.fna", tmp_path / "out", model=str(bundle), features="none")
     frames, contigs = result.frames.to_pydict(), result.contigs.to_pydict()
     assert [int(n[1:]) for n in frames["seq_name"]] == scores.contig.tolist() and frames[

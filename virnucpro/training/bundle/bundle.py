@@ -1,4 +1,4 @@
-"""A whole small bundle from prepared sequences: tokenizer, both encoders, classifier, calibration.
+"""A whole small bundle from prepared sequences: tokenizer, both encoders, classifier.
 
 Encoders may first learn only to predict masked tokens (`pretrain`, a share of the budget), then
 everything learns at once.
@@ -10,16 +10,27 @@ import csv
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from virnucpro.errors import InputError, UsageError
+from virnucpro.files import writing
 from virnucpro.launch import read_world
 from virnucpro.settings import STRETCHES
-from virnucpro.training.bases import decode
-from virnucpro.training.store import Store, StoreBuilder
+from virnucpro.training.store import Store, StoreBuilder, decode, read_prepared
+
+if TYPE_CHECKING:
+    import torch
+
+    from virnucpro.sequences.tokens import Tokenizers
+    from virnucpro.training.bundle.batches import BatchMaker, BatchShape
+    from virnucpro.training.bundle.network import Network
+    from virnucpro.training.bundle.shape import NetworkShape
+    from virnucpro.training.bundle.trainer import Progress, TrainRules
 
 SIZES = ("mini", "small", "tiny")
+SHORTEST_WINDOW = 60  # bases
 
 
 @dataclass(frozen=True)
@@ -42,13 +53,13 @@ class BundleSettings:
     seed: int = 1
     resume: bool = False
     compile: bool = False
-    settle: int = 16  # batches for the batch-norm statistics
+    norm_batches: int = 16  # for the batch-norm statistics
 
 
-def shapes(size: str):
-    """(NetworkShape, BatchShape) of a size; mini is the shipped one."""
+def shapes(size: str) -> tuple[NetworkShape, BatchShape]:
+    """Of one of SIZES; mini is the shipped one."""
     from virnucpro.training.bundle.batches import BatchShape
-    from virnucpro.training.bundle.network import NetworkShape
+    from virnucpro.training.bundle.shape import NetworkShape
 
     return {
         "mini": (NetworkShape(), BatchShape()),
@@ -69,21 +80,9 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     import torch
     from accelerate import Accelerator
 
-    from virnucpro.sequences.tokens import Tokenizers
-    from virnucpro.training.bundle.batches import BatchMaker, BatchRules, scoring_shape
     from virnucpro.training.bundle.network import Network
-    from virnucpro.training.bundle.sampling import FragmentSampler, WindowRules, WindowSampler
-    from virnucpro.training.bundle.scoring import score_contigs
-    from virnucpro.training.bundle.trainer import (
-        Batches,
-        TrainRules,
-        loader,
-        settle_batch_norm,
-        train,
-    )
-    from virnucpro.training.bundle.vocabulary import write_esm2_tokenizer
-    from virnucpro.training.bundling import write_bundle
-    from virnucpro.training.saving import save_parts
+    from virnucpro.training.bundle.save import save_parts, write_bundle
+    from virnucpro.training.bundle.trainer import train
 
     if (size := read_world().size) > 1:
         raise UsageError(
@@ -93,50 +92,88 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     learned = store.select_records(store.labels.split == "train")
     if not learned.labels.virus.any() or learned.labels.virus.all():
         raise InputError(f"{settings.prepared}: the training side needs viral and other sequences")
-    network_shape, batch_shape = shapes(settings.size)
-    longest = 3 * (batch_shape.row_length - 2)  # of longer chunks no protein would fit into a row
+    shape, batch_shape = shapes(settings.size)
+    check_chunk_length(settings, batch_shape)
+    work = settings.output / "training"
+    tokenizers = prepare_tokenizers(settings, learned, shape.dna_vocabulary, work)
+    maker = batch_maker(settings, learned, tokenizers)
+    torch.manual_seed(settings.seed)
+    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
+    network, history = Network(shape), History(say)
+    mean = train(
+        network,
+        maker,
+        train_rules(settings),
+        accelerator=accelerator,
+        report=history.add,
+        state=work / "state.pt",
+    )
+    mean.swap()
+    network = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
+    finish_network(network, maker, settings, accelerator.device)
+    save_parts(network, work)
+    description = {
+        "name": settings.name,
+        "chunk_length": settings.chunk_length,
+        "frame_policy": settings.frame_policy,
+        "licence": None,
+    }
+    if (store.labels.split == "validation").any():
+        description["accuracy"] = measure(network, store, tokenizers, settings, say)
+    write_bundle(settings.output, work, work / "dnabert_s", shape, description)
+    history.write(work / "log.csv")
+    return settings.output
+
+
+def check_chunk_length(settings: BundleSettings, shape: BatchShape) -> None:
+    """Raise UsageError for chunks whose proteins would not fit into a row."""
+    longest = 3 * (shape.row_length - 2)
     if settings.chunk_length > longest:
         raise UsageError(
             f"--chunk-length {settings.chunk_length}: --size {settings.size} is trained on chunks"
             f" of up to {longest} bases"
         )
-    work = settings.output / "training"
+
+
+def prepare_tokenizers(
+    settings: BundleSettings, learned: Store, vocabulary: int, work: Path
+) -> Tokenizers:
+    """Both tokenizers in `work`: those of the training that is resumed, else new ones."""
+    from virnucpro.sequences.tokens import Tokenizers
+    from virnucpro.training.bundle.vocabulary import write_esm2_tokenizer
+
     work.mkdir(parents=True, exist_ok=True)
     write_esm2_tokenizer(work / "esm2")
     state = work / "state.pt"
     if not settings.resume:
         state.unlink(missing_ok=True)
     if not state.exists():  # what lies there may be of another --size or other sequences
-        learn_vocabulary(learned, network_shape.dna_vocabulary, work / "dnabert_s", settings.seed)
-    tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
-    shortest = max(60, settings.chunk_length * 3 // 10)
-    sampler = WindowSampler(
-        learned, WindowRules(settings.chunk_length, min(shortest, settings.chunk_length))
-    )
+        learn_vocabulary(learned, vocabulary, work / "dnabert_s", settings.seed)
+    return Tokenizers(work / "esm2", work / "dnabert_s")
+
+
+def batch_maker(settings: BundleSettings, learned: Store, tokenizers: Tokenizers) -> BatchMaker:
+    """Draws batches from the training side, with fragments of --proteins."""
+    from virnucpro.training.bundle.batches import BatchMaker, BatchRules
+    from virnucpro.training.bundle.sampling import FragmentSampler, WindowRules, WindowSampler
+
+    network_shape, batch_shape = shapes(settings.size)
+    longest = settings.chunk_length
+    shortest = min(max(SHORTEST_WINDOW, longest * 3 // 10), longest)
+    sampler = WindowSampler(learned, WindowRules(longest, shortest))
     fragments = FragmentSampler(read_proteins(settings.proteins)) if settings.proteins else None
     # a bundle of the policy stretches, too, learns from longest ones and open frames
     # (recipes/mini/STUDY.md)
     rules = BatchRules(open_share=1.0 if settings.frame_policy == "open" else 0.2)
-    maker = BatchMaker(
-        [(1.0, sampler)], fragments, tokenizers, batch_shape, network_shape.dna_vocabulary, rules
-    )
-    torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
-    network = Network(network_shape)
-    log: list[dict] = []
+    vocabulary = network_shape.dna_vocabulary
+    return BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, vocabulary, rules)
 
-    def report(progress, *_) -> None:
-        log.append(
-            {
-                "step": progress.step,
-                "seconds": round(progress.seconds, 1),
-                "frames": progress.frames,
-                **{k: round(v, 4) for k, v in progress.parts.items()},
-            }
-        )
-        say("  ".join(f"{k} {v}" for k, v in log[-1].items()))
 
-    train_rules = TrainRules(
+def train_rules(settings: BundleSettings) -> TrainRules:
+    """The rules of the training loop."""
+    from virnucpro.training.bundle.trainer import TrainRules
+
+    return TrainRules(
         seconds=settings.seconds,
         steps=settings.steps,
         learning_rate=settings.learning_rate,
@@ -146,98 +183,82 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
         seed=settings.seed,
         compile=settings.compile,
     )
-    mean = train(network, maker, train_rules, accelerator=accelerator, report=report, state=state)
-    mean.swap()
-    network = accelerator.unwrap_model(network, keep_fp32_wrapper=False)
-    unmasked = BatchMaker(
-        [(1.0, sampler)],
-        fragments,
-        tokenizers,
-        scoring_shape(batch_shape),
-        network_shape.dna_vocabulary,
-        replace(rules, mask_share=0.0),
-    )
-    batches = iter(loader(Batches(unmasked, settings.seed + 1), 0))
-    settle_batch_norm(network, [next(batches) for _ in range(settings.settle)], accelerator.device)
-    network.round_to_half()
-    save_parts(network, work)
-    description = {
-        "name": settings.name,
-        "chunk_length": settings.chunk_length,
-        "frame_policy": settings.frame_policy,
-        "licence": None,
-    }
-    held = np.flatnonzero(store.labels.split[store.record] == "validation")
-    if len(held):
-        scores = score_contigs(
-            network,
-            store,
-            held,
-            tokenizers,
-            scoring_shape(batch_shape),
-            settings.chunk_length,
-            settings.frame_policy,
-            accelerator.device,
-        )
-        say(f"{len(scores.contig):,} frames of the validation side scored")
-        description["accuracy"] = validation_accuracy(
-            scores, store, settings.chunk_length, settings.frame_policy
-        )
-    write_bundle(settings.output, work, work / "dnabert_s", network_shape, description)
-    if log:
-        with (settings.output / "training" / "log.csv").open("w", newline="") as handle:
-            writer = csv.DictWriter(handle, list(log[0]))
-            writer.writeheader()
-            writer.writerows(log)
-    return settings.output
 
 
-def validation_accuracy(scores, store: Store, chunk_length: int, frame_policy: str) -> dict:
-    """AUROC of single chunks on the validation side: a first look; `virnucpro evaluate` measures
-    properly.
+def finish_network(
+    network: Network, maker: BatchMaker, settings: BundleSettings, device: torch.device
+) -> None:
+    """As it will be shipped: batch-norm statistics of unmasked frames, encoders in half
+    precision.
     """
-    from virnucpro.training.bundle.scoring import called
-    from virnucpro.training.metrics import auroc
+    from virnucpro.training.bundle.loader import Batches, loader
+    from virnucpro.training.bundle.scoring import set_batch_norm
 
-    chunks = called(scores, store.length, chunk_length, frame_policy)[0]
-    virus = store.labels.virus[store.record[chunks.record[chunks.scored]]].astype(bool)
-    value = auroc(chunks.virus_score[chunks.scored], virus)
-    return {
-        "side": "validation",
-        "chunks": len(virus),
-        "auroc_of_chunks": round(value, 4) if np.isfinite(value) else None,
-    }
+    batches = iter(loader(Batches(maker.unmasked(), settings.seed + 1), 0))
+    set_batch_norm(network, [next(batches) for _ in range(settings.norm_batches)], device)
+    network.round_to_half()
 
 
-def read_prepared(directory: Path) -> Store:
-    file = directory / "sequences.npz"
-    if not file.is_file():
-        raise InputError(
-            f"{file}: no such file; make it with `virnucpro prepare LABELS.tsv -o {directory}`"
-        )
-    return Store.load(file)
+def measure(
+    network: Network,
+    store: Store,
+    tokenizers: Tokenizers,
+    settings: BundleSettings,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """What the network reaches on the validation side."""
+    from virnucpro.training.bundle.scoring import ContigFrames, score_contigs, validation_accuracy
+
+    held = np.flatnonzero(store.labels.split[store.record] == "validation")
+    shape = replace(shapes(settings.size)[1], fragments=0)
+    frames = ContigFrames(
+        store, held, tokenizers, shape, settings.chunk_length, settings.frame_policy
+    )
+    scores = score_contigs(network, frames, next(network.parameters()).device)
+    say(f"{len(scores.contig):,} frames of the validation side scored")
+    return validation_accuracy(scores, frames)
+
+
+class History:
+    """The reports of a training: said as they come, and kept as a table."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say = say
+        self.rows: list[dict[str, float]] = []
+
+    def add(self, progress: Progress, *_: object) -> None:
+        """Take in a report."""
+        row = {
+            "step": progress.step,
+            "seconds": round(progress.seconds, 1),
+            "frames": progress.frames,
+            **{k: round(v, 4) for k, v in progress.parts.items()},
+        }
+        self.rows.append(row)
+        self.say("  ".join(f"{k} {v}" for k, v in row.items()))
+
+    def write(self, path: Path) -> None:
+        """As CSV, a line a report; no file where there was none."""
+        if self.rows:
+            with writing(path, "w") as stream:
+                writer = csv.DictWriter(stream, list(self.rows[0]))
+                writer.writeheader()
+                writer.writerows(self.rows)
 
 
 def read_proteins(paths: tuple[Path, ...]) -> Store:
-    """A store of proteins from two FASTA files: viral, cellular."""
+    """A store of proteins from two FASTA files: viral, cellular. Errors: InputError."""
     from Bio import SeqIO
 
     if len(paths) != 2:
         raise InputError("--proteins takes two FASTA files: one of viral, one of cellular proteins")
     builder = StoreBuilder(amino_acids=True)
-    for path, virus in zip(paths, (True, False), strict=True):
+    for path, category in zip(paths, ("viral", "cellular"), strict=True):
+        virus = category == "viral"
         try:
             for record in SeqIO.parse(str(path), "fasta"):
-                builder.add(
-                    bytes(record.seq),
-                    record.id,
-                    virus,
-                    "viral" if virus else "cellular",
-                    "",
-                    "",
-                    "train",
-                    "protein",
-                )
+                sequence = bytes(record.seq)
+                builder.add(sequence, record.id, virus, category, "", "", "train", "protein")
         except (OSError, ValueError) as error:
             raise InputError(
                 f"{path}: not readable as FASTA ({getattr(error, 'strerror', None) or error})"
@@ -250,9 +271,8 @@ def learn_vocabulary(store: Store, size: int, directory: Path, seed: int) -> Non
     from virnucpro.training.bundle.sampling import WindowRules, WindowSampler
     from virnucpro.training.bundle.vocabulary import train_dna_tokenizer
 
-    rules = WindowRules(length=200, shortest=60, full_share=1.0, mutated_share=0.0)
+    rules = WindowRules(200, SHORTEST_WINDOW, full_share=1.0, mutated_share=0.0)
     windows = WindowSampler(store, rules).draw(40_000, np.random.default_rng(seed))
     text = decode(windows.codes).decode("ascii")
-    train_dna_tokenizer(
-        [text[a:b] for a, b in zip(windows.start, windows.end, strict=True)], size, directory
-    )
+    pieces = [text[a:b] for a, b in zip(windows.start, windows.end, strict=True)]
+    train_dna_tokenizer(pieces, size, directory)

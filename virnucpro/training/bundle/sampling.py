@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from virnucpro.training.bases import substitute
-from virnucpro.training.store import Store
+from virnucpro.training.store import Store, substitute
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 """Contigs -> chunks -> frames -> scores with a network in training, for validation and tests.
 
 The shipped path is `pipeline`; this one scores hundreds of thousands of frames on the training
-device in seconds and is compared with it in `tests/training/test_scoring.py`.
+device in seconds and is compared with it in `tests/training/bundle/test_scoring.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,11 @@ from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences
 from virnucpro.sequences.chunks import all_spans, n_chunks
 from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.tokens import Tokenizers
-from virnucpro.training.bases import decode
 from virnucpro.training.bundle.batches import Batch, BatchShape, scoring_batches
+from virnucpro.training.bundle.loader import input_on, loader
 from virnucpro.training.bundle.network import Network
-from virnucpro.training.bundle.trainer import loader, to_device
-from virnucpro.training.store import Store
+from virnucpro.training.metrics import auroc
+from virnucpro.training.store import Store, decode
 
 
 class FrameScores(NamedTuple):
@@ -49,13 +49,17 @@ def frames_of_contigs(
     contig = spans.sequence[found.chunk]
     residues = np.fromiter(map(len, found.proteins), dtype=np.int32, count=len(found))
     nothing = np.full(len(found), np.nan, np.float32)
-    chunk, start = (
-        spans.chunk[found.chunk].astype(np.int32),
-        (found.start - first[contig]).astype(np.int32),
+    scores = FrameScores(
+        contig=rows[contig],
+        chunk=spans.chunk[found.chunk].astype(np.int32),
+        frame=found.frame,
+        start=(found.start - first[contig]).astype(np.int32),
+        aa_length=residues,
+        logit=nothing,
+        esm2_logit=nothing,
+        dnabert_s_logit=nothing,
     )
-    return FrameScores(
-        rows[contig], chunk, found.frame, start, residues, nothing, nothing, nothing
-    ), found
+    return scores, found
 
 
 class ContigFrames(torch.utils.data.IterableDataset):
@@ -75,9 +79,9 @@ class ContigFrames(torch.utils.data.IterableDataset):
     ):
         self.store, self.tokenizers, self.shape = store, tokenizers, shape
         self.chunk_length, self.policy = chunk_length, policy
-        self.blocks = np.split(
-            rows, np.flatnonzero(np.diff(np.cumsum(store.length[rows]) // block)) + 1
-        )
+        # a new block wherever the bases up to here pass a multiple of `block`
+        edges = np.flatnonzero(np.diff(np.cumsum(store.length[rows]) // block)) + 1
+        self.blocks = np.split(rows, edges)
 
     def __iter__(self) -> Iterator[tuple[FrameScores, Batch]]:
         worker = torch.utils.data.get_worker_info()
@@ -85,7 +89,7 @@ class ContigFrames(torch.utils.data.IterableDataset):
         for rows in self.blocks[first::every]:
             yield from self._block(rows)
 
-    def _block(self, rows: np.ndarray):
+    def _block(self, rows: np.ndarray) -> Iterator[tuple[FrameScores, Batch]]:
         what, found = frames_of_contigs(self.store, rows, self.chunk_length, self.policy)
         for which, batch in scoring_batches(
             found.proteins, found.nucleotides, self.tokenizers, self.shape
@@ -94,22 +98,18 @@ class ContigFrames(torch.utils.data.IterableDataset):
 
 
 @torch.no_grad()
-def score_batches(network: Network, batches, device: torch.device, encoders=None) -> FrameScores:
+def score_batches(
+    network: Network, batches: Iterable[tuple[FrameScores, Batch]], device: torch.device
+) -> FrameScores:
     """Scores of all frames in `batches` (of ContigFrames)."""
     network.eval()
     parts = []
     for what, batch in batches:
-        answers = network(
-            to_device(batch.esm2, device),
-            to_device(batch.dnabert_s, device),
-            batch.n_frames,
-            batch.n_frames,
-            encoders,
-        )
+        output = network(input_on(device, batch))
         kept = batch.weight > 0
         margins = [
-            (a[:, 1] - a[:, 0]).float().cpu().numpy()[kept]
-            for a in (answers.logits, answers.esm2_logits, answers.dnabert_s_logits)
+            (logits[:, 1] - logits[:, 0]).float().cpu().numpy()[kept]
+            for logits in (output.logits, output.esm2_logits, output.dnabert_s_logits)
         ]
         parts.append(FrameScores(*(column[kept] for column in what[:5]), *margins))
     if not parts:
@@ -120,22 +120,13 @@ def score_batches(network: Network, batches, device: torch.device, encoders=None
 
 
 def score_contigs(
-    network: Network,
-    store: Store,
-    rows: np.ndarray,
-    tokenizers: Tokenizers,
-    shape: BatchShape,
-    chunk_length: int,
-    policy: str,
-    device: torch.device,
-    workers: int = 0,
+    network: Network, frames: ContigFrames, device: torch.device, workers: int = 0
 ) -> FrameScores:
-    """Frames and scores of the contigs `rows` of `store`."""
-    frames = ContigFrames(store, rows, tokenizers, shape, chunk_length, policy)
+    """Scores of all frames of the contigs."""
     return score_batches(network, loader(frames, min(workers, len(frames.blocks))), device)
 
 
-def called(
+def call_contigs(
     scores: FrameScores, lengths: np.ndarray, chunk_length: int, frame_policy: str
 ) -> tuple[ChunkColumns, SequenceColumns]:
     """The chunks and sequences that the shipped rules make of these frames; `scores.contig` is a
@@ -167,3 +158,40 @@ def called(
     rules = CallRules(chunk_length, frame_policy=frame_policy)
     chunks = call_chunks(frames, records, rules)
     return chunks, call_sequences(chunks, records, rules)
+
+
+@torch.no_grad()
+def set_batch_norm(network: Network, batches: list[Batch], device: torch.device) -> None:
+    """Set the classifier's batch-norm statistics to those of `batches` as inference sees them:
+    unmasked, no dropout.
+    """
+    network.eval()
+    norm = network.classifier.bn1
+    total = square = torch.zeros((), dtype=torch.float64, device=device)
+    count = 0
+    for batch in batches:
+        found = network.features(input_on(device, batch))
+        kept = torch.from_numpy(batch.weight[: batch.n_frames] > 0).to(device)
+        both = torch.cat([found.dna, found.protein[: batch.n_frames]], dim=1)
+        hidden = network.classifier.hidden_layer(both)[kept].double()
+        total, square = total + hidden.sum(0), square + (hidden**2).sum(0)
+        count += len(hidden)
+    if norm.running_mean is None or norm.running_var is None:
+        raise TypeError("the classifier's batch norm keeps no statistics")
+    norm.running_mean.copy_(total / count)
+    norm.running_var.copy_(square / count - (total / count) ** 2)
+
+
+def validation_accuracy(scores: FrameScores, frames: ContigFrames) -> dict[str, Any]:
+    """AUROC of single chunks on the validation side: a first look; `virnucpro evaluate` measures
+    properly.
+    """
+    store = frames.store
+    chunks = call_contigs(scores, store.length, frames.chunk_length, frames.policy)[0]
+    virus = store.labels.virus[store.record[chunks.record[chunks.scored]]].astype(bool)
+    value = auroc(chunks.virus_score[chunks.scored], virus)
+    return {
+        "side": "validation",
+        "chunks": len(virus),
+        "auroc_of_chunks": round(value, 4) if np.isfinite(value) else None,
+    }

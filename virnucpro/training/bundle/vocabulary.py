@@ -1,5 +1,5 @@
-"""The tokenizers of a new bundle: ESM-2's alphabet as published, and a BPE over DNA in DNABERT-S'
-file format.
+"""The tokenizers of a new bundle: ESM-2's alphabet as published, and a BPE over DNA in the file
+format of DNABERT-S.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from virnucpro.sequences.vocabulary import DNA_SPECIAL, ESM2_VOCABULARY
 ESM2_MASK, ESM2_PAD = 32, 1
 ESM2_RESIDUES = (4, 24)  # ids of the twenty amino acids, half-open
 DNA_MASK, DNA_PAD = 4, 3
+NO_LIMIT = int(1e30)  # as transformers writes it
 
 
 def write_esm2_tokenizer(directory: Path) -> None:
@@ -33,7 +34,7 @@ def write_esm2_tokenizer(directory: Path) -> None:
             **special,
             "tokenizer_class": "EsmTokenizer",
             "clean_up_tokenization_spaces": False,
-            "model_max_length": 1000000000000000019884624838656,
+            "model_max_length": NO_LIMIT,
         },
     )
 
@@ -77,7 +78,7 @@ def train_dna_tokenizer(
             **special,
             "tokenizer_class": "PreTrainedTokenizerFast",
             "clean_up_tokenization_spaces": True,
-            "model_max_length": 1000000000000000019884624838656,
+            "model_max_length": NO_LIMIT,
         },
     )
 
