@@ -1,5 +1,8 @@
-"""A hub and a file server on the loopback, as far as the real clients ask them: metadata, ranges,
-one cut connection.
+"""The Hugging Face hub and GitHub, played on the loopback as far as a download sees them.
+
+The hub: revisions by its API, `resolve` with a redirect to another path for large files (as to its
+CDN), X-Linked-Etag, X-Linked-Size, xet headers, ranges, 401 for what is private. GitHub: raw
+files, blobs by id, a mirror. Faults are given by order: the next answers of a file.
 """
 
 from __future__ import annotations
@@ -8,163 +11,212 @@ import contextlib
 import hashlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+NEWEST = "fedcba9876543210fedcba9876543210fedcba98"
+LARGE = (".bin", ".safetensors")
+TOKEN = "hf_right"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What goes wrong with an answer. status: an error instead of it; cut: bytes after which the
+    connection ends; chunked: no length is said; flip: a bit of the first byte is another.
+    """
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    cut: int | None = None
+    chunked: bool = False
+    flip: bool = False
+
+
+@dataclass
+class Request:
+    method: str
+    path: str
+    range: str | None
+    token: str | None
 
 
 @dataclass
 class Hub:
     """What is served: `repositories` owner/name -> directory, `files` path -> bytes; `requests` is
-    the log.
+    the log, `faults` file name (or API path) -> what its next answers suffer.
     """
 
     repositories: dict[str, Path]
     files: dict[str, bytes] = field(default_factory=dict)
-    cut: set[str] = field(default_factory=set)  # file names whose first answer ends half-way
-    corrupt: set[str] = field(default_factory=set)
-    requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    commit: str = COMMIT  # what the repositories have; NEWEST where the pinned one is gone
+    private: bool = False
+    faults: dict[str, list[Fault]] = field(default_factory=dict)
+    pause: float = 0.0  # seconds after each 4 kB
+    requests: list[Request] = field(default_factory=list)
     address: str = ""
 
-    def content(self, path: str) -> tuple[bytes, bool] | None:
-        """The bytes at `path`, and whether they are a large file's."""
-        if path.lstrip("/") in self.files:
-            return self.files[path.lstrip("/")], False
-        parts = path.lstrip("/").split("/")
-        if len(parts) != 5 or parts[2] != "resolve":
-            return None
-        file = self.repositories.get("/".join(parts[:2]), Path("/none")) / parts[4]
-        return (
-            (file.read_bytes(), file.suffix in (".bin", ".safetensors")) if file.is_file() else None
-        )
+    @property
+    def other_server(self) -> str:
+        """The same by another name: GitHub, and the hub's CDN."""
+        return self.address.replace("127.0.0.1", "localhost")
 
-    def tree(self, name: str) -> list[dict] | None:
-        """The listing the hub's client asks for beside the metadata."""
-        found = self.metadata(name)
-        return found and [
-            {
-                "type": "file",
-                "path": f["rfilename"],
-                "size": f["size"],
-                "oid": f["blobId"],
-                **(
-                    {"lfs": {"oid": f["lfs"]["sha256"], "size": f["size"], "pointerSize": 134}}
-                    if "lfs" in f
-                    else {}
-                ),
-            }
-            for f in found["siblings"]
+    def asked(self, name: str) -> list[str | None]:
+        """The ranges in which the content of a file was asked for, in order."""
+        return [
+            request.range
+            for request in self.requests
+            if request.path.endswith(f"/{name}") and not request.path.startswith("/cdn/")
         ]
 
-    def metadata(self, name: str) -> dict | None:
-        directory = self.repositories.get(name)
-        if directory is None:
-            return None
+    def metadata(self, name: str) -> dict:
         siblings = []
-        for file in sorted(directory.iterdir()):
+        for file in sorted(self.repositories[name].iterdir()):
             data = file.read_bytes()
             entry = {"rfilename": file.name, "size": len(data), "blobId": blob_id(data)}
-            if file.suffix in (".bin", ".safetensors"):
-                entry["lfs"] = {
-                    "sha256": hashlib.sha256(data).hexdigest(),
-                    "size": len(data),
-                    "pointerSize": 134,
-                }
+            if file.suffix in LARGE:
+                sha256 = hashlib.sha256(data).hexdigest()
+                entry["lfs"] = {"sha256": sha256, "size": len(data), "pointerSize": 134}
             siblings.append(entry)
-        return {
-            "id": name,
-            "modelId": name,
-            "sha": COMMIT,
-            "private": False,
-            "gated": False,
-            "disabled": False,
-            "tags": [],
-            "downloads": 0,
-            "likes": 0,
-            "siblings": siblings,
-        }
+        return {"id": name, "modelId": name, "sha": self.commit, "siblings": siblings}
 
 
 def blob_id(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    hub: Hub
+
+    def do_HEAD(self) -> None:
+        self.answer()
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    def answer(self) -> None:
+        path = unquote(self.path.split("?")[0])
+        token = self.headers.get("Authorization")
+        self.hub.requests.append(Request(self.command, path, self.headers.get("Range"), token))
+        name = path.rsplit("/", 1)[1]
+        waiting = self.hub.faults.get(name, [])
+        fault = waiting.pop(0) if waiting else Fault()
+        if fault.status:
+            self.send(fault.status, b"fault", fault.headers)
+        elif path.startswith("/api/models/"):
+            self.listing(path, fault)
+        elif path.startswith("/cdn/"):
+            _, _, owner, repository, file = path.split("/")
+            data = (self.hub.repositories[f"{owner}/{repository}"] / file).read_bytes()
+            self.content(data, hashlib.sha256(data).hexdigest(), {}, fault)
+        elif "/resolve/" in path:
+            self.resolve(path, fault)
+        elif path.lstrip("/") in self.hub.files:
+            data = self.hub.files[path.lstrip("/")]
+            self.content(data, blob_id(data), {}, fault)
+        else:
+            self.send(404, b"not there")
+
+    def refused(self) -> bool:
+        """Whether a private repository is asked for without the right token."""
+        token = self.headers.get("Authorization")
+        if token not in (None, f"Bearer {TOKEN}"):
+            self.send(401, b"Invalid credentials")
+        elif self.hub.private and token is None:
+            self.send(401, b"", {"X-Error-Code": "RepoNotFound"})
+        else:
+            return False
+        return True
+
+    def listing(self, path: str, fault: Fault) -> None:
+        parts = path.split("/")
+        name, revision = "/".join(parts[3:5]), parts[6] if len(parts) > 6 else "main"
+        if self.refused():
+            return
+        if name not in self.hub.repositories:
+            self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        elif revision not in (self.hub.commit, "main"):
+            self.send(404, b"", {"X-Error-Code": "RevisionNotFound"})
+        else:
+            self.content(json.dumps(self.hub.metadata(name)).encode(), "listing", {}, fault)
+
+    def resolve(self, path: str, fault: Fault) -> None:
+        owner, repository, _, revision, name = path.lstrip("/").split("/")
+        file = self.hub.repositories.get(f"{owner}/{repository}", Path("/none")) / name
+        if self.refused():
+            return
+        if revision not in (self.hub.commit, "main") or not file.is_file():
+            self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        data = file.read_bytes()
+        headers = {"X-Repo-Commit": self.hub.commit}
+        if file.suffix not in LARGE:
+            self.content(data, blob_id(data), headers, fault)
+            return
+        if fault != Fault():  # it strikes where the bytes come from
+            self.hub.faults[name] = [fault, *self.hub.faults.get(name, [])]
+        headers |= {
+            "X-Linked-Etag": f'"{hashlib.sha256(data).hexdigest()}"',
+            "X-Linked-Size": str(len(data)),
+            "X-Xet-Hash": hashlib.sha256(data).hexdigest(),
+            "Link": f'<{self.hub.address}/no-xet-here>; rel="xet-auth"',
+            "Location": f"{self.hub.other_server}/cdn/{owner}/{repository}/{name}",
+        }
+        self.send(302, b"", headers)
+
+    def content(self, data: bytes, etag: str, headers: dict[str, str], fault: Fault) -> None:
+        headers = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes"} | headers
+        if fault.flip:
+            data = bytes([data[0] ^ 1]) + data[1:]
+        start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
+        if start and start >= len(data):
+            self.send(416, b"")
+            return
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
+        self.send(206 if start else 200, data[start:], headers, fault)
+
+    def send(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str] | None = None,
+        fault: Fault = Fault(),
+    ) -> None:
+        self.send_response(status)
+        length = {"Transfer-Encoding": "chunked"}
+        if not fault.chunked:
+            length = {"Content-Length": str(len(data))}
+        for key, value in {**length, **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command == "HEAD":
+            return
+        whole = len(data)
+        if fault.cut is not None:
+            data, self.close_connection = data[: fault.cut], True
+        with contextlib.suppress(ConnectionError):  # the client was killed
+            if fault.chunked:  # cut within the chunk, or whole
+                end = b"\r\n0\r\n\r\n" if fault.cut is None else b""
+                data = b"%x\r\n" % whole + data + end
+            for start in range(0, len(data), 4096):
+                self.wfile.write(data[start : start + 4096])
+                time.sleep(self.hub.pause)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
 @contextlib.contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_HEAD(self) -> None:
-            self.answer(body=False)
-
-        def do_GET(self) -> None:
-            self.answer(body=True)
-
-        def answer(self, body: bool) -> None:
-            path = self.path.split("?")[0]
-            hub.requests.append((self.command, path, self.headers.get("Range")))
-            if path.startswith("/api/models/"):
-                name = "/".join(path.split("/")[3:5])
-                found = hub.tree(name) if "/tree/" in path else hub.metadata(name)
-                self.send(
-                    200 if found else 404,
-                    json.dumps(found or {"error": "no such repository"}).encode(),
-                    body,
-                )
-                return
-            content = hub.content(path)
-            if content is None:
-                self.send(404, b"not there", body)
-                return
-            data, large = content
-            name = path.rsplit("/", 1)[1]
-            etag = hashlib.sha256(data).hexdigest() if large else blob_id(data)
-            if name in hub.corrupt:
-                data = bytes([data[0] ^ 1]) + data[1:]
-            start = int((self.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
-            headers = {"ETag": f'"{etag}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
-            if large:
-                headers |= {"X-Linked-Etag": f'"{etag}"', "X-Linked-Size": str(len(data))}
-            if start and start >= len(data):
-                self.send(416, b"", body)
-            elif name in hub.cut and body:
-                hub.cut.discard(name)
-                self.send(200, data, body, headers, stop=len(data) // 2)
-            elif start:
-                self.send(
-                    206,
-                    data[start:],
-                    body,
-                    headers | {"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"},
-                )
-            else:
-                self.send(200, data, body, headers)
-
-        def send(
-            self,
-            status: int,
-            data: bytes,
-            body: bool,
-            headers: dict[str, str] | None = None,
-            stop: int | None = None,
-        ) -> None:
-            self.send_response(status)
-            for key, value in {"Content-Length": str(len(data)), **(headers or {})}.items():
-                self.send_header(key, value)
-            self.end_headers()
-            if body:
-                self.wfile.write(data[:stop])
-            if stop is not None:
-                self.close_connection = True
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.daemon = True
     thread.start()
     hub.address = f"http://127.0.0.1:{server.server_port}"
     try:

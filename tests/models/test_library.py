@@ -1,308 +1,317 @@
-"""Downloads from a hub on the loopback through the real clients; imports; conversion; what is said
-without a network.
+"""`models download` from a played hub and GitHub: what arrives, what is continued, mended, waited
+out, and said.
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import shutil
-import subprocess
-import sys
-from dataclasses import replace
+import random
+import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from hub_server import COMMIT, Hub, blob_id, serving
+from hub_server import COMMIT, NEWEST, Fault, Hub
 from original_files import GOLDEN
+from played_models import DNABERT_S, ESM2, PTH, SHARDS, download_in_child
 from safetensors.torch import load_file
 
 from virnucpro.errors import ModelError
 from virnucpro.models import bundle as bundles
-from virnucpro.models import library as published
-from virnucpro.models.classifier import Classifier
-from virnucpro.models.convert import convert_directory
-from virnucpro.models.model_home import check_files
+from virnucpro.models import library
+from virnucpro.models.contents import Contents, check_files
 
-ROOT = Path(__file__).parents[2]
-PTH = (GOLDEN / "500_model.pth").read_bytes()
-
-# The golden run's small parts in the published ones' place; the clients and everything else are
-# real.
-CHILD = """
-import sys
-from dataclasses import replace
-from pathlib import Path
-from virnucpro.errors import VirNucProError
-from virnucpro.models import library as published
-from virnucpro.models.classifier import Classifier
-published.GITHUB = tuple(sys.argv[1].split(","))
-published.PUBLISHED["500"] = replace(published.PUBLISHED["500"], blob_id=sys.argv[2])
-try:
-    published.download("500", to=sys.argv[3] if len(sys.argv) > 3 else None, log=print)
-except VirNucProError as error:
-    print("ERROR", error)
-    sys.exit(1)
-"""
+ESM2_FOLDER, DNABERT_S_FOLDER = ESM2.replace("/", "--"), DNABERT_S.replace("/", "--")
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.setenv("VIRNUCPRO_HOME", str(tmp_path / "models"))
-    return tmp_path / "models"
+def download(to: Path | None = None) -> list[str]:
+    lines: list[str] = []
+    library.download("500", to, lines.append)
+    return lines
 
 
-@pytest.fixture
-def hub(tmp_path: Path):
-    """ESM-2 in two `.bin` shards with an index, DNABERT-S as the hub has it, and the classifier's
-    file server.
-    """
-    esm2 = tmp_path / "hub" / "esm2"
-    shutil.copytree(GOLDEN / "esm2", esm2)
-    split_into_bins(esm2)
-    (esm2 / "tf_model.h5").write_bytes(b"not wanted")
-    dnabert_s = tmp_path / "hub" / "dnabert_s"
-    shutil.copytree(GOLDEN / "dnabert_s", dnabert_s)
-    repositories = {"facebook/esm2_t36_3B_UR50D": esm2, "zhihan1996/DNABERT-S": dnabert_s}
-    with serving(Hub(repositories, {"raw/500_model.pth": PTH})) as server:
-        yield server
-
-
-def split_into_bins(directory: Path) -> None:
-    weights = load_file(directory / "model.safetensors")
-    names = sorted(weights)
-    shards = {
-        "pytorch_model-00001-of-00002.bin": names[::2],
-        "pytorch_model-00002-of-00002.bin": names[1::2],
-    }
-    for file, part in shards.items():
-        torch.save({name: weights[name] for name in part}, directory / file)
-    index = {
-        "metadata": {},
-        "weight_map": {name: file for file, part in shards.items() for name in part},
-    }
-    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    (directory / "model.safetensors").unlink()
-
-
-def download(
-    hub: Hub, home: Path, *more: str, urls: str = "{address}/raw/{{name}}", expected: str = ""
-) -> subprocess.CompletedProcess:
-    env = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    env |= {
-        "HF_ENDPOINT": hub.address,
-        "HF_HOME": str(home.parent / "hf"),
-        "VIRNUCPRO_HOME": str(home),
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "NO_PROXY": "127.0.0.1",
-    }
-    command = [
-        sys.executable,
-        "-c",
-        CHILD,
-        urls.format(address=hub.address),
-        expected or blob_id(PTH),
-        *more,
-    ]
-    return subprocess.run(
-        command, env=env, capture_output=True, text=True, timeout=120, check=False
-    )
+def tree(directory: Path) -> dict[str, object]:
+    """Every file below a directory by its bytes; of checksums.json all but the date."""
+    found: dict[str, object] = {}
+    for file in sorted(directory.rglob("*")):
+        if file.is_file() and file.name != ".lock":
+            name = str(file.relative_to(directory))
+            found[name] = file.read_bytes()
+            if file.name == "checksums.json":
+                found[name] = json.loads(file.read_text()) | {"date": None}
+    return found
 
 
 def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path):
-    result = download(hub, home)
-    assert result.returncode == 0, result.stdout + result.stderr
+    lines = download()
     bundle = bundles.Bundle.load(home / "500")
-    assert (
-        bundle.chunk_length == 500
-        and bundle.esm2 == home / "500" / "../facebook--esm2_t36_3B_UR50D"
-    )
-    assert bundle.sources["esm2"] == f"facebook/esm2_t36_3B_UR50D@{COMMIT}"
-    assert bundles.installed("500")
-    # Weights are safetensors now, and the same values.
-    assert (
-        not list(home.glob("**/*.bin"))
-        and not list(home.glob("**/*.pth"))
-        and not list(home.glob("**/tf_model*"))
-    )
+    assert bundle.chunk_length == 500 and bundles.installed("500")
+    assert bundle.esm2 == home / "500" / ".." / ESM2_FOLDER
+    assert bundle.sources["esm2"] == f"{ESM2}@{COMMIT}"
+    # weights are safetensors now, and the same values
+    assert not [p for kind in ("bin", "pth", "h5", "part") for p in home.rglob(f"*.{kind}")]
     original = load_file(GOLDEN / "esm2" / "model.safetensors")
     shards = [load_file(file) for file in sorted(bundle.esm2.glob("*.safetensors"))]
     assert len(shards) == 2
     merged = {name: tensor for shard in shards for name, tensor in shard.items()}
-    assert merged.keys() == original.keys() and all(
-        torch.equal(merged[name], original[name]) for name in merged
-    )
-    # What came is on record, and a changed file shows.
-    assert [
-        check_files(directory) for directory in (bundle.esm2, bundle.dnabert_s, home / "500")
-    ] == [[], [], []]
+    assert merged.keys() == original.keys()
+    assert all(torch.equal(merged[name], original[name]) for name in merged)
+    for directory in (bundle.esm2, bundle.dnabert_s, home / "500"):
+        assert check_files(directory) == []
+    # what comes and what it takes of disk is said first
+    assert "to fetch" in lines[0] and "more of disk" in lines[0]
+    assert [line for line in lines if "converting" in line]
+
+
+def test_a_second_download_fetches_nothing(hub: Hub, home: Path):
+    download()
+    before = tree(home)
     hub.requests.clear()
-    assert download(hub, home).returncode == 0 and hub.requests == []  # nothing is fetched twice
-    (bundle.dnabert_s / "config.json").write_text("{}")
-    assert "config.json: changed" in check_files(bundle.dnabert_s)[0]
+    download()
+    assert hub.requests == [] and tree(home) == before
+
+
+def test_the_token_goes_to_the_hub_alone(hub: Hub, home: Path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_right")
+    hub.private = True
+    download()
+    with_token = {request.path.split("/")[1] for request in hub.requests if request.token}
+    without = {request.path.split("/")[1] for request in hub.requests if not request.token}
+    assert with_token == {"api", "facebook", "zhihan1996"} and without == {"cdn", "raw"}
+
+
+def test_files_obey_the_umask(hub: Hub, home: Path):
+    old = os.umask(0o002)
+    try:
+        download()
+    finally:
+        os.umask(old)
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in home.rglob("*") if file.is_file()}
+    assert modes == {0o664}
 
 
 def test_two_downloads_at_once_fetch_once(hub: Hub, home: Path):
-    from concurrent.futures import ThreadPoolExecutor
-
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda _: download(hub, home), range(2)))
-    assert [result.returncode for result in results] == [0, 0]
-    assert (
-        sum(path.endswith("500_model.pth") for method, path, _ in hub.requests if method == "GET")
-        == 1
-    )
+        list(pool.map(lambda _: download(), range(2)))
+    assert len(hub.asked("500_model.pth")) == len(hub.asked(SHARDS[0])) == 1
 
 
-def test_a_cut_classifier_download_goes_on_where_it_was(hub: Hub, home: Path):
-    hub.cut.add("500_model.pth")
-    first = download(hub, home)
-    assert first.returncode == 1 and "models import" in first.stdout
-    assert (home / "500_model.pth.part").stat().st_size == len(PTH) // 2
-    second = download(hub, home)
-    assert second.returncode == 0, second.stdout
-    ranges = [
-        (path, asked)
-        for method, path, asked in hub.requests
-        if method == "GET" and path.endswith(".pth")
-    ]
-    assert ranges == [
-        ("/raw/500_model.pth", None),
-        ("/raw/500_model.pth", f"bytes={len(PTH) // 2}-"),
-    ]
+@pytest.mark.parametrize("name", [SHARDS[0], "500_model.pth", "tokenizer.json"])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(status=503),
+        Fault(status=429, headers={"Retry-After": "0"}),
+        Fault(cut=5000),
+        Fault(cut=5000, chunked=True),
+        Fault(cut=0),
+    ],
+)
+def test_a_passing_fault_is_waited_out(hub: Hub, home: Path, name: str, fault: Fault):
+    hub.faults[name] = [fault, fault]
+    download()
+    assert bundles.installed("500") and hub.faults[name] == []
+    if fault.cut and name == SHARDS[0]:  # continued where it stopped, twice
+        assert hub.asked(name) == [None, "bytes=5000-", "bytes=10000-"]
+
+
+@pytest.mark.parametrize("fault", [Fault(status=502), Fault(cut=100, chunked=True)])
+def test_a_passing_fault_of_the_listing_is_waited_out(hub: Hub, home: Path, fault: Fault):
+    hub.faults[COMMIT] = [fault]
+    download()
     assert bundles.installed("500")
 
 
-def test_a_classifier_of_other_content_is_refused_and_the_next_address_tried(hub: Hub, home: Path):
-    hub.files["bad/500_model.pth"] = PTH[:-1] + b"x"
-    bad = "{address}/bad/{{name}}"
-    result = download(hub, home, urls=bad)
-    assert result.returncode == 1 and "another content than the published one" in result.stdout
-    assert not (home / "500").exists() and not (home / "500_model.pth.part").exists()
-    assert download(hub, home, urls=f"{bad},{{address}}/raw/{{{{name}}}}").returncode == 0
+def test_a_server_says_how_long_to_wait(hub: Hub, home: Path):
+    hub.faults[SHARDS[0]] = [Fault(status=429, headers={"Retry-After": "1"})]
+    start = time.monotonic()
+    lines = download()
+    assert time.monotonic() - start >= 1
+    assert any("429" in line and "trying again in 1 s" in line for line in lines)
 
 
-def test_damaged_weights_from_the_hub_are_refused(hub: Hub, home: Path):
-    hub.corrupt.add("pytorch_model.bin")
-    result = download(hub, home)
-    assert (
-        result.returncode == 1
-        and "zhihan1996/DNABERT-S" in result.stdout
-        and not (home / "zhihan1996--DNABERT-S").exists()
-    )
-    hub.corrupt.clear()
-    assert download(hub, home).returncode == 0
+def test_what_a_failed_call_brought_is_counted_and_continued(hub: Hub, home: Path, monkeypatch):
+    hub.faults[SHARDS[0]] = [Fault(cut=600_000), Fault(status=404)]
+    with pytest.raises(ModelError, match="404"):
+        download()
+    lines = download()
+    whole = (hub.repositories[ESM2] / SHARDS[0]).stat().st_size
+    rest = sum(f.stat().st_size for f in hub.repositories[ESM2].glob("*00002.bin"))
+    assert hub.asked(SHARDS[0])[-1] == "bytes=600000-"
+    assert f"{(whole + rest - 600_000) / 1e9:.2f} GB to fetch" in lines[0]
 
 
-def test_download_to_a_directory_can_be_moved(hub: Hub, home: Path, tmp_path: Path):
-    assert download(hub, home, str(tmp_path / "stick")).returncode == 0
+@pytest.mark.parametrize(
+    "name", ["model-00001-of-00002.safetensors", "vocab.txt", "model.safetensors.index.json"]
+)
+@pytest.mark.parametrize("damage", ["flip", "remove", "cut"])
+def test_damage_is_mended_and_nothing_else_fetched(hub: Hub, home: Path, name: str, damage: str):
+    download()
+    before, file = tree(home), home / ESM2_FOLDER / name
+    data = file.read_bytes()
+    if damage == "remove":
+        file.unlink()
+    else:
+        file.write_bytes(data[:-1] if damage == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    hub.requests.clear()
+    download()
+    assert tree(home) == before
+    fetched = {r.path.rsplit("/", 1)[1] for r in hub.requests} - {COMMIT}
+    assert fetched == {SHARDS[0] if "00001" in name else name} - {"model.safetensors.index.json"}
+
+
+def test_a_damaged_classifier_is_mended(hub: Hub, home: Path):
+    download()
+    before, file = tree(home), home / "500" / "classifier.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    download()
+    assert tree(home) == before
+
+
+def test_damage_stays_where_the_network_is_gone(hub: Hub, home: Path, monkeypatch):
+    download()
+    (home / ESM2_FOLDER / "vocab.txt").write_text("x")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(ModelError, match=r"127\.0\.0\.1:9"):
+        download()
+    assert (home / ESM2_FOLDER / "config.json").is_file()
+
+
+def test_the_next_address_is_taken(hub: Hub, home: Path):
+    del hub.files["raw/500_model.pth"]
+    hub.files["api/500_model.pth"] = PTH[:-1] + b"x"
+    download()
+    assert [r.path for r in hub.requests if r.path.endswith(".pth")] == [
+        "/raw/500_model.pth",
+        "/api/500_model.pth",
+        "/mirror/500_model.pth",
+    ]
+
+
+def test_other_content_is_refused(hub: Hub, home: Path):
+    for place in hub.files:
+        hub.files[place] = PTH[:-1] + b"x"
+    hub.faults["pytorch_model.bin"] = [Fault(flip=True)]
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin has another content"):
+        download()
+    assert not (home / DNABERT_S_FOLDER).exists()
+    with pytest.raises(ModelError, match=r"500_model\.pth has another content"):
+        download()
+    assert not (home / "500").exists() and not list(home.rglob("*.pth*"))
+
+
+def test_a_revision_that_is_gone_is_replaced_by_the_newest_with_a_warning(hub: Hub, home: Path):
+    hub.commit = NEWEST
+    lines = download()
+    assert [line for line in lines if line.startswith("warning") and ESM2 in line]
+    assert Contents.read(home / ESM2_FOLDER).origin == f"{ESM2}@{NEWEST}"
+
+
+def test_other_weights_at_the_pinned_revision_are_refused(hub: Hub, home: Path):
+    file = hub.repositories[DNABERT_S] / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(ModelError, match="not the published file"):
+        download()
+
+
+def test_to_a_directory_that_can_be_moved(hub: Hub, home: Path, tmp_path: Path):
+    download(tmp_path / "stick")
     (tmp_path / "stick").rename(tmp_path / "elsewhere")
     assert bundles.Bundle.load(tmp_path / "elsewhere" / "500").dnabert_s.is_dir()
     assert not home.exists()
 
 
-def test_without_a_network_one_line_names_files_and_places(home: Path, tmp_path: Path):
-    hub = Hub({}, address="http://127.0.0.1:9")
-    result = download(hub, home)
-    (line,) = [line for line in result.stdout.splitlines() if line.startswith("ERROR")]
-    for wanted in (
-        "facebook/esm2_t36_3B_UR50D",
-        "zhihan1996/DNABERT-S",
-        "500_model.pth",
-        "models import",
-        str(home),
-        "config.json",
-    ):
-        assert wanted in line
-    assert "Traceback" not in result.stderr
+def test_the_models_directory_may_be_a_link(hub: Hub, home: Path, tmp_path: Path):
+    (tmp_path / "large_disk").mkdir()
+    home.symlink_to(tmp_path / "large_disk")
+    download()
+    assert bundles.installed("500")
 
 
-def golden_shapes(monkeypatch) -> None:
-    shapes = {
-        "esm2": {"hidden_size": 32, "num_hidden_layers": 36},
-        "dnabert_s": {"hidden_size": 48, "num_hidden_layers": 3},
-    }
-    monkeypatch.setattr(
-        published,
-        "ENCODERS",
-        tuple(replace(part, shape=shapes[part.kind]) for part in published.ENCODERS),
-    )
-    known = replace(published.PUBLISHED["500"], blob_id=blob_id(PTH))
-    monkeypatch.setattr(published, "PUBLISHED", published.PUBLISHED | {"500": known})
-
-
-def test_files_brought_by_hand_make_the_same_bundle(home: Path, monkeypatch):
-    golden_shapes(monkeypatch)
-    assert not bundles.installed("500")
-    for path in (GOLDEN / "500_model.pth", GOLDEN / "dnabert_s", GOLDEN / "esm2"):
-        published.import_model(path)
-    bundle = bundles.Bundle.load(home / "500")
-    assert bundles.installed("500") and bundle.widths == {"dnabert_s": 48, "esm2": 32}
-    assert {row.name: row.state for row in published.list_models()}["500"] == "installed"
-    assert not any(path.name.startswith(".") and path.is_dir() for path in home.iterdir())
-
-
-def test_another_classifier_becomes_a_bundle_of_its_own(home: Path, monkeypatch, tmp_path: Path):
-    golden_shapes(monkeypatch)
-    for path in (GOLDEN / "dnabert_s", GOLDEN / "esm2"):
-        published.import_model(path)
-    Classifier.load(GOLDEN / "500_model.pth").save(tmp_path / "marine_300.safetensors")
-    published.import_model(tmp_path / "marine_300.safetensors")
-    assert bundles.Bundle.load(home / "marine_300").chunk_length == 300
-    shutil.copy(tmp_path / "marine_300.safetensors", tmp_path / "500_model.safetensors")
-    with pytest.raises(ModelError, match="not the published classifier"):
-        published.import_model(tmp_path / "500_model.safetensors")
+def causes(monkeypatch, hub: Hub, cause: str) -> None:
+    if cause == "token":
+        monkeypatch.setenv("HF_TOKEN", "hf_old")
+    elif cause == "private":
+        hub.private = True
+    elif cause == "nowhere":
+        monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    elif cause == "proxy":
+        monkeypatch.setenv("HTTP_PROXY", "http://me:secret@127.0.0.1:9")
+        monkeypatch.setenv("HF_ENDPOINT", "http://hub.example")
+    elif cause == "offline":
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    elif cause == "bad address":
+        monkeypatch.setenv("HF_ENDPOINT", "hub.example")
+    elif cause == "page":
+        hub.faults[COMMIT] = [Fault(cut=10, chunked=False, status=200)]
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("cause", "said"),
     [
-        (lambda path: path / "nowhere.pth", "no such file"),
-        (lambda path: path, "no readable config.json"),
-        (
-            lambda path: shutil.copytree(GOLDEN / "esm2", path / "esm2"),
-            "neither facebook/esm2_t36_3B_UR50D",
-        ),
+        ("token", "401 Unauthorized (the token is not accepted: renew or unset HF_TOKEN"),
+        ("private", "401 Unauthorized (no such repository, or one that needs a token"),
+        ("nowhere", "127.0.0.1:9: Connection refused"),
+        ("proxy", "Connection refused (through the proxy 127.0.0.1; see HTTP_PROXY)"),
+        ("offline", "HF_HUB_OFFLINE is set"),
+        ("bad address", "is HF_ENDPOINT right"),
+        ("page", "is HF_ENDPOINT right, or a log-in page in between"),
     ],
 )
-def test_what_cannot_be_imported_is_said_in_a_line(home: Path, tmp_path: Path, make, message):
-    with pytest.raises(ModelError, match=message):
-        published.import_model(make(tmp_path))
+def test_the_cause_comes_first_and_only_what_is_missing_is_named(
+    hub: Hub, home: Path, monkeypatch, cause: str, said: str
+):
+    download()
+    (home / DNABERT_S_FOLDER).rename(home / "away")
+    causes(monkeypatch, hub, cause)
+    with pytest.raises(ModelError) as raised:
+        download()
+    text = str(raised.value)
+    assert said in text and "secret" not in text
+    assert text.index(said[:20]) < text.index("or bring")
+    assert DNABERT_S in text and "models import" in text and str(home) in text
+    assert ESM2 not in text and "500_model.pth" not in text
 
 
-def test_conversion_keeps_kinds_and_shapes(tmp_path: Path):
-    weights = {
-        "half": torch.arange(7, dtype=torch.bfloat16),
-        "transposed": torch.arange(6.0).reshape(2, 3).T,
-        "scalar": torch.tensor(3),
-        "empty": torch.empty(0, 4),
-        "flags": torch.tensor([True, False]),
-    }
-    torch.save(weights, tmp_path / "pytorch_model.bin")
-    assert convert_directory(tmp_path)
-    written = load_file(tmp_path / "model.safetensors")
-    assert written.keys() == weights.keys()
-    for name, tensor in weights.items():
-        assert written[name].dtype == tensor.dtype and torch.equal(written[name], tensor)
-    assert not convert_directory(tmp_path)
+def test_a_full_disk_is_said_before_and_during(hub: Hub, home: Path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
+    with pytest.raises(ModelError, match=r"0\.00 GB free, facebook.* needs 0\.00 more"):
+        download()
 
 
-def test_conversion_executes_nothing(tmp_path: Path):
-    class Hostile:
-        def __reduce__(self):
-            return os.system, (f"touch {tmp_path}/ran",)
+@pytest.mark.parametrize("seed", [1])
+def test_killed_at_random_and_repeated_it_is_the_same(hub: Hub, home: Path, seed: int):
+    """Seven kills in the middle of whatever it does, then to the end: equal bytes, no orphans."""
+    download()
+    whole = tree(home)
+    moments = random.Random(seed)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "virnucpro.models.importing"])
+    place = home.parent / "killed"
+    hub.pause = 0.001
+    arguments = (home.parent / "hub", hub.address, place)
 
-    torch.save({"weight": Hostile()}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ModelError, match="refused"):
-        convert_directory(tmp_path)
-    assert not (tmp_path / "ran").exists()
+    def start():
+        process = context.Process(target=download_in_child, args=arguments)
+        process.start()
+        return process
 
-
-def test_a_classifier_of_other_encoders_is_not_taken(home: Path, tmp_path: Path):
-    shutil.copy(GOLDEN / "500_model.pth", tmp_path / "mine.pth")
-    with pytest.raises(ModelError, match="takes 80 features, the published encoders give 3328"):
-        published.import_model(tmp_path / "mine.pth")
-    assert not (home / "mine").exists()
+    for _ in range(7):
+        begun = len(hub.requests)
+        process = start()
+        while len(hub.requests) == begun and process.is_alive():
+            time.sleep(0.005)
+        time.sleep(moments.uniform(0, 0.4))
+        process.kill()
+        process.join()
+    process = start()
+    process.join()
+    assert process.exitcode == 0
+    assert tree(place) == whole
+    assert {p.name for p in place.iterdir()} == {p.name for p in home.iterdir()}

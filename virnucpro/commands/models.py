@@ -34,8 +34,8 @@ def models_download(
         typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro."),
     ] = None,
 ) -> None:
-    """Fetch a published model (13 GB), checked and converted once; goes on where it was
-    interrupted.
+    """Fetch a published model, checked and converted once (11.8 GB to download and to keep; 20 GB
+    of disk in between). Continues where it was interrupted, and mends damaged files.
     """
     from virnucpro.models.library import download
 
@@ -58,7 +58,7 @@ def models_import(
     ] = None,
 ) -> None:
     """Take a model that was brought by other means; nothing in it is executed."""
-    from virnucpro.models.library import import_model
+    from virnucpro.models.importing import import_model
 
     print(import_model(path, name, _say))
 

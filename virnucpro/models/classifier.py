@@ -92,14 +92,14 @@ class Classifier:
 
     def save(self, path: Path | str) -> None:
         """Write `.safetensors` with the original's names."""
-        from safetensors.torch import save_file
+        from virnucpro.models.convert import write_safetensors
 
         if self.eps != USUAL_EPS:
             raise ModelError(
                 f"{path}: batch norm eps {self.eps} is not the usual 1e-5; keep this classifier's"
                 " .pth"
             )
-        save_file(self.tensors, path)
+        write_safetensors(self.tensors, Path(path))
 
     @property
     def width(self) -> int:

@@ -1,5 +1,4 @@
-"""`.bin` weights -> safetensors, once, a tensor at a time: neither file is ever in memory as a
-whole.
+"""A file of `.bin` weights -> the same tensors as safetensors, neither ever whole in memory.
 
 Eight processes that read an 11 GB pickle each would exhaust a host; a safetensors file is mapped
 once for all of them. Knows both formats; does not know architectures.
@@ -7,112 +6,103 @@ once for all of them. Knows both formats; does not know architectures.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virnucpro.errors import ModelError
-from virnucpro.models.weights import read_pickled, read_safetensors, weight_files
+from virnucpro.files import MODELS, explained, put_in_place, write_json
+from virnucpro.models.weights import read_pickled, read_safetensors
 
 if TYPE_CHECKING:
     import torch
 
-DTYPES = {
-    "float64": "F64",
-    "float32": "F32",
-    "float16": "F16",
-    "bfloat16": "BF16",
-    "int64": "I64",
-    "int32": "I32",
-    "int16": "I16",
-    "int8": "I8",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
+INDEX = "model.safetensors.index.json"
 
 
-def convert_directory(directory: Path) -> bool:
-    """Make a model directory's weights safetensors and drop the `.bin`; False where they are
-    already.
-
-    The new files are compared with the old ones, tensor by tensor, before these go. Raises
-    ModelError on files that hold anything but tensors.
+def converted_name(name: str) -> str:
+    """The name of a file of weights once it is safetensors: `pytorch_model-00001-of-00002.bin` ->
+    `model-00001-of-00002.safetensors`.
     """
-    sources = weight_files(directory)
-    if all(source.suffix == ".safetensors" for source in sources):
-        return False
-    single = len(sources) == 1
-    targets = [
-        directory
-        / ("model.safetensors" if single else f"model-{i:05d}-of-{len(sources):05d}.safetensors")
-        for i in range(1, len(sources) + 1)
-    ]
-    weight_map: dict[str, str] = {}
-    total = 0
-    for source, target in zip(sources, targets, strict=True):
-        tensors = read_pickled(source)
-        write_safetensors(tensors, target)
-        check_equal(tensors, target)
-        weight_map |= dict.fromkeys(tensors, target.name)
-        total += sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-    if not single:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-        (directory / "model.safetensors.index.json").write_text(
-            json.dumps(index, indent=2, sort_keys=True)
-        )
-    for source in sources:
-        source.unlink()
-    (directory / "pytorch_model.bin.index.json").unlink(missing_ok=True)
-    return True
+    if not name.endswith(".bin"):
+        return name
+    return f"{name.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
 
 
-def write_safetensors(tensors: Mapping[str, torch.Tensor], target: Path) -> None:
-    """Write `tensors` as one safetensors file, beside and renamed: 8 bytes of header length, JSON
-    header, raw values.
+def convert(source: Path, target: Path) -> None:
+    """Write the tensors of `source` as `target` and compare them; `source` stays.
+
+    Raises ModelError on a file that holds anything but tensors, and where `target` cannot be
+    written.
     """
-    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
-    end = 0
+    tensors = _unshared(read_pickled(source))
+    write_safetensors(tensors, target)
+    if not _equal(tensors, target):
+        target.unlink()
+        raise ModelError(f"{target}: other values than were written; is the disk sound? Try again")
+
+
+def write_safetensors(tensors: dict[str, torch.Tensor], target: Path) -> None:
+    """Write contiguous tensors as one file, whole or not at all, with the usual permissions.
+
+    Raises ModelError where it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    part = target.with_name(f"{target.name}.part")
+    try:
+        with explained(target, MODELS):
+            part.touch()
+            mode = part.stat().st_mode  # the library makes its files readable by the owner only
+            save_file(tensors, part, metadata={"format": "pt"})
+            os.chmod(part, mode)
+            put_in_place(part, target)
+    except SafetensorError as error:  # how it reports a full disk
+        raise ModelError(f"{target}: cannot write ({error}); make room and try again") from None
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_index(directory: Path) -> Path | None:
+    """The index of a directory's shards `model-*.safetensors`; None where there are none."""
+    from safetensors import safe_open
+
+    shards = sorted(directory.glob("model-*.safetensors"))
+    if not shards:
+        return None
+    weight_map = {}
+    for shard in shards:
+        with safe_open(shard, "pt") as opened:
+            weight_map |= dict.fromkeys(opened.keys(), shard.name)
+    total = sum(shard.stat().st_size for shard in shards)
+    index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+    write_json(directory / INDEX, index, MODELS)
+    return directory / INDEX
+
+
+def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Contiguous tensors, none of which shares its memory with another: tied ones are copied."""
+    seen: set[int] = set()
+    result = {}
     for name, tensor in tensors.items():
-        kind = str(tensor.dtype).removeprefix("torch.")
-        if kind not in DTYPES:
-            raise ModelError(
-                f"{target}: {name} is {kind}, which safetensors files of weights do not hold"
-            )
-        start, end = end, end + tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": DTYPES[kind],
-            "shape": list(tensor.shape),
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    part = target.with_name(target.name + ".part")
-    with part.open("wb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors.values():
-            out.write(memoryview(_bytes(tensor)))
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(part, target)
+        tensor = tensor.contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        result[name] = tensor.clone() if place in seen else tensor
+        seen.add(place)
+    return result
 
 
-def check_equal(tensors: Mapping[str, torch.Tensor], file: Path) -> None:
-    """Raises ModelError unless `file` holds exactly `tensors`."""
-    written = read_safetensors(file)
-    same = written.keys() == tensors.keys() and all(
-        tensor.dtype == written[name].dtype
-        and tensor.shape == written[name].shape
-        and bool((_bytes(tensor) == _bytes(written[name])).all())
-        for name, tensor in tensors.items()
-    )
-    if not same:
-        raise ModelError(f"{file}: was not written as it should be (is the disk sound?); try again")
-
-
-def _bytes(tensor: torch.Tensor):
-    """The values as a numpy array of bytes; a view where the tensor is contiguous."""
+def _equal(tensors: dict[str, torch.Tensor], file: Path) -> bool:
     import torch
 
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    def raw(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1).view(torch.uint8)
+
+    written = read_safetensors(file)
+    return written.keys() == tensors.keys() and all(
+        tensor.dtype == written[name].dtype
+        and tensor.shape == written[name].shape
+        and torch.equal(raw(tensor), raw(written[name]))
+        for name, tensor in tensors.items()
+    )

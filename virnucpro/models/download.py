@@ -1,183 +1,315 @@
-"""Files from the network into a directory: resumed, checked by content, whole or absent.
+"""Files and listings from the network: continued where they stopped, checked by content, patient
+with servers that fail for a while.
 
-Knows HTTP, the Hugging Face hub and git's content ids; does not know which models there are.
+Knows HTTP and which server gets the hub's token; does not know which files there are.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
+import http.client
+import json
 import os
+import ssl
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from virnucpro.errors import ModelError, one_line
-
-BLOCK = 1 << 20
-TIMEOUT = 60  # seconds without a byte
-PART = ".part"
+from virnucpro import __version__
+from virnucpro.errors import one_line
+from virnucpro.files import MODELS, explained, git_blob_id, put_in_place, sha256_of
 
 Log = Callable[[str], object]
+Answer = TypeVar("Answer")
+
+BLOCK = 1 << 20
+LARGE = 100_000_000  # bytes whose check takes long enough to be announced
+TIMEOUT = 60  # seconds without a byte
+WAITS = (1, 2, 4, 8, 16, 32)  # seconds; each after an attempt that brought nothing new
+WAITS_TO_CONNECT = 2  # of these: a server that cannot be reached at all is asked three times
+LONGEST_WAIT = 300  # seconds, whatever a server asks for
+SECONDS_BETWEEN_LINES = 10.0
+LARGEST_ANSWER = 1 << 26  # bytes of a listing
+PASSING = (408, 425, 429, 500, 502, 503, 504)
+PART = ".part"
+HINTS = {
+    401: "no such repository, or one that needs a token: set HF_TOKEN",
+    403: "access is refused; a repository may ask for its terms to be accepted on its page",
+    407: "the proxy wants a name and a password",
+}
 
 
-class NotToBeHad(Exception):
-    """The network, the server or the file's content says no; the message says which."""
+class Unavailable(Exception):
+    """The network, every server or the content says no; the message says which.
+
+    gone: whether servers were reached and none of them has it (404).
+    """
+
+    def __init__(self, message: str, gone: bool = False):
+        super().__init__(message)
+        self.gone = gone
+
+
+class _Failure(Exception):
+    """One attempt's. waits: how many times it is worth to wait; after: seconds the server asks
+    for.
+    """
+
+    def __init__(self, reason: str, waits: int = len(WAITS), after: float = 0, code: int = 0):
+        super().__init__(reason)
+        self.waits, self.after, self.code = waits, after, code
 
 
 @dataclass(frozen=True, slots=True)
-class HubFile:
-    """A file of a hub repository and what its content must be: git's id of a blob, or the sha256 of
-    a large file.
+class RemoteFile:
+    """A file, the addresses that may have it, and what its bytes must be.
+
+    content: sha256 (64 digits) or git's id of a blob (40); size: bytes, None where not known.
     """
 
     name: str
-    size: int
-    blob_id: str | None
-    sha256: str | None
+    urls: tuple[str, ...]
+    content: str
+    size: int | None = None
+
+    @property
+    def sha256(self) -> str | None:
+        return self.content if len(self.content) == 64 else None
+
+    def arriving(self, target: Path) -> Path:
+        """Where an unfinished download lies; its name tells the content, so that nothing else is
+        ever continued.
+        """
+        return target.with_name(f"{target.name}.{self.content[:12]}{PART}")
+
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` has this content."""
+        if not path.is_file() or self.size not in (None, path.stat().st_size):
+            return False
+        return self.content == (sha256_of if self.sha256 else git_blob_id)(path)
 
 
-@contextlib.contextmanager
-def locked(file: Path) -> Iterator[None]:
-    """Hold `file` as a lock: a second process waits, and then finds what the first one brought."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise ModelError(
-            f"{file.parent}: models cannot be kept here ({error.strerror}); set VIRNUCPRO_HOME to a"
-            " place that can be written to"
-        ) from None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+def fetch(file: RemoteFile, target: Path, log: Log = lambda line: None) -> None:
+    """Bring `file` to `target`, from the first of its addresses that has it, continuing what an
+    earlier call left.
 
-
-def git_blob_id(file: Path) -> str:
-    """git's id of a file's content: sha1 of `blob SIZE\\0` and its bytes."""
-    return _hash(file, hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False))
-
-
-def sha256_of(file: Path) -> str:
-    return _hash(file, hashlib.sha256())
-
-
-def fetch(urls: Sequence[str], target: Path, blob_id: str, log: Log = lambda line: None) -> None:
-    """Bring the file with this git id to `target`, from the first of `urls` that has it.
-
-    What an interrupted call brought lies beside it and is taken up. Raises NotToBeHad when no
-    address has the content.
+    Raises Unavailable where no address has the content, ModelError where it cannot be written.
     """
-    part = target.with_name(target.name + PART)
-    reasons = []
-    for url in urls:
-        try:
-            _continue(url, part)
-            if git_blob_id(part) != blob_id:
-                part.unlink()
-                raise NotToBeHad(
-                    f"{url}: another content than the published one (git id is not"
-                    f" {blob_id[:12]}...)"
-                )
-            os.replace(part, target)
-            log(f"{target.name}: {target.stat().st_size:,} bytes, git id as published")
-            return
-        except urllib.error.HTTPError as error:
-            reasons.append(f"{url}: {error.code} {error.reason}")
-        except (OSError, NotToBeHad) as error:  # URLError and timeouts are OSErrors
-            reasons.append(
-                one_line(error)
-                if isinstance(error, NotToBeHad)
-                else f"{url}: {one_line(getattr(error, 'reason', error))}"
+    part = file.arriving(target)
+    if file.is_at(target):
+        return
+
+    def bring(url: str) -> None:
+        had = _size(part)
+        if file.size is None or had < file.size:
+            _continue(url, file, part, log)
+        if (file.size or 0) > LARGE:
+            log(f"{file.name}: checking its content")
+        if not file.is_at(part):
+            part.unlink(missing_ok=True)
+            raise _Failure(
+                f"{host_of(url)}: {file.name} has another content than the published one"
+                f" ({file.content[:12]}...)",
+                waits=len(WAITS) if had else 0,  # what was there before may be the damage
             )
-    raise NotToBeHad("; ".join(reasons))
+
+    _patiently(file.urls, bring, log, lambda: _size(part))
+    with explained(target, MODELS):
+        put_in_place(part, target)
 
 
-def hub_files(hub: str, revision: str | None) -> tuple[str, tuple[HubFile, ...]]:
-    """The commit that `revision` (None: the newest) is, and its files. Raises NotToBeHad."""
-    from huggingface_hub import HfApi
-
-    with _hub_says():
-        info = HfApi().model_info(hub, revision=revision, files_metadata=True, timeout=TIMEOUT)
-    files = tuple(
-        HubFile(f.rfilename, f.size or 0, f.blob_id, f.lfs.sha256 if f.lfs else None)
-        for f in info.siblings or ()
-    )
-    return info.sha or "", files
-
-
-def fetch_hub(hub: str, commit: str, files: Sequence[HubFile], directory: Path) -> None:
-    """Bring `files` of a hub repository at `commit` into `directory` (the hub's client resumes);
-    check each by content.
+def _patiently(
+    urls: Sequence[str],
+    attempt: Callable[[str], Answer],
+    log: Log,
+    arrived: Callable[[], int] = lambda: 0,
+) -> Answer:
+    """The answer of the first of `urls` that gives one; passing failures are waited out, for longer
+    each time nothing new has arrived. Raises Unavailable.
     """
-    from huggingface_hub import snapshot_download
+    asked, failures = list(urls), dict[str, _Failure]()
+    tries, before = 0, arrived()
+    while True:
+        for url in tuple(asked):
+            try:
+                return attempt(url)
+            except _Failure as failure:
+                failures[url] = failure
+                if tries >= failure.waits:
+                    asked.remove(url)
+        if not asked:
+            reasons = "; ".join(dict.fromkeys(map(str, failures.values())))
+            raise Unavailable(reasons, all(f.code == 404 for f in failures.values()))
+        tries = 0 if arrived() > before else tries
+        before = arrived()
+        pause = max(WAITS[tries], min(failures[url].after for url in asked))
+        log(f"{failures[asked[-1]]}; trying again in {pause:.0f} s")
+        time.sleep(pause)
+        tries += 1
 
-    with _hub_says():
-        snapshot_download(
-            hub, revision=commit, local_dir=directory, allow_patterns=[file.name for file in files]
-        )
-    for file in files:
-        path = directory / file.name
-        if not path.is_file():
-            raise NotToBeHad(f"{hub}: {file.name} did not arrive")
-        good = (
-            sha256_of(path) == file.sha256
-            if file.sha256
-            else file.blob_id in (None, git_blob_id(path))
-        )
-        if not good:
-            path.unlink()
-            raise NotToBeHad(f"{hub}: {file.name} arrived damaged; try again")
+
+def read_json(url: str, log: Log = lambda line: None) -> Any:
+    """What a server answers in JSON. Raises Unavailable."""
+
+    def read(url: str) -> Any:
+        with _failing(url), _open(url) as answer:
+            return json.loads(answer.read(LARGEST_ANSWER))
+
+    return _patiently([url], read, log)
 
 
-def _continue(url: str, part: Path) -> None:
+def _continue(url: str, file: RemoteFile, part: Path, log: Log) -> None:
     """Append to `part` what is missing of `url`; a server that cannot continue sends it all
     again.
     """
-    have = part.stat().st_size if part.exists() else 0
-    headers = {"User-Agent": "virnucpro", "Accept": "application/vnd.github.raw+json, */*"}
-    request = urllib.request.Request(
-        url, headers=headers | ({"Range": f"bytes={have}-"} if have else {})
-    )
-    try:
-        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        # nothing is missing, or `part` is of something else: its id will tell
-        if error.code == 416 and have:
-            return
-        raise
-    missing = int(answer.headers.get("Content-Length", 0))
-    with answer, part.open("ab" if answer.status == 206 else "wb") as out:
-        while block := answer.read(BLOCK):
-            missing -= len(block)
-            out.write(block)
-        out.flush()
-        os.fsync(out.fileno())
+    have = _size(part)
+    with _failing(url):
+        try:
+            answer = _open(url, have)
+        except urllib.error.HTTPError as error:
+            if error.code == 416 and have:  # nothing is missing, or its content will tell
+                return
+            raise
+    with answer:
+        continued = answer.status == 206
+        have = have if continued else 0
+        length = answer.headers.get("Content-Length")
+        total = file.size if length is None else have + int(length)
+        meter = _Meter(file.name, have, total, log)
+        with explained(part, MODELS):
+            out = part.open("ab" if continued else "wb")
+        with out:
+            while True:
+                with _failing(url):
+                    block = answer.read1(BLOCK)  # read() loses what a cut chunk brought
+                if not block:
+                    break
+                with explained(part, MODELS):
+                    out.write(block)
+                meter.add(len(block))
+    missing = (total or 0) - _size(part)
     if missing > 0:  # read() does not say that a connection was cut
-        raise ConnectionError(f"the connection ended {missing:,} bytes early")
+        raise _Failure(f"{host_of(url)}: the connection ended {missing:,} bytes early")
+
+
+class _Meter:
+    """A line of progress now and then."""
+
+    def __init__(self, name: str, have: int, total: int | None, log: Log):
+        self._name, self._have, self._total, self._log = name, have, total, log
+        self._start, self._first, self._told = time.monotonic(), have, time.monotonic()
+
+    def add(self, count: int) -> None:
+        self._have += count
+        now = time.monotonic()
+        if now - self._told < SECONDS_BETWEEN_LINES:
+            return
+        self._told = now
+        rate = (self._have - self._first) / (now - self._start)
+        left = f", {((self._total or 0) - self._have) / rate:.0f} s left" if self._total else ""
+        of = f" of {self._total / 1e9:.2f}" if self._total else ""
+        self._log(f"{self._name}: {self._have / 1e9:.2f}{of} GB, {rate / 1e6:.0f} MB/s{left}")
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Redirects carry the token to the same server only, and an error names the server that
+    failed.
+    """
+
+    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 lacks it
+
+    def redirect_request(self, req, fp, code, msg, headers, newurl):
+        code = 307 if code == 308 else code
+        new = super().redirect_request(req, fp, code, msg, headers, newurl)
+        token = req.unredirected_hdrs.get("Authorization")
+        if new is not None and token and host_of(newurl) == host_of(req.full_url):
+            new.add_unredirected_header("Authorization", token)
+        self.last = newurl
+        return new
+
+
+def _open(url: str, have: int = 0) -> http.client.HTTPResponse:
+    """Ask for `url` from byte `have` on."""
+    headers = {
+        "User-Agent": f"virnucpro/{__version__}",
+        "Accept": "application/vnd.github.raw+json, */*",
+    }
+    request = urllib.request.Request(url, headers=headers)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    if url.startswith(endpoint() + "/") and (token := _token()):
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
+    redirects = _Redirects()
+    try:
+        return urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError:
+        raise
+    except OSError as error:
+        error.virnucpro_url = getattr(redirects, "last", url)  # type: ignore[attr-defined]
+        raise
 
 
 @contextlib.contextmanager
-def _hub_says() -> Iterator[None]:
-    """Whatever the hub's client raises, as one reason."""
+def _failing(url: str) -> Iterator[None]:
+    """Whatever the network raises, as a _Failure that names the server and the cause."""
     try:
         yield
-    except NotToBeHad:
-        raise
-    except Exception as error:
-        text = one_line(error)
-        raise NotToBeHad(
-            f"{type(error).__name__}: {text[:160]}" if text else type(error).__name__
+    except urllib.error.HTTPError as error:
+        hint = HINTS.get(error.code, "")
+        if error.code == 401 and _token():
+            hint = "the token is not accepted: renew or unset HF_TOKEN, or log in to the hub anew"
+        waits = len(WAITS) if error.code in PASSING else 0
+        reason = f"{host_of(error.url or url)}: {error.code} {error.reason}"
+        raise _Failure(
+            f"{reason} ({hint})" if hint else reason,
+            waits,
+            _retry_after(error.headers.get("Retry-After", "")),
+            error.code,
         ) from None
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise _unanswered(error, url) from None
 
 
-def _hash(file: Path, digest) -> str:
-    with file.open("rb") as opened:
-        while block := opened.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+def _unanswered(error: Exception, url: str) -> _Failure:
+    url = getattr(error, "virnucpro_url", url)
+    reason = getattr(error, "reason", error)
+    text = f"{host_of(url)}: {one_line(getattr(reason, 'strerror', None) or reason)}"
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return _Failure(f"{text}; set SSL_CERT_FILE to the certificates of your site", waits=0)
+    if isinstance(error, ValueError):  # an address that is none, or a page instead of JSON
+        return _Failure(f"{text} (is HF_ENDPOINT right, or a log-in page in between?)", waits=0)
+    proxy = urllib.request.getproxies().get(urlsplit(url).scheme)
+    if proxy and not urllib.request.proxy_bypass(urlsplit(url).hostname or ""):
+        name = f"{urlsplit(url).scheme}_proxy"
+        text += f" (through the proxy {urlsplit(proxy).hostname or proxy}; see {name.upper()})"
+    refused = isinstance(error, urllib.error.URLError)
+    return _Failure(text, WAITS_TO_CONNECT if refused else len(WAITS))
+
+
+def _retry_after(value: str) -> float:
+    """Seconds; servers may also give a date, which is waited for as if they had said nothing."""
+    return min(float(value), LONGEST_WAIT) if value.isdigit() else 0.0
+
+
+def _token() -> str | None:
+    """The user's token for the hub, from HF_TOKEN or where its client keeps it."""
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+def endpoint() -> str:
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def host_of(url: str) -> str:
+    return urlsplit(url).netloc.rpartition("@")[2] or url
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

@@ -8,27 +8,18 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import ModelError
+from virnucpro.models.contents import Contents
 from virnucpro.models.files import models_dir
+from virnucpro.models.hub import check_cached, download_encoder, folder_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 FILES = {"esm2": ("config.json", "vocab.txt"), "dnabert_s": ("config.json", "tokenizer.json")}
-PATTERNS = [
-    "config.json",
-    "vocab.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-]
-WEIGHTS = (
-    ["*.safetensors", "model.safetensors.index.json"],
-    ["pytorch_model*.bin", "pytorch_model.bin.index.json"],
-)
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +61,11 @@ class Part:
         """
         place = self.local()
         if place is not None:
+            if self.path is None:
+                check_cached(place)
             return place
         if self.path is None:
-            self._fetch()
-            place = self.local()
-            if place is not None:
-                return place
-            raise ModelError(
-                f"{self}: the hub's copy lacks {', '.join(FILES[self.kind])} or weights; choose"
-                " another model"
-            )
+            return download_encoder(self.hub, self.revision, FILES[self.kind], log.info)
         if self.kind == "classifier":
             raise ModelError(
                 f"{self.path}: no such classifier file; give a .safetensors or the original's .pth"
@@ -96,57 +82,14 @@ class Part:
         raise ModelError(f"{self.path}: not a model directory")
 
     def _places(self) -> list[Path]:
-        places = [models_dir() / self.hub.replace("/", "--")]
-        snapshot = self._snapshot(local_files_only=True)
-        return [*places, snapshot] if snapshot else places
+        from huggingface_hub import try_to_load_from_cache
 
-    def _snapshot(self, **options) -> Path | None:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
-
-        try:
-            return Path(snapshot_download(self.hub, revision=self.revision, **options))
-        except (LocalEntryNotFoundError, FileNotFoundError):
-            return None
-
-    def _fetch(self) -> None:
-        """Download what is needed into the Hugging Face cache: safetensors if there are any, else
-        `.bin`.
-        """
-        from huggingface_hub import HfApi
-
-        wanted = " ".join(FILES[self.kind])
-        try:
-            with _without_retries_told():
-                names = HfApi().list_repo_files(self.hub, revision=self.revision)
-                weights = (
-                    WEIGHTS[0]
-                    if any(name.endswith(".safetensors") for name in names)
-                    else WEIGHTS[1]
-                )
-                self._snapshot(allow_patterns=PATTERNS + weights)
-        except Exception as error:
-            reason = (
-                str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            )
-            raise ModelError(
-                f"{self}: not on this machine and not to be had from the hub"
-                f" ({type(error).__name__}: {reason:.120}); put its {wanted} and model.safetensors"
-                f" or pytorch_model.bin into {models_dir() / self.hub.replace('/', '--')}, or name"
-                " a directory"
-            ) from None
-
-
-@contextmanager
-def _without_retries_told() -> Iterator[None]:
-    """The hub's client logs every attempt of many; what is said in the end says it all."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+        plain, own = (models_dir() / folder_name(self.hub, r) for r in (None, self.revision))
+        contents = Contents.read(plain)
+        fits = contents is None or self.revision in (None, contents.origin.partition("@")[2])
+        places = [own, plain] if fits else [own]
+        cached = try_to_load_from_cache(self.hub, "config.json", revision=self.revision)
+        return [*places, Path(cached).parent] if isinstance(cached, str) else places
 
 
 def parse_part(kind: str, value: object, base: Path) -> Part:

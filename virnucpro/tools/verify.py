@@ -25,9 +25,9 @@ import numpy as np
 from virnucpro import __version__
 from virnucpro.errors import ModelError
 from virnucpro.models.bundle import Bundle, named_spec
+from virnucpro.models.contents import check_files
 from virnucpro.models.figures import Rows, columns_of, load_figures, places, read_rows
 from virnucpro.models.files import models_dir
-from virnucpro.models.model_home import check_files
 
 FEATURE_TOLERANCE = 2e-5  # fp32 (SPEC 5)
 SCORE_TOLERANCE = 1e-4

@@ -1,0 +1,89 @@
+"""The golden run's small parts in the published ones' place: on a played hub and GitHub, and in the
+program's facts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from hub_server import COMMIT, Hub, blob_id
+from original_files import GOLDEN
+from safetensors.torch import load_file
+
+PTH = (GOLDEN / "500_model.pth").read_bytes()
+ESM2, DNABERT_S = "facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S"
+SHAPES = {
+    "esm2": {"hidden_size": 32, "num_hidden_layers": 36},
+    "dnabert_s": {"hidden_size": 48, "num_hidden_layers": 3},
+}
+SHARDS = ("pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin")
+
+
+def make_hub(directory: Path) -> Hub:
+    """ESM-2 in two `.bin` shards with an index, DNABERT-S as the hub has it, and the classifier at
+    three addresses.
+    """
+    esm2, dnabert_s = directory / "esm2", directory / "dnabert_s"
+    shutil.copytree(GOLDEN / "esm2", esm2)
+    split_into_bins(esm2)
+    (esm2 / "tf_model.h5").write_bytes(b"not wanted")
+    shutil.copytree(GOLDEN / "dnabert_s", dnabert_s)
+    files = {f"{place}/500_model.pth": PTH for place in ("raw", "api", "mirror")}
+    return Hub({ESM2: esm2, DNABERT_S: dnabert_s}, files)
+
+
+def split_into_bins(directory: Path) -> None:
+    weights = load_file(directory / "model.safetensors")
+    names = sorted(weights)
+    parts = {SHARDS[0]: names[: len(names) * 3 // 4], SHARDS[1]: names[len(names) * 3 // 4 :]}
+    for file, part in parts.items():
+        torch.save({name: weights[name] for name in part}, directory / file)
+    index = {"metadata": {}, "weight_map": {n: file for file, part in parts.items() for n in part}}
+    (directory / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    (directory / "model.safetensors").unlink()
+
+
+def stand_in(change: Callable[[object, str, object], None], hub: Hub) -> None:
+    """Put the facts of the played models into the program; `change` sets an attribute."""
+    from virnucpro.models import download, importing, library
+    from virnucpro.models import hub as hub_module
+
+    pins = {
+        name: hub_module.Pin(
+            COMMIT,
+            frozenset(
+                hashlib.sha256(file.read_bytes()).hexdigest() for file in directory.glob("*.bin")
+            ),
+        )
+        for name, directory in hub.repositories.items()
+    }
+    encoders = tuple(replace(part, shape=SHAPES[part.kind]) for part in library.ENCODERS)
+    published = library.PUBLISHED | {"500": replace(library.PUBLISHED["500"], blob_id=blob_id(PTH))}
+    addresses = tuple(hub.other_server + f"/{place}/{{name}}" for place in ("raw", "api", "mirror"))
+    for module in (hub_module, importing):
+        change(module, "PINS", pins)
+    for module in (library, importing):
+        change(module, "ENCODERS", encoders)
+        change(module, "PUBLISHED", published)
+    change(library, "ADDRESSES", addresses)
+    change(download, "WAITS", (0.01,) * 6)
+
+
+def download_in_child(directory: Path, address: str, home: Path) -> None:
+    """`models download 500` in a process of its own, which a test may kill."""
+    os.environ.update(HF_ENDPOINT=address, VIRNUCPRO_HOME=str(home))
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+        os.environ.pop(name, None)
+    torch.set_num_threads(1)
+    hub = Hub({ESM2: directory / "esm2", DNABERT_S: directory / "dnabert_s"}, address=address)
+    stand_in(setattr, hub)
+    from virnucpro.models import library
+
+    library.download("500")

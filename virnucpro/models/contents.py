@@ -1,0 +1,136 @@
+"""What a directory of the models directory was filled with (checksums.json), and whether it still
+holds that.
+
+    {"origin": ..., "date": ..., "files": {name: {"size", "sha256"}}, "converted_from": {...}}
+
+Knows files and their record; does not know which models there are.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from virnucpro.errors import ModelError
+from virnucpro.files import MODELS, is_plain_name, read_json, sha256_of, sync_directory, write_json
+
+CHECKSUMS = "checksums.json"
+LARGE = 100_000_000  # bytes that take long enough to hash to be announced
+
+Log = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file's size in bytes and the sha256 of its content."""
+
+    size: int
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> Entry:
+        return cls(file.stat().st_size, sha256_of(file))
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """Where a directory's files came from, what they are, and what they were converted from."""
+
+    origin: str
+    files: Mapping[str, Entry] = field(default_factory=dict)
+    converted_from: Mapping[str, Entry] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, directory: Path) -> Contents | None:
+        """The record of `directory`; None where there is none that can be read."""
+        try:
+            stored = read_json(directory / CHECKSUMS, "", ModelError) or {}
+            return cls(
+                str(stored["origin"]),
+                _entries(stored["files"]),
+                _entries(stored.get("converted_from", {})),
+            )
+        except (ModelError, KeyError, TypeError, ValueError, AttributeError):
+            return None
+
+    def write(self, directory: Path) -> None:
+        date = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        record: dict[str, Any] = {"origin": self.origin, "date": date, "files": _plain(self.files)}
+        if self.converted_from:
+            record["converted_from"] = _plain(self.converted_from)
+        write_json(directory / CHECKSUMS, record, MODELS)
+
+    def adding(self, file: Path, converted_from: Mapping[str, Entry] | None = None) -> Contents:
+        """The record with `file` as it is now."""
+        return replace(
+            self,
+            files={**self.files, file.name: Entry.of(file)},
+            converted_from={**self.converted_from, **(converted_from or {})},
+        )
+
+    def only(self, names: set[str]) -> Contents:
+        """The record of some of the files."""
+        return replace(self, files={k: v for k, v in self.files.items() if k in names})
+
+    def changed(
+        self, directory: Path, content: bool = True, log: Log = lambda line: None
+    ) -> Iterator[str]:
+        """Names of the files that are missing or not as they came; by size alone without
+        `content`.
+        """
+        for name, entry in self.files.items():
+            file = directory / name
+            if not file.is_file() or file.stat().st_size != entry.size:
+                yield name
+            elif content:
+                if entry.size > LARGE:
+                    log(f"{file}: checking {entry.size / 1e9:.1f} GB")
+                if sha256_of(file) != entry.sha256:
+                    yield name
+
+
+def is_whole(directory: Path) -> bool:
+    """Whether the files of `directory` are those that came, by name and size."""
+    contents = Contents.read(directory)
+    return contents is not None and not any(contents.changed(directory, content=False))
+
+
+def check_files(directory: Path, log: Log = lambda line: None) -> list[str]:
+    """What is wrong with the files of a part or bundle by its record, a line each; all are read.
+
+    Empty: all are as they came.
+    """
+    contents = Contents.read(directory)
+    if contents is None:
+        return [f"{directory / CHECKSUMS}: not readable"]
+    wrong = [directory / name for name in contents.changed(directory, log=log)]
+    return [f"{file}: {'changed since it came' if file.exists() else 'missing'}" for file in wrong]
+
+
+def put_directory_in_place(beside: Path, target: Path) -> None:
+    """A whole directory takes the place of an older or damaged one. Errors: OSError."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        os.rename(target, old)
+    os.rename(beside, target)
+    sync_directory(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _entries(stored: Mapping[str, Any]) -> dict[str, Entry]:
+    entries = {
+        name: Entry(int(entry["size"]), str(entry["sha256"])) for name, entry in stored.items()
+    }
+    if not all(map(is_plain_name, entries)):
+        raise ValueError("names a file of another directory")
+    return entries
+
+
+def _plain(entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
+    return {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in entries.items()}
