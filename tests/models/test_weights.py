@@ -134,5 +134,5 @@ def test_a_truncated_safetensors_file_says_so(bundle, tmp_path):
 
 
 def test_a_bert_that_is_no_esm_is_refused(bundle):
-    with pytest.raises(ModelError, match="not an ESM-2"):
+    with pytest.raises(ModelError, match="model_type is 'bert', where this encoder has 'esm'"):
         load_esm2(bundle / "dnabert_s", "cpu", "fp32")

@@ -8,7 +8,6 @@ know how attention is computed.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,21 @@ from torch.nn.functional import linear
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import alibi_biases, grouped_attention
 from virnucpro.models.choices import PLAIN, choose_fast_path
+from virnucpro.models.config import Config
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import LengthGroup, PackedBatch
-from virnucpro.models.weights import read_state_dict, without_values
+from virnucpro.models.weights import ADVICE, read_state_dict, without_values
 from virnucpro.settings import Choice
 
 LAYERS = "DNABERT-S layers"
+NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,26 +51,23 @@ class DnabertConfig:
 
     @classmethod
     def read(cls, directory: Path) -> DnabertConfig:
-        file = directory / "config.json"
-        if not file.is_file():
-            raise ModelError(
-                f"{file}: no such file; DNABERT-S is config.json, tokenizer.json and weights"
-            )
-        try:
-            stored = json.loads(file.read_text())
-            config = cls(
-                **{name: stored[name] for name in cls.__dataclass_fields__ if name in stored}
-            )
-        except (ValueError, TypeError, AttributeError, OSError) as error:
-            raise ModelError(
-                f"{file}: not a DNABERT-S configuration ({error}); download it again"
-            ) from None
-        if config.hidden_size % config.num_attention_heads:
-            raise ModelError(
-                f"{file}: hidden_size {config.hidden_size} is no multiple of its "
-                f"{config.num_attention_heads} heads; download it again"
-            )
-        return config
+        """Raises ModelError where the file is no such configuration, or says that anything else
+        is computed.
+        """
+        config = Config(directory)
+        config.expect("model_type", ("bert",))
+        config.expect("hidden_act", ("gelu", None))
+        config.expect("is_decoder", (False, None))
+        found = cls(
+            **{name: config.number(name) for name in NUMBERS},
+            type_vocab_size=config.number("type_vocab_size", 2),
+            layer_norm_eps=config.epsilon("layer_norm_eps", 1e-12),
+            pad_token_id=config.number("pad_token_id", 0),
+        )
+        config.head_width(found.hidden_size, found.num_attention_heads)
+        if found.pad_token_id >= found.vocab_size:
+            raise ModelError(f"{config.file}: pad_token_id is no token; {ADVICE}")
+        return found
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -6,6 +6,7 @@ does not know an architecture: esm2.py and dnabert_s.py say what is theirs.
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -17,8 +18,11 @@ from virnucpro.errors import ModelError
 from virnucpro.models.fast.self_check import FastPathError, plain_instead
 from virnucpro.models.packing import PackedBatch, even_rows, pool
 from virnucpro.models.precision import compute_dtype
+from virnucpro.models.weights import FLOATS
 from virnucpro.settings import Choice
 
+# weights of a layer, but for what is computed again; and of a norm that ESM-1 has
+OF_A_LAYER = re.compile(r"encoder\.layer\..*(?<!\.inv_freq)$|embeddings\.layer_norm\.")
 # to final hidden states [T, width] in the compute dtype
 Forward = Callable[[PackedBatch], torch.Tensor]
 
@@ -151,10 +155,16 @@ def assign_weights(
     """Give `model` (built on the meta device) its weights, one tensor at a time, in `dtype` on
     `device`.
 
-    Raises ModelError when a weight is missing or of another shape. Tensors the model has no place
-    for are left out (heads of other tasks).
+    Raises ModelError when a weight is missing, of another shape or kind, or of a layer that the
+    model does not have. Other tensors that it has no place for (heads of other tasks) are left out.
     """
     wanted = dict(model.named_parameters())
+    extra = [name for name in tensors if OF_A_LAYER.match(name) and name not in wanted]
+    if extra:
+        raise ModelError(
+            f"{source}: {len(extra)} weights that config.json has no place for ({extra[0]} ...);"
+            " config and weights do not belong together"
+        )
     missing = [name for name in wanted if name not in tensors]
     if missing:
         raise ModelError(
@@ -166,6 +176,11 @@ def assign_weights(
             raise ModelError(
                 f"{source}: {name} is {tuple(tensors[name].shape)} but {tuple(parameter.shape)} by "
                 "config.json; config and weights do not belong together"
+            )
+        if str(tensors[name].dtype) not in FLOATS:
+            raise ModelError(
+                f"{source}: {name} holds {tensors[name].dtype}, not floating point numbers; take"
+                " weights that are not quantized"
             )
     # moved first and rounded there: on the host that would be one core's work for as long as the
     # file takes to read

@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
 from virnucpro.models.choices import INT8, PLAIN, choose_fast_path
+from virnucpro.models.config import Config
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast.esm2_cpu import CpuEsm2
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import PackedBatch
 from virnucpro.models.precision import compute_dtype
-from virnucpro.models.weights import read_state_dict, without_values
+from virnucpro.models.weights import ADVICE, read_state_dict, without_values
 from virnucpro.settings import Choice
+
+if TYPE_CHECKING:
+    from transformers import EsmConfig
 
 LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
 # tokens: shorter proteins are too few residues for the errors of int8 to average out
@@ -28,6 +33,23 @@ LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
 SHORTEST_INT8 = 32
 LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
+NUMBERS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "max_position_embeddings",
+    "pad_token_id",
+    "mask_token_id",
+)
+NOT_IN_ESM2 = (
+    "emb_layer_norm_before",
+    "is_decoder",
+    "is_folding_model",
+    "add_cross_attention",
+    "quantization_config",
+)
 
 
 def choose_forward(
@@ -118,42 +140,61 @@ def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> torc
         for name, tensor in read_state_dict(directory, prefix="esm.").items()
     }
     assign_weights(model, tensors, device, dtype, directory)
-    set_inv_freq(
-        model,
-        device,
-        next((tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)), None),
-    )
+    stored = [tensor for name, tensor in tensors.items() if name.endswith(INV_FREQ)]
+    set_inv_freq(model, device, checked_inv_freq(stored, model.config, directory))
     return model
 
 
-def read_config(directory: Path):
+def checked_inv_freq(
+    stored: list[torch.Tensor], config: EsmConfig, directory: Path
+) -> torch.Tensor | None:
+    """A checkpoint's own RoPE frequencies, one for each two columns of a head; None where it has
+    none. Raises ModelError unless those of all layers are the same and fit config.json.
+    """
+    wanted = config.hidden_size // config.num_attention_heads // 2
+    for frequencies in stored:
+        if tuple(frequencies.shape) != (wanted,):
+            raise ModelError(
+                f"{directory}: rotary frequencies of shape {tuple(frequencies.shape)}, but"
+                f" ({wanted},) by num_attention_heads in config.json; config and weights do not"
+                " belong together"
+            )
+        plausible = (frequencies > 0) & (frequencies <= 1)
+        if not bool(plausible.all()) or not torch.equal(frequencies, stored[0]):
+            raise ModelError(f"{directory}: rotary frequencies not as in an ESM-2; {ADVICE}")
+    return stored[0] if stored else None
+
+
+def read_config(directory: Path) -> EsmConfig:
+    """The numbers of config.json that shape the network; everything else as in every ESM-2, and
+    refused where the file says otherwise.
+    """
     from transformers import EsmConfig
 
-    file = directory / "config.json"
-    if not file.is_file():
-        raise ModelError(
-            f"{file}: no such file; an ESM-2 directory holds config.json, vocab.txt and"
-            " model.safetensors"
-        )
-    try:
-        config = EsmConfig.from_json_file(file)
-    except (ValueError, TypeError, OSError) as error:
-        raise ModelError(
-            f"{file}: not an ESM-2 configuration ({error}); download it again"
-        ) from None
-    if (
-        config.model_type != "esm"
-        or config.position_embedding_type != "rotary"
-        or config.is_decoder
-    ):
-        raise ModelError(
-            f"{file}: not an ESM-2 encoder (rotary positions); take one such as"
-            " facebook/esm2_t36_3B_UR50D"
-        )
-    return config
+    config = Config(directory)
+    config.expect("model_type", ("esm",))
+    config.expect("position_embedding_type", ("rotary",))
+    config.expect("token_dropout", (True,))
+    config.expect("hidden_act", ("gelu", None))
+    config.expect("rope_theta", (10000.0, 10000, None))
+    for name in NOT_IN_ESM2:
+        config.expect(name, (False, None))
+    numbers = {name: config.number(name) for name in NUMBERS}
+    config.head_width(numbers["hidden_size"], numbers["num_attention_heads"])
+    if max(numbers["pad_token_id"], numbers["mask_token_id"]) >= numbers["vocab_size"]:
+        raise ModelError(f"{config.file}: pad_token_id or mask_token_id is no token; {ADVICE}")
+    return EsmConfig(
+        **numbers,
+        layer_norm_eps=config.epsilon("layer_norm_eps", 1e-5),
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
 
 
-def build_esm2(config) -> torch.nn.Module:
+def build_esm2(config: EsmConfig) -> torch.nn.Module:
     """An EsmModel without values (on the meta device), and without the heads that features do not
     need.
     """
@@ -177,8 +218,7 @@ def set_inv_freq(
     config = model.config
     width = config.hidden_size // config.num_attention_heads
     if stored is None:
-        theta = getattr(config, "rope_theta", None) or 10000.0
-        stored = 1.0 / (theta ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
+        stored = 1.0 / (10000.0 ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
     model.rotary_embeddings.inv_freq = stored.to(device=device, dtype=torch.float32)
     positions = torch.arange(config.max_position_embeddings, device=device).expand((1, -1))
     model.embeddings.position_ids = positions

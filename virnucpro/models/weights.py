@@ -28,6 +28,7 @@ WEIGHT_NAMES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADVICE = "take it from the model's source again"
 LARGEST_JSON = 16 << 20  # bytes; a tokenizer of 4,096 tokens has 200,000
 DEEPEST_JSON = 20
 LARGEST_HEADER = 8 << 20  # bytes of a safetensors header; ESM-2 3B's has some 60,000

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from virnucpro.errors import ModelError
+from virnucpro.models.weights import ADVICE
 from virnucpro.sequences import bpe
 from virnucpro.sequences.vocabulary import (
-    ADVICE,
     ESM2_VOCABULARY,
     DnaTokenizer,
     read_dna_tokenizer,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import ModelError
-from virnucpro.models.weights import read_table
+from virnucpro.models.weights import ADVICE, read_table
 
 ESM2_VOCABULARY = (
     "<cls>",
@@ -47,7 +47,6 @@ PLAIN_MODEL: dict[str, tuple[Any, ...]] = {
     "ignore_merges": (None, False),
 }
 NOT_USED = ("truncation", "padding")  # of a whole batch; frames are neither cut nor filled up
-ADVICE = "take it from the model's source again"
 
 
 @dataclass(frozen=True, slots=True)
