@@ -8,7 +8,6 @@ frames take 14 GB of disk.
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 import time
@@ -19,8 +18,17 @@ import numpy as np
 from virnucpro import api
 from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
+from virnucpro.files import sha256_of
 from virnucpro.models.bundle import MINI
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.record import (
+    InputRecord,
+    ModelRecord,
+    RunRecord,
+    read_record,
+    typed,
+    write_record,
+)
 from virnucpro.sequences.reader import find_inputs
 from virnucpro.sequences.table import FrameRules, FrameTable, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
@@ -61,42 +69,27 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))
     write_matrix(outputs.features, table.frame_ids(), FeatureRows(parts), {})
     random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
-    outputs.run_json.write_text(
-        json.dumps(
-            {
-                "inputs": list(table.inputs),
-                "failures": [],
-                "exit_code": 0,
-                "retry": 0,
-                "choices": [],
-                "device": "",
-                "processes": 1,
-                "precision": "fp32",
-                "features": "float32",
-                "batch_tokens": {},
-                "embedding": {},
-                "seconds": {},
-                "identity": {
-                    "--min-length": "0",
-                    "--stride": "0",
-                    "frames": table.fingerprint,
-                    "classifier": "",
-                },
-                "model": {
-                    "name": "random",
-                    "chunk_length": CHUNK,
-                    "frame_policy": "longest",
-                    "calibration": None,
-                    "sha256": {"classifier": ""},
-                    "classifier": str(folder / "classifier.safetensors"),
-                    "directories": {
-                        "esm2": str(MINI / "esm2"),
-                        "dnabert_s": str(MINI / "dnabert_s"),
-                    },
-                },
-            }
-        )
+    classifier = folder / "classifier.safetensors"
+    model = ModelRecord(
+        "random",
+        CHUNK,
+        "longest",
+        sha256={"classifier": sha256_of(classifier)},
+        classifier=str(classifier),
+        directories={name: str(MINI / name) for name in ("esm2", "dnabert_s")},
     )
+    record = RunRecord(
+        identity={"--min-length": "0", "--stride": "0", "frames": table.fingerprint},
+        call={},
+        model=model,
+        inputs=tuple(typed(InputRecord, entry, "inputs") for entry in table.inputs),
+        failures=(),
+        features="float32",
+        exit_code=0,
+        retry=0,
+        seconds={"total": 1.0},
+    )
+    write_record(outputs, record)
     return table, outputs
 
 
@@ -120,7 +113,7 @@ def main(frames: int) -> None:
                 f"{what}: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of"
                 " one core"
             )
-            print(json.loads(outputs.run_json.read_text())["seconds"], flush=True)
+            print(dict(read_record(outputs.run_json).seconds), flush=True)
 
 
 if __name__ == "__main__":

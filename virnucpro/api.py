@@ -335,18 +335,13 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     """What the processes of our own launch left; they have said themselves why, where they
     failed.
     """
-    from virnucpro.reporting.record import read_run_json
+    from virnucpro.reporting.record import read_record
 
     outputs = Outputs.of(settings)
-    facts = read_run_json(outputs.run_json) if code in (0, 2) else None
-    if facts is None:
+    record = read_record(outputs.run_json) if code in (0, 2) else None
+    if record is None:
         raise SystemExit(code)
-    return Result(
-        settings.output_dir,
-        tuple(Failure(**failure) for failure in facts["failures"]),
-        code,
-        outputs,
-    )
+    return Result(settings.output_dir, record.failures, code, outputs)
 
 
 def _refuse_overwriting(given: list[str], settings: PredictSettings) -> None:

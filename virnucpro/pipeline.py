@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from virnucpro.calling.answers import Answers
+from virnucpro.calling.answers import Answers, call
 from virnucpro.calling.calibration import Calibration
 from virnucpro.embedding.coverage import Coverage, any_answered, coverage, scored
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
@@ -30,7 +29,7 @@ from virnucpro.embedding.group import (
 )
 from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
-from virnucpro.embedding.work import ENCODERS, TokenColumn, longest_tokens
+from virnucpro.embedding.work import ENCODERS, TokenColumn, Work, longest_tokens
 from virnucpro.errors import Failure, StoreError, VirNucProError
 from virnucpro.launch import World, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
@@ -39,8 +38,16 @@ from virnucpro.models.encoder import Encoder
 from virnucpro.models.precision import resolve_precision
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
-from virnucpro.reporting.record import read_run_json
-from virnucpro.results import write_results
+from virnucpro.reporting.record import (
+    EncoderRecord,
+    InputRecord,
+    ModelRecord,
+    RunRecord,
+    call_identity,
+    read_record,
+    typed,
+)
+from virnucpro.reporting.write import write_results
 from virnucpro.run.ahead import check_stride
 from virnucpro.run.job import Job, Run, device_name, join, load_ahead, load_encoder, prepare
 from virnucpro.run.preload import LoadAhead
@@ -125,10 +132,8 @@ def predict(
 
 def _finished_before(outputs: Outputs) -> Outcome:
     """An earlier run's results, with what failed then."""
-    facts = read_run_json(outputs.run_json) or {}
-    return Outcome(
-        outputs, None, tuple(Failure(**failure) for failure in facts.get("failures", ())), 0
-    )
+    record = read_record(outputs.run_json)
+    return Outcome(outputs, None, record.failures if record else (), 0)
 
 
 def _embed_all(job: Job, run: Run, accelerator, ahead: LoadAhead) -> dict[str, Extraction]:
@@ -211,47 +216,38 @@ def _answer(
     run.display.stage("writing tables and report")
     code = _exit_code(table, answered, failures, settings)
     retry = sum(len(extraction.failed) for extraction in done.values())
-    facts = {
-        "identity": job.identity,
-        "exit_code": code,
-        "retry": retry,
-        "choices": [asdict(choice) for choice in run.choices],
-        "device": device_name(run.device),
-        "processes": run.world.size,
-        "precision": settings.precision,
-        "features": settings.features,
-        "batch_tokens": {name: plan.tokens for name, plan in job.plans.items()},
-        "embedding": {
-            name: {
-                "unique": len(job.work[name].sharing.unique),
-                "rows": e.rows,
-                "split": e.split,
-                "recomputed": e.recomputed,
-                "in_16_bits": e.in_16_bits,
-                "failed": len(e.failed),
-                "taken_up": job.work[name].taken_up,
-                "processes": [seconds.rounded() for seconds in e.processes],
-            }
-            for name, e in done.items()
-        },
-    }
+    model = model_record(bundle)
+    record = RunRecord(
+        identity=job.identity,
+        call=call_identity(settings.call),
+        model=model,
+        inputs=input_records(table, settings),
+        failures=tuple(failures),
+        features=settings.features,
+        exit_code=code,
+        retry=retry,
+        choices=tuple(run.choices),
+        device=device_name(run.device),
+        processes=run.world.size,
+        precision=settings.precision,
+        batch_tokens={name: plan.tokens for name, plan in job.plans.items()},
+        embedding={name: encoder_record(job.work[name], e) for name, e in done.items()},
+        calibrated=model.calibration is not None,
+    )
     stores = [work.store for work in job.work.values()]
     job.work.clear()  # with the plans, 60 bytes a frame that calling may need
     job.plans.clear()
-    calibration = Calibration.from_json(bundle.calibration) if bundle.calibration else None
-    answers = write_results(
-        _with_files(table, settings),
-        job.outputs,
-        scores,
-        ~covered.kept,
-        failures,
-        model_facts(bundle),
-        calibration,
-        settings.call,
-        facts,
-        run.clock,
-        saved,
-    )
+    calibration = Calibration.from_json(model.calibration) if model.calibration else None
+    with run.clock.stage("call"):
+        answers = call(
+            _with_files(table, settings),
+            scores,
+            ~covered.kept,
+            settings.call,
+            bundle.name,
+            calibration,
+        )
+    write_results(job.outputs, answers, record, run.clock, saved)
     if not retry:  # else a later start tries the failed rows again
         for store in stores:
             store.remove()
@@ -300,22 +296,43 @@ def _for_the_launcher(code: int, world: World) -> int:
     return 0 if code == 2 and world.launched and not world.self_launched else code
 
 
-def model_facts(bundle: Bundle) -> dict[str, Any]:
+def model_record(bundle: Bundle) -> ModelRecord:
     """What is said of the model in `run.json` and the report."""
     identity = bundle.identity()
-    return {
-        "name": bundle.name,
-        "chunk_length": bundle.chunk_length,
-        "frame_policy": bundle.frame_policy,
-        "sources": bundle.sources,
-        "sha256": identity,
-        "licence": bundle.licence,
-        "accuracy": bundle.accuracy,
-        "calibration": bundle.calibration,
-        "verified": read_verification(identity),
-        "classifier": str(bundle.classifier.resolve()),
-        "directories": {name: str(getattr(bundle, name).resolve()) for name in ENCODERS},
-    }
+    return ModelRecord(
+        name=bundle.name,
+        chunk_length=bundle.chunk_length,
+        frame_policy=bundle.frame_policy,
+        sources=bundle.sources,
+        sha256=identity,
+        licence=bundle.licence,
+        accuracy=bundle.accuracy,
+        calibration=bundle.calibration,
+        verified=read_verification(identity),
+        classifier=str(bundle.classifier.resolve()),
+        directories={name: str(getattr(bundle, name).resolve()) for name in ENCODERS},
+    )
+
+
+def input_records(table: FrameTable, settings: PredictSettings) -> tuple[InputRecord, ...]:
+    """The inputs as `run.json` says them, each at the path where it can be read again."""
+    return tuple(
+        typed(InputRecord, entry, "inputs") for entry in _with_files(table, settings).inputs
+    )
+
+
+def encoder_record(work: Work, done: Extraction) -> EncoderRecord:
+    """What `run.json` says of an encoder's embeddings."""
+    return EncoderRecord(
+        unique=len(work.sharing.unique),
+        rows=done.rows,
+        split=done.split,
+        recomputed=done.recomputed,
+        in_16_bits=done.in_16_bits,
+        failed=len(done.failed),
+        taken_up=work.taken_up,
+        processes=tuple(seconds.rounded() for seconds in done.processes),
+    )
 
 
 @contextmanager

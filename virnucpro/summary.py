@@ -5,12 +5,12 @@ another classifier.
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from virnucpro.calling.answers import Answers
+from virnucpro.calling.answers import Answers, call
 from virnucpro.calling.calibration import Calibration
 from virnucpro.embedding.coverage import CLASSIFY, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
@@ -19,8 +19,15 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.files import file_digest
 from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import logging_to, read_run_json
-from virnucpro.results import write_results
+from virnucpro.reporting.record import (
+    InputRecord,
+    ModelRecord,
+    RunRecord,
+    call_identity,
+    logging_to,
+    read_record,
+)
+from virnucpro.reporting.write import write_results
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.reader import InputFile
@@ -30,24 +37,11 @@ from virnucpro.settings import CallSettings
 
 log = logging.getLogger(__name__)
 
-KEPT = (
-    "identity",
-    "exit_code",
-    "retry",
-    "choices",
-    "device",
-    "processes",
-    "precision",
-    "features",
-    "batch_tokens",
-    "embedding",
-)
-
 
 def summarize(
     directory: Path,
     classifier: Path | None,
-    call: CallSettings,
+    settings: CallSettings,
     cache_dir: Path | None = None,
 ) -> tuple[Outputs, Answers, tuple[Failure, ...], int]:
     """Write the results in `directory` again.
@@ -55,63 +49,96 @@ def summarize(
     Raises StoreError where its features or its inputs are not there any more.
     """
     clock = Clock()
-    if directory.is_file():
-        raise StoreError(f"{directory}: is a file; give the output directory of a finished predict")
-    before = read_run_json(directory / "run.json")
-    if before is None or "identity" not in before:
-        raise StoreError(
-            f"{directory}: no finished run of predict in here; run predict with --output-dir"
-            f" {directory}"
-        )
-    outputs = Outputs(
-        directory, tuple(entry["stem"] for entry in before["inputs"]), call.table_format
-    )
-    scores_only = before["features"] == "none"
-    if scores_only and (classifier is not None or _stride(before)):
-        raise StoreError(
-            f"{directory}: was made with --features none, which keeps too little for --classifier"
-            " or --stride; run predict again"
-        )
-    if not scores_only and not outputs.features.exists():
-        raise StoreError(
-            f"{outputs.features}: not there, and without features nothing can be called again; run"
-            " predict again"
-        )
-    with WorkPlace(directory).lock, logging_to(outputs, logging.getLogger("virnucpro")):
+    before = _earlier(directory)
+    outputs = Outputs(directory, before.stems, settings.table_format)
+    outputs.refuse_inputs([classifier] if classifier else [])
+    _check_kept(outputs, before, classifier)
+    place = WorkPlace(directory)
+    with place.lock, logging_to(outputs, logging.getLogger("virnucpro")):
         with clock.stage("read"):
             table = _table(before, cache_dir)
             by_scores, (ids, rows) = _stored(outputs, before, classifier)
             lost = _lost(table, ids, directory)
         with clock.stage("classify"):
-            model, calibration = dict(before["model"]), before["model"]["calibration"]
-            if classifier is not None:
-                model |= {
-                    "name": f"{model['name'].removesuffix(' (modified)')} (modified)",
-                    "classifier": str(classifier),
-                    "sha256": model["sha256"] | {"classifier": file_digest(classifier)},
-                    "calibration": None,
-                    "accuracy": None,
-                }
-                calibration = None
+            model = _model(before, classifier)
             scores = np.full((len(table), 2), np.nan, dtype=np.float32)
             scores[~lost] = (
-                rows if by_scores else Classifier.load(Path(model["classifier"])).scores(rows)
+                rows if by_scores else Classifier.load(Path(model.classifier)).scores(rows)
             )
         answered = scored(table, ~lost, scores)
-        earlier = (Failure(**failure) for failure in before["failures"])
-        failures = (*(f for f in earlier if f.stage != CLASSIFY), *answered.failures)
-        code = _exit_code(int(before["exit_code"]), table, answered, failures)
-        facts = {name: before[name] for name in KEPT} | {
-            "exit_code": code,
-            "seconds_of_embedding": before.get("seconds_of_embedding") or before["seconds"],
-        }
-        facts["identity"] = facts["identity"] | {"classifier": model["sha256"]["classifier"]}
-        calibrated = Calibration.from_json(calibration) if calibration else None
-        outputs.prepare()
-        answers = write_results(
-            table, outputs, scores, lost, failures, model, calibrated, call, facts, clock
+        earlier = (failure for failure in before.failures if failure.stage != CLASSIFY)
+        failures = (*earlier, *answered.failures)
+        record = replace(
+            before,
+            identity={**before.identity, "classifier": model.sha256["classifier"]},
+            call=call_identity(settings),
+            model=model,
+            failures=failures,
+            exit_code=_exit_code(before.exit_code, table, answered, failures),
+            calibrated=model.calibration is not None,
+            seconds_of_embedding=before.seconds_of_embedding or before.seconds,
         )
-    return outputs, answers, failures, code
+        calibration = Calibration.from_json(model.calibration) if model.calibration else None
+        with clock.stage("call"):
+            answers = call(table, scores, lost, settings, model.name, calibration)
+        outputs.prepare()
+        if before.retry == 0:
+            place.clear(but=outputs.set_aside.name)
+        write_results(outputs, answers, record, clock)
+    return outputs, answers, failures, record.exit_code
+
+
+def _earlier(directory: Path) -> RunRecord:
+    """The record of the run whose results are in `directory`, or were when a `summarize` was
+    stopped there.
+    """
+    if directory.is_file():
+        raise StoreError(f"{directory}: is a file; give the output directory of a finished predict")
+    outputs = Outputs(directory)
+    record = read_record(outputs.run_json)
+    if record is None and WorkPlace(directory).read_identity() is None:
+        record = read_record(outputs.set_aside)
+    if record is None:
+        raise StoreError(
+            f"{directory}: no finished run of predict in here; run predict with --output-dir"
+            f" {directory}"
+        )
+    return record
+
+
+def _check_kept(outputs: Outputs, before: RunRecord, classifier: Path | None) -> None:
+    """Raise StoreError where too little is left of the run to call again from."""
+    if before.features == "none":
+        if classifier is not None or before.stride:
+            raise StoreError(
+                f"{outputs.directory}: was made with --features none, which keeps too little for"
+                " --classifier or --stride; run predict again"
+            )
+    elif not outputs.features.exists():
+        raise StoreError(
+            f"{outputs.features}: not there, and without features nothing can be called again; run"
+            " predict again"
+        )
+
+
+def _model(before: RunRecord, classifier: Path | None) -> ModelRecord:
+    """The model that answers now. Raises StoreError where the run's classifier has changed."""
+    model = before.model
+    if classifier is None:
+        if file_digest(Path(model.classifier)) != model.sha256.get("classifier"):
+            raise StoreError(
+                f"{model.classifier}: has changed since the run; name the one to use with"
+                " --classifier, or run predict again"
+            )
+        return model
+    return replace(
+        model,
+        name=f"{model.name.removesuffix(' (modified)')} (modified)",
+        classifier=str(classifier.resolve()),
+        sha256={**model.sha256, "classifier": file_digest(classifier)},
+        calibration=None,
+        accuracy=None,
+    )
 
 
 def _exit_code(
@@ -126,7 +153,7 @@ def _exit_code(
 
 
 def _stored(
-    outputs: Outputs, before: dict[str, Any], classifier: Path | None
+    outputs: Outputs, before: RunRecord, classifier: Path | None
 ) -> tuple[bool, tuple[list[str], np.ndarray]]:
     """(Whether they are scores, (ids, rows)): scores where they answer, since a million features
     take minutes to classify again.
@@ -135,13 +162,9 @@ def _stored(
     wrote them alone; a table that was changed since, or written by a start that did not come to its
     end, does not count.
     """
-    if (
-        classifier is None
-        and _stride(before) == 0
-        and before.get("scores") == scores_digest(outputs)
-    ):
+    if classifier is None and before.stride == 0 and before.scores == scores_digest(outputs):
         return True, read_scores(outputs)
-    if before["features"] == "none":
+    if before.features == "none":
         raise StoreError(
             f"{outputs.directory}: its prediction_results.txt are not those that the run wrote; run"
             " predict again"
@@ -149,14 +172,15 @@ def _stored(
     return False, read_matrix(outputs.features)
 
 
-def _stride(before: dict[str, Any]) -> int:
-    return int(before["identity"].get("--stride", 0))
+def _path(entry: InputRecord, before: RunRecord) -> Path:
+    """Where the run has read an input, whatever directory it was started in."""
+    return Path(before.working_directory, entry.path)
 
 
-def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
+def _table(before: RunRecord, cache_dir: Path | None) -> FrameTable:
     """The run's table of frames, from the cache or built again from the same inputs."""
     inputs = tuple(
-        InputFile(Path(entry["path"]), entry["source"], entry["stem"]) for entry in before["inputs"]
+        InputFile(_path(entry, before), entry.source, entry.stem) for entry in before.inputs
     )
     gone = [str(file.path) for file in inputs if not file.path.exists()]
     if gone:
@@ -164,18 +188,11 @@ def _table(before: dict[str, Any], cache_dir: Path | None) -> FrameTable:
             f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what"
             " there is"
         )
-    model, identity = before["model"], before["identity"]
-    rules = FrameRules(
-        model["chunk_length"], model["frame_policy"], int(identity["--min-length"]), _stride(before)
-    )
-    table = build_or_open(
-        inputs,
-        rules,
-        Tokenizers(model["directories"]["esm2"], model["directories"]["dnabert_s"]),
-        cache_dir,
-        log.info,
-    )
-    if table.fingerprint != identity["frames"]:
+    model = before.model
+    rules = FrameRules(model.chunk_length, model.frame_policy, before.min_length, before.stride)
+    tokenizers = Tokenizers(*(model.directories.get(name, "") for name in ("esm2", "dnabert_s")))
+    table = build_or_open(inputs, rules, tokenizers, cache_dir, log.info)
+    if table.fingerprint != before.identity.get("frames"):
         raise StoreError(
             "the inputs or the model's tokenizers have changed since the run; run predict again"
         )

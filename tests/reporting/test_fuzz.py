@@ -20,9 +20,11 @@ from golden_answers import GOLDEN
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from virnucpro.calling.answers import call as assemble_answers
 from virnucpro.calling.calibration import Calibration
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.results import write_results
+from virnucpro.reporting.record import ModelRecord, RunRecord, call_identity, read_record
+from virnucpro.reporting.write import write_results
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.reader import find_inputs
@@ -132,18 +134,21 @@ def test_no_sequence_is_missing_and_counts_agree(
     virus = rng.random(len(table)).astype(np.float32)
     outputs = Outputs(folder / "out", tuple(file.stem for file in inputs))
     outputs.prepare()
-    write_results(
-        table,
-        outputs,
-        np.column_stack([1 - virus, virus]),
-        rng.random(len(table)) < 0.1,
-        table.failures,
-        {"name": "mini"},
-        CALIBRATION if calibrated else None,
-        call,
-        {},
-        Clock(),
+    calibration = CALIBRATION if calibrated else None
+    scores, lost = np.column_stack([1 - virus, virus]), rng.random(len(table)) < 0.1
+    answers = assemble_answers(table, scores, lost, call, "mini", calibration)
+    record = RunRecord(
+        identity={},
+        call=call_identity(call),
+        model=ModelRecord("mini", 500, policy),
+        inputs=(),
+        failures=table.failures,
+        features="none",
+        exit_code=0,
+        retry=0,
     )
+    write_results(outputs, answers, record, Clock())
+    assert read_record(outputs.run_json).failures == tuple(table.failures)
 
     contigs = rows(outputs.contigs)
     expected = [

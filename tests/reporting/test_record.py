@@ -2,31 +2,118 @@ from __future__ import annotations
 
 import json
 import logging
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from virnucpro.errors import Failure, OutputError
+from virnucpro.errors import Failure, OutputError, StoreError
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import logging_to, read_run_json, write_failures, write_run_json
+from virnucpro.reporting.record import (
+    EncoderRecord,
+    InputRecord,
+    ModelRecord,
+    RunRecord,
+    logging_to,
+    read_record,
+    write_failures,
+    write_record,
+)
 from virnucpro.settings import Choice
 
 
-def test_run_json_is_plain_sorted_json(tmp_path):
-    facts = {
-        "z": Path("/a"),
-        "a": {"n": np.int64(3), "x": np.float32(0.5), "nan": float("nan")},
-        "c": (Choice("p", "v", "r"),),
-        "s": {"b", "a"},
-        "odd": "\udcff ü",
+def a_record(**changed) -> RunRecord:
+    found = {
+        "identity": {"--min-length": "0", "--stride": "0", "frames": "f" * 64},
+        "call": {"--min-score": "0.5"},
+        "model": ModelRecord("mini", 500, "longest", sha256={"classifier": "0" * 64}),
+        "inputs": (InputRecord("a.fa", "a.fa", "a", "1" * 64, 2),),
+        "failures": (Failure("b.fa", "read", "it is broken"),),
+        "features": "float32",
+        "exit_code": 2,
+        "retry": 0,
+        "choices": (Choice("p", "v", "r"),),
+        "embedding": {"esm2": EncoderRecord(3, 2, processes=({"encoder": 0.5},))},
     }
-    write_run_json(Outputs(tmp_path), facts)
-    data = json.loads((tmp_path / "run.json").read_text(), parse_constant=pytest.fail)
-    assert list(data) == sorted(data) and data["a"] == {"n": 3, "x": 0.5, "nan": None}
-    assert data["c"] == [{"name": "p", "value": "v", "reason": "r"}] and data["s"] == ["a", "b"]
-    assert read_run_json(tmp_path / "run.json") == data
-    assert read_run_json(tmp_path / "none.json") is None
+    return RunRecord(**{**found, **changed})
+
+
+def test_run_json_is_plain_sorted_json_and_comes_back(tmp_path):
+    outputs = Outputs(tmp_path)
+    record = a_record(
+        counts={"n": np.int64(3)},
+        prevalence={"x": np.float32(0.5)},
+        device="\udcff ü",
+        seconds_of_embedding={"total": 1.0},
+        more={"from_the_future": [1, {"a": None}], "nan": float("nan")},
+    )
+    write_record(outputs, record)
+    data = json.loads(outputs.run_json.read_text(), parse_constant=pytest.fail)
+    assert list(data) == sorted(data) and data["format"] == 1 and data["nan"] is None
+    assert data["choices"] == [{"name": "p", "value": "v", "reason": "r"}]
+    assert data["inputs"][0]["stem"] == "a" and data["embedding"]["esm2"]["unique"] == 3
+    again = read_record(outputs.run_json)
+    assert again == replace(record, more={"from_the_future": [1, {"a": None}], "nan": None})
+    assert read_record(tmp_path / "none.json") is None
+
+
+def wrong_records():
+    """(keys, value or DROPPED, what is said)."""
+    dropped = object()
+    yield dropped
+    for key in ("identity", "call", "model", "inputs", "failures", "features", "exit_code"):
+        yield (key,), dropped, rf"{key} is missing"
+    for stem in ("../x", "/tmp/x", "a/b", "a\0", "x" * 250):
+        yield ("inputs", 0, "stem"), stem, "stem is not"
+    yield ("format",), dropped, r"another version of this program \(format None"
+    yield ("format",), 2, "another version"
+    yield ("format",), True, "another version"
+    yield ("inputs",), {}, "inputs is not a list"
+    yield ("inputs", 0), "a.fa", r"inputs\[0\] is not an object"
+    yield ("inputs", 0, "path"), 3, r"inputs\[0\].path is not text"
+    yield ("exit_code",), "0", "exit_code is not a whole number"
+    yield ("exit_code",), True, "exit_code is not a whole number"
+    yield ("exit_code",), 256, "exit_code is not what a run writes"
+    yield ("identity",), None, "identity is not an object"
+    yield ("identity", "--stride"), "-1", "identity.--stride is not what"
+    yield ("identity", "--min-length"), "9" * 5000, "identity.--min-length is not what"
+    yield ("identity", "frames"), 1, "identity.frames is not text"
+    yield ("features",), "float64", "features is not what"
+    yield ("model", "chunk_length"), 0, "model.chunk_length is not what"
+    yield ("model", "frame_policy"), "all", "model.frame_policy is not what"
+    yield ("model", "calibration"), [], "model.calibration is not an object"
+    yield ("seconds",), {"total": "1"}, "seconds.total is not a number"
+    yield ("failures", 0), {"path": "x"}, r"failures\[0\].stage is missing"
+
+
+DROPPED, *WRONG = wrong_records()
+
+
+@pytest.mark.parametrize(("keys", "value", "said"), WRONG)
+def test_a_wrong_run_json_is_one_line(tmp_path, keys, value, said):
+    outputs = Outputs(tmp_path)
+    write_record(outputs, a_record())
+    data = json.loads(outputs.run_json.read_text())
+    place = data
+    for key in keys[:-1]:
+        place = place[key]
+    if value is DROPPED:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = value
+    outputs.run_json.write_text(json.dumps(data))
+    with pytest.raises(
+        StoreError, match=rf"run\.json: .*{said}.*; start over with predict --force"
+    ):
+        read_record(outputs.run_json)
+
+
+def test_results_of_another_user_are_not_believed(tmp_path, monkeypatch):
+    outputs = Outputs(tmp_path)
+    write_record(outputs, a_record())
+    monkeypatch.setattr("virnucpro.reporting.record.is_ours", lambda path: False)
+    with pytest.raises(StoreError, match="written by another user"):
+        read_record(outputs.run_json)
 
 
 def test_failed_files_only_when_something_failed(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,10 @@ from virnucpro.calling.columns import (
 )
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
+
+if TYPE_CHECKING:
+    from virnucpro.sequences.table import FrameTable
+    from virnucpro.settings import CallSettings
 
 FULL_MODEL = "500"
 
@@ -64,6 +69,31 @@ class Answers:
             if self.model == "mini"
             else self.model
         )
+
+
+def call(
+    table: FrameTable,
+    scores: NDArray[np.float32],
+    lost: NDArray[np.bool_],
+    settings: CallSettings,
+    model: str,
+    calibration: Calibration | None = None,
+) -> Answers:
+    """The answers for the frames of `table`. scores: float32 [frames, 2] (others, virus); lost:
+    bool [frames], without an embedding.
+    """
+    rules = CallRules(
+        table.rules.chunk_length,
+        settings.points,
+        settings.allow_short,
+        table.rules.stride,
+        table.rules.frame_policy,
+    )
+    table.check()
+    frames = frame_columns(table.frames.data.table, scores, lost)
+    return assemble(
+        table.inputs, table.records, frames, rules, model, calibration, settings.prevalence
+    )
 
 
 def assemble(

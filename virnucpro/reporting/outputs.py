@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -223,6 +223,23 @@ class Outputs:
             # not there, or something of somebody else's is in it
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+    @property
+    def set_aside(self) -> Path:
+        """The record of the results that are being replaced."""
+        return self.directory / HIDDEN / "before.json"
+
+    @contextlib.contextmanager
+    def replacing_results(self) -> Iterator[None]:
+        """While entered, and after it was left by an error, the directory holds no whole result:
+        `run.json` is set aside. The block writes a new one, last.
+        """
+        if self.run_json.exists():
+            with explained(self.run_json):
+                make_directory(self.set_aside.parent)
+                os.replace(self.run_json, self.set_aside)
+        yield
+        self.set_aside.unlink(missing_ok=True)
 
     def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
         """(path below the directory, phrase) of every file a run writes, in reading order."""

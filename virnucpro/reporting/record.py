@@ -1,6 +1,7 @@
 """What is kept of the run itself: `run.json`, `run.log` and `failed_files.txt`.
 
-Knows how they are written; what they say is collected where it happens.
+`run.json` is a `RunRecord`: written last, it stands for a whole result, and is checked where it is
+read. What it says is collected where it happens.
 """
 
 from __future__ import annotations
@@ -9,41 +10,232 @@ import contextlib
 import json
 import logging
 import os
+import re
+import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from virnucpro.errors import Failure
-from virnucpro.files import explained, open_own, write_text
+from virnucpro.errors import Failure, StoreError
+from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.settings import (
+    FEATURE_KINDS,
+    FRAME_POLICIES,
+    SHORTEST_CHUNK,
+    CallSettings,
+    Choice,
+)
 
 LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+FORMAT = 1  # raise it when keys of run.json change their meaning
+ADVICE = "start over with predict --force, or choose another directory"
+MORE = "more"  # the field that keeps keys which this version does not know
+KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+
+T = TypeVar("T")
+Identity = Mapping[str, str]
 
 
-def write_run_json(outputs: Outputs, facts: Mapping[str, Any]) -> None:
-    """`run.json`: keys sorted; paths and dataclasses as plain values, numbers that are no number as
-    null.
-    """
-    text = json.dumps(plain(facts), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+@dataclass(frozen=True)
+class InputRecord:
+    """An input file: `path` as it was given, `stem` names its folder of results."""
+
+    path: str
+    source: str
+    stem: str
+    sha256: str | None = None  # None: it could not be read
+    n_records: int = 0
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """The bundle that answered; sha256 by part; where its parts lay."""
+
+    name: str
+    chunk_length: int
+    frame_policy: str
+    sha256: Mapping[str, str] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+    licence: str | None = None
+    accuracy: Any = None
+    calibration: Mapping[str, Any] | None = None
+    verified: Mapping[str, Any] | None = None
+    classifier: str = ""
+    directories: Mapping[str, str] = field(default_factory=dict)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """What happened to the embeddings of one encoder, in rows; `processes`: seconds of each."""
+
+    unique: int
+    rows: int
+    split: int = 0
+    recomputed: int = 0
+    in_16_bits: int = 0
+    failed: int = 0
+    taken_up: int = 0
+    processes: tuple[Mapping[str, float], ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run, as `run.json` keeps it. What has no default here must stand there."""
+
+    identity: Identity  # all that decides the features
+    call: Identity  # all that decides the calls
+    model: ModelRecord
+    inputs: tuple[InputRecord, ...]
+    failures: tuple[Failure, ...]
+    features: str
+    exit_code: int
+    retry: int  # rows that a new start would try again
+    format: int = FORMAT
+    version: str = ""
+    python: str = ""
+    command: tuple[str, ...] = ()
+    working_directory: str = ""  # what relative paths were relative to
+    finished: str = ""
+    choices: tuple[Choice, ...] = ()
+    device: str = ""
+    processes: int = 1
+    precision: str = ""
+    batch_tokens: Mapping[str, int] = field(default_factory=dict)
+    embedding: Mapping[str, EncoderRecord] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
+    prevalence: Mapping[str, float] = field(default_factory=dict)
+    calibrated: bool = False
+    scores: Mapping[str, str] = field(default_factory=dict)  # checksums of the original's tables
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    throughput: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    seconds_of_embedding: Mapping[str, float] | None = None  # of the run that summarize followed
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stride(self) -> int:
+        return int(self.identity.get("--stride", "0"))
+
+    @property
+    def min_length(self) -> int:
+        return int(self.identity.get("--min-length", "0"))
+
+    @property
+    def stems(self) -> tuple[str, ...]:
+        return tuple(entry.stem for entry in self.inputs)
+
+
+def call_identity(call: CallSettings) -> Identity:
+    """The call settings as words, as `run.json` keeps them and a refusal quotes them."""
+    return {
+        "--min-score": str(call.points.virus),
+        "--relaxed": str(call.points.relaxed),
+        "--allow-short": str(call.allow_short),
+        "--prevalence": str(call.prevalence),
+        "--table-format": call.table_format,
+    }
+
+
+def write_record(outputs: Outputs, record: RunRecord) -> None:
+    """`run.json`, keys sorted."""
+    text = json.dumps(plain(record), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
     write_text(outputs.run_json, [text.encode("utf-8", "backslashreplace").decode()])
 
 
-def read_run_json(path: Path) -> dict[str, Any] | None:
-    """What an earlier run wrote, or None where there is nothing readable."""
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def read_record(path: Path) -> RunRecord | None:
+    """What a run wrote at `path`; None where there is no file.
+
+    Raises StoreError where it is another user's, of another version, or says what no run says.
+    """
+    content = read_json(path, ADVICE)
+    if content is None:
         return None
-    return data if isinstance(data, dict) else None
+    if not is_ours(path):
+        raise StoreError(f"{path}: written by another user; choose another directory")
+    if type(content.get("format")) is not int or content["format"] != FORMAT:
+        raise StoreError(
+            f"{path}: written by another version of this program (format"
+            f" {str(content.get('format'))[:20]}, not {FORMAT}); {ADVICE}"
+        )
+    try:
+        record = typed(RunRecord, content, "")
+        _check(record)
+    except ValueError as error:
+        raise StoreError(f"{path}: {error}; {ADVICE}") from None
+    return record
+
+
+def _check(record: RunRecord) -> None:
+    """Raises ValueError for values that have the right type and cannot be a run's."""
+    wrong = {
+        "stem": not all(is_plain_name(f"{stem}_merged") for stem in record.stems),
+        "inputs": len(set(record.stems)) < len(record.stems),
+        "features": record.features not in FEATURE_KINDS,
+        "model.frame_policy": record.model.frame_policy not in FRAME_POLICIES,
+        "model.chunk_length": not SHORTEST_CHUNK <= record.model.chunk_length < 1 << 31,
+        "exit_code": not 0 <= record.exit_code <= 255,
+        **{
+            f"identity.{name}": not re.fullmatch("[0-9]{1,9}", record.identity.get(name, "0"))
+            for name in ("--stride", "--min-length")
+        },
+    }
+    for name, is_wrong in wrong.items():
+        if is_wrong:
+            raise ValueError(f"{name} is not what a run writes")
+
+
+def typed(kind: Any, value: Any, where: str) -> Any:
+    """`value`, from JSON, as the annotated type `kind`: dataclasses, tuples, mappings and scalars.
+
+    where: its keys so far. Raises ValueError naming the key that is missing or of another type.
+    """
+    if kind is Any:
+        return value
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        known = [one for one in arguments if one is not type(None)]
+        return None if value is None else typed(known[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        return tuple(typed(arguments[0], one, f"{where}[{i}]") for i, one in enumerate(value))
+    if origin is Mapping and isinstance(value, dict):
+        return {key: typed(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
+    if is_dataclass(kind) and isinstance(value, dict):
+        return _typed_fields(kind, value, where)
+    if kind is float and type(value) is int and abs(value) < 1 << 53:
+        return float(value)
+    if type(value) is not kind:
+        what = KINDS.get(kind, "a list" if origin is tuple else "an object")
+        raise ValueError(f"{where.lstrip('.')[:100]} is not {what}")
+    return value
+
+
+def _typed_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
+    given, hints = dict(value), get_type_hints(kind)
+    found = {}
+    for entry in fields(kind):
+        if entry.name == MORE:
+            continue
+        if entry.name in given:
+            key = f"{where}.{entry.name}"
+            found[entry.name] = typed(hints[entry.name], given.pop(entry.name), key)
+        elif entry.default is MISSING and entry.default_factory is MISSING:
+            raise ValueError(f"{f'{where}.{entry.name}'.lstrip('.')[:100]} is missing")
+    return kind(**found, **({MORE: given} if MORE in hints else {}))
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON knows it. Raises TypeError for what has no plain form."""
+    """`value` as JSON knows it; numbers that are no number as null. Raises TypeError for what has
+    no plain form.
+    """
+    if is_dataclass(value) and not isinstance(value, type):
+        known = {entry.name: getattr(value, entry.name) for entry in fields(value)}
+        return plain({**known.pop(MORE, {}), **known})
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
     if isinstance(value, (list, tuple, set, frozenset)):
         items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
         return [plain(item) for item in items]

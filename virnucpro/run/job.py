@@ -45,8 +45,13 @@ from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.packing import pack
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
-from virnucpro.reporting.record import logging_to, write_failures
-from virnucpro.results import call_identity, read_finished
+from virnucpro.reporting.record import (
+    RunRecord,
+    call_identity,
+    logging_to,
+    read_record,
+    write_failures,
+)
 from virnucpro.run.ahead import read_table
 from virnucpro.run.preload import LoadAhead, fits_beside
 from virnucpro.run.state import Identity, WorkPlace, is_finished
@@ -244,21 +249,29 @@ def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
 
     Raises StoreError when the output directory holds another run.
     """
-    unfinished, finished = run.place.read_identity(), read_finished(outputs)
+    unfinished, finished = run.place.read_identity(), read_record(outputs.run_json)
+    if finished is not None and not outputs.contigs.exists():
+        finished = None
     call, directory = call_identity(run.settings.call), run.settings.output_dir
     if is_finished(
         directory,
         identity,
         call,
         unfinished,
-        finished and finished.identity,
-        finished is not None and finished.complete,
+        None if finished is None else {**finished.identity, **finished.call},
+        finished is not None and _is_complete(finished, outputs),
     ):
         log.info("%s: this run has finished already; --force starts it again", directory)
         run.place.clear()
         return True
-    if unfinished is None and finished is None and not run.settings.resume:
-        outputs.refuse_foreign_files()
+    if unfinished is None and finished is None:
+        if outputs.set_aside.exists():
+            raise StoreError(
+                f"{directory}: `virnucpro summarize` was stopped here; run it again, or start over"
+                " with --force"
+            )
+        if not run.settings.resume:
+            outputs.refuse_foreign_files()
     if (
         run.settings.resume
         and unfinished is None
@@ -267,6 +280,11 @@ def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
     ):
         log.info("%s: nothing to resume here, starting anew", directory)
     return False
+
+
+def _is_complete(record: RunRecord, outputs: Outputs) -> bool:
+    """Whether nothing is left that a new start could mend."""
+    return record.retry == 0 and (record.features == "none" or outputs.features.exists())
 
 
 def _check_room(run: Run, frames: int, work: dict[str, Work]) -> None:

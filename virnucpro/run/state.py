@@ -111,8 +111,8 @@ class WorkPlace:
         """What `read_identity` will find."""
         write_json(self.state_file, {"format": FORMAT, "identity": dict(identity)})
 
-    def clear(self) -> None:
-        """Drop unfinished work, but not the lock that is being held.
+    def clear(self, but: str = "lock") -> None:
+        """Drop unfinished work, but not the lock that is being held nor the file `but`.
 
         The identity goes last: what is left without it is nobody's.
         """
@@ -123,7 +123,7 @@ class WorkPlace:
             for name in sorted(os.listdir(handle), key=lambda name: name == self.state_file.name):
                 # what is still mapped stays on some network disks
                 with suppress(OSError):
-                    if name != "lock":
+                    if name not in ("lock", but):
                         remove_tree(name, handle)
 
 

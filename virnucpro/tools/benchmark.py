@@ -318,7 +318,7 @@ def whole_run(
     from virnucpro import pipeline
     from virnucpro.launch import World
     from virnucpro.reporting.progress import make_display
-    from virnucpro.reporting.record import read_run_json
+    from virnucpro.reporting.record import read_record
     from virnucpro.run import job as preparation
     from virnucpro.sequences.reader import find_inputs
 
@@ -341,8 +341,8 @@ def whole_run(
             outcome = pipeline.predict(
                 job, World(launched=False), device.type == "cpu", [], display, own_process=False
             )
-        facts = read_run_json(outcome.outputs.run_json)
-    return {"sequences": frames, "frames": facts["counts"]["frames"], "seconds": facts["seconds"]}
+        record = read_record(outcome.outputs.run_json)
+    return {"sequences": frames, "frames": record.counts["frames"], "seconds": record.seconds}
 
 
 @contextmanager

@@ -1,0 +1,104 @@
+"""`summarize` when it is stopped, started elsewhere, or finds a changed directory."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command import GOLDEN
+
+import virnucpro as package
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.reporting import write
+
+PARTS = {
+    "esm_model": str(GOLDEN / "esm2"),
+    "dna_model": str(GOLDEN / "dnabert_s"),
+    "classifier": str(GOLDEN / "500_model.pth"),
+    "precision": "fp32",
+    "gpus": "none",
+}
+# the first four records
+FEW = "".join((GOLDEN / "input.fa").read_text().partition(">long3777")[:1])
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("summary")
+
+
+@pytest.fixture(scope="module")
+def options(home) -> dict:
+    return {**PARTS, "cache_dir": home / "cache"}
+
+
+@pytest.fixture(scope="module")
+def finished(home, options) -> Path:
+    """A run of `few.fa`, which was given as a relative path."""
+    (home / "few.fa").write_text(FEW)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        return home / package.predict("few.fa", output_dir="out", **options).directory
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    """A copy of it, to be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "out"))
+
+
+def texts(directory: Path) -> dict[str, bytes]:
+    kinds = ("tsv", "bed", "fna", "txt", "csv")
+    paths = [path for kind in kinds for path in directory.rglob(f"*.{kind}")]
+    return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+def test_a_relative_input_is_found_from_another_directory(out, options, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    before = texts(out)
+    result = package.summarize(out, cache_dir=tmp_path / "another cache")
+    assert result.exit_code == 0 and texts(out) == before
+    assert json.loads((out / "run.json").read_text())["inputs"][0]["path"] == "few.fa"
+
+
+@pytest.mark.parametrize("step", ["write_tables", "write_fastas", "write_record"])
+def test_a_stopped_summarize_does_not_leave_a_finished_run(home, out, options, monkeypatch, step):
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(write, step, stop)
+        with pytest.raises(KeyboardInterrupt):
+            package.summarize(out, min_score=0.9, cache_dir=options["cache_dir"])
+    assert not (out / "run.json").exists()
+    with pytest.raises(StoreError, match=r"`virnucpro summarize` was stopped here; run it again"):
+        package.predict(home / "few.fa", output_dir=out, **options)
+    package.summarize(out, min_score=0.9, cache_dir=options["cache_dir"])
+    again = package.predict(home / "few.fa", output_dir=out, min_score=0.9, **options)
+    assert again.answers is None and again.exit_code == 0  # finished
+    assert not (out / ".virnucpro" / "before.json").exists()
+
+
+def test_what_the_run_record_names_is_checked_before_it_is_believed(out, tmp_path, options):
+    record = json.loads((out / "run.json").read_text())
+
+    def summarize(**changed: object) -> None:
+        (out / "run.json").write_text(json.dumps({**record, **changed}))
+        package.summarize(out, cache_dir=options["cache_dir"])
+
+    outside = [{**record["inputs"][0], "stem": "../escaped"}]
+    with pytest.raises(StoreError, match="stem is not what a run writes"):
+        summarize(inputs=outside)
+    assert not (tmp_path / "escaped_merged").exists()
+    with pytest.raises(StoreError, match="has changed since the run; name the one to use with"):
+        summarize(model={**record["model"], "sha256": {"classifier": "0" * 64}})
+    summarize(from_the_future={"kept": 1})
+    assert json.loads((out / "run.json").read_text())["from_the_future"] == {"kept": 1}
+
+
+def test_the_classifier_is_not_overwritten(out, options):
+    shutil.copy(GOLDEN / "500_model.pth", out / "regions.bed")
+    with pytest.raises(UsageError, match=r"regions\.bed: is to be read"):
+        package.summarize(out, out / "regions.bed", cache_dir=options["cache_dir"])
