@@ -21,7 +21,7 @@ COMPILE: tuple[str, ...] = ("auto", "on", "off")
 TABLE_FORMATS: tuple[str, ...] = ("tsv", "parquet")
 STRETCHES = "stretches"  # the frame policy whose chunks have several frames of unequal weight
 FRAME_POLICIES: tuple[str, ...] = ("open", "longest", STRETCHES)
-SHORTEST_CHUNK = 30  # bases
+SHORTEST_CHUNK, LONGEST_CHUNK = 30, 100_000  # bases
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 

@@ -103,6 +103,17 @@ def test_json_round_trip():
         {"coefficients": ["x", 1]},
         {"regions": {"opens": 0.4, "stays": 0.5}},
         {"regions": {"open": 0.5}},
+        {"regions": 3},
+        {"ranges": [1]},
+        {"ranges": {"log_length": [2, 1]}},
+        {"ranges": {"log_length": [0, float("inf")]}},
+        {"ranges": {"magic": [0, 1]}},
+        {"features": "ab", "coefficients": [1, 2]},
+        {"features": ["intercept", "intercept"]},
+        {"coefficients": [0, 1e30]},
+        {"coefficients": [0, 10**400]},
+        {"training_prevalence": float("nan")},
+        {"method": ["logistic"]},
     ],
 )
 def test_unusable_calibrations_are_refused(change):

@@ -66,7 +66,23 @@ def test_a_bundle_knows_its_parts(written):
     [
         ({"esm2": ...}, "lacks esm2"),
         ({"chunk_length": "500"}, "chunk_length '500'"),
-        ({"chunk_length": 2}, "at least 30"),
+        ({"chunk_length": 2}, "chunk_length 2 is not a whole number of 30 to 100,000"),
+        ({"chunk_length": 10**30}, "chunk_length 1000000"),
+        ({"classes": 5}, "in this order"),
+        ({"frame_policy": ["open"]}, "frame_policy"),
+        ({"calibration": {"method": "logistic", "features": "x"}}, "not a list of names"),
+        ({"calibration": {"method": "spline"}}, "'spline', not 'logistic'"),
+        ({"esm2": "~nobody_of_this_name/x"}, "is not a path"),
+        ({"esm2": "a\0b"}, "is not a path"),
+        ({"esm2": "\ud800"}, "is not a path"),
+        ({"esm2": "x" * 5000}, "is not a path .File name too long"),
+        ({"esm2": {"hub": "a/b", "revision": "../main"}}, "not a revision"),
+        ({"esm2": {"hub": "a/b", "revision": 3}}, "not a revision"),
+        ({"esm2": {"hub": "a/b", "path": 3}}, "esm2: 3 is neither a path"),
+        ({"esm2": {"path": "esm2"}}, "None is not a hub id"),
+        ({"classifier": {"hub": "a/b"}}, "classifier"),
+        ({"name": "a\x1b[31mb"}, "name is not a text"),
+        ({"licence": 3}, "licence is not a text"),
         ({"chunk_length": True}, "chunk_length True"),
         ({"frame_policy": "best"}, "frame_policy 'best'"),
         ({"classes": ["virus", "others"]}, "in this order"),
@@ -113,9 +129,15 @@ def test_a_missing_tokenizer_is_named(copy):
 
 
 def test_by_directory_with_a_part_replaced(copy):
-    edit(copy, calibration={"method": "logistic"})
+    calibration = {
+        "method": "logistic",
+        "features": ["intercept", "logit_score"],
+        "coefficients": [0.5, 1.0],
+        "training_prevalence": 0.5,
+    }
+    edit(copy, calibration=calibration)
     whole, choice = resolve_bundle(ModelSettings(model=str(copy)))
-    assert whole.calibration == {"method": "logistic"} and choice.value == "random-tiny"
+    assert whole.calibration == calibration and choice.value == "random-tiny"
     other, choice = resolve_bundle(
         ModelSettings(model=str(copy), dna_model=str(GOLDEN / "dnabert_s"))
     )
@@ -205,17 +227,41 @@ def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
     home, written, tmp_path, monkeypatch
 ):
     first = Bundle.load(written).identity()
+    assert not (home / "sha256.json").exists()  # the files are too new to be sure of their times
+    monkeypatch.setattr("virnucpro.models.files.SETTLED", -1)
+    assert Bundle.load(written).identity() == first
     kept = json.loads((home / "sha256.json").read_text())
     weights = str((written / "esm2" / "model.safetensors").resolve())
-    kept[weights][2] = "from the cache"
+    kept[weights][-1] = "0" * 64
     (home / "sha256.json").write_text(json.dumps(kept))
     assert Bundle.load(written).identity()["esm2"] != first["esm2"]
     os.utime(weights, ns=(1, 1))
     assert Bundle.load(written).identity() == first
+    for damaged in ("[]", json.dumps({weights: [1]}), "{", "[" * 100_000):
+        (home / "sha256.json").write_text(damaged)
+        assert Bundle.load(written).identity() == first
     blocked = tmp_path / "a file, no directory"
     blocked.touch()
     monkeypatch.setenv("VIRNUCPRO_HOME", str(blocked))
     assert Bundle.load(written).identity() == first
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_file_replaced_by_one_of_equal_size_and_time_is_hashed_anew(
+    copy, tmp_path, monkeypatch, replaced
+):
+    monkeypatch.setattr("virnucpro.models.files.SETTLED", -1)
+    first = Bundle.load(copy).identity()
+    file = copy / "esm2" / "model.safetensors"
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    if replaced:
+        file.rename(tmp_path / "old")  # keeps its inode, so that the new file has another
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns and file.stat().st_size == before.st_size
+    assert Bundle.load(copy).identity()["esm2"] != first["esm2"]
 
 
 def test_loads_no_torch():

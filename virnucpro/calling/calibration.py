@@ -24,6 +24,8 @@ from virnucpro.errors import ModelError
 
 # scored sequences of a source below which its prevalence is not estimated
 FEWEST_FOR_PREVALENCE = 1000
+MOST_FEATURES = 32
+LARGEST_COEFFICIENT = 1e6  # fitted ones are below 10; more would make steps of the probability
 SCORE_MARGIN = 1e-6  # scores are kept this far from 0 and 1 before the logit
 Columns = Mapping[str, NDArray[np.float64]]
 
@@ -67,12 +69,12 @@ class Calibration:
         """The calibration written by `to_json`. Raises ModelError when it is not one."""
         try:
             if data["method"] != "logistic":
-                raise ModelError(
-                    f"calibration method {data['method']!r} is not known; this version knows"
-                    " 'logistic'"
-                )
+                raise ValueError(f"the method is {str(data['method'])[:40]!r}, not 'logistic'")
+            features = data["features"]
+            if not isinstance(features, list) or not all(isinstance(f, str) for f in features):
+                raise ValueError("the features are not a list of names")
             calibration = cls(
-                tuple(data["features"]),
+                tuple(features),
                 tuple(float(c) for c in data["coefficients"]),
                 float(data["training_prevalence"]),
                 {
@@ -83,30 +85,34 @@ class Calibration:
                     **{name: float(value) for name, value in data.get("regions", {}).items()}
                 ),
             )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"the calibration in bundle.json is not usable: {error!r}") from error
-        unknown = {part for name in calibration.features for part in name.split("*")} - set(
-            BASE_FEATURES
-        )
-        if unknown or len(calibration.features) != len(calibration.coefficients):
-            raise ModelError(
-                f"the calibration in bundle.json has unknown features {sorted(unknown)} or a"
-                " coefficient too few"
-            )
-        if not 0 < calibration.regions.stays <= calibration.regions.opens < 1:
-            raise ModelError(
-                "the calibration in bundle.json has limits of regions that are not 0 < stays <="
-                " opens < 1"
-            )
-        if (
-            not 0 < calibration.training_prevalence < 1
-            or not np.isfinite(calibration.coefficients).all()
-        ):
-            raise ModelError(
-                "the calibration in bundle.json has a prevalence outside 0-1 or a coefficient that"
-                " is no number"
-            )
+            calibration._check()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = f"{error}" if type(error) is ValueError else repr(error)
+            raise ModelError(f"the calibration in bundle.json is not usable: {reason}") from None
         return calibration
+
+    def _check(self) -> None:
+        """Errors: ValueError where the numbers cannot be those of a calibration."""
+        unknown = {part for name in self.features for part in name.split("*")} - set(BASE_FEATURES)
+        if unknown or not 0 < len(self.features) <= MOST_FEATURES:
+            raise ValueError(
+                f"it has no features, too many, or unknown ones {sorted(unknown)}"[:200]
+            )
+        if len(set(self.features)) < len(self.features):
+            raise ValueError("a feature occurs twice")
+        if len(self.features) != len(self.coefficients):
+            raise ValueError(
+                f"{len(self.coefficients)} coefficients for {len(self.features)} features"
+            )
+        if not all(abs(c) <= LARGEST_COEFFICIENT for c in self.coefficients):
+            raise ValueError("a coefficient is no number, or larger than any that is fitted")
+        if not 0 < self.training_prevalence < 1:
+            raise ValueError("the training prevalence is not between 0 and 1")
+        if not 0 < self.regions.stays <= self.regions.opens < 1:
+            raise ValueError("the limits of regions are not 0 < stays <= opens < 1")
+        for name, (low, high) in self.ranges.items():
+            if name not in BASE_FEATURES or not -np.inf < low <= high < np.inf:
+                raise ValueError(f"the range of {name[:40]} is not that of a feature")
 
     def to_json(self) -> dict[str, Any]:
         return {

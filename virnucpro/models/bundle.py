@@ -15,22 +15,29 @@ where it lies}. frame_policy (then it is open), accuracy, licence and calibratio
 
 from __future__ import annotations
 
-import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from virnucpro.calling.calibration import Calibration
 from virnucpro.errors import ModelError, UsageError
+from virnucpro.files import is_plain_name
+from virnucpro.models.config import Config
 from virnucpro.models.files import directory_digest, file_digest, models_dir
 from virnucpro.models.parts import Part, parse_part
-from virnucpro.settings import FRAME_POLICIES, SHORTEST_CHUNK, Choice, ModelSettings
+from virnucpro.models.weights import read_table
+from virnucpro.settings import FRAME_POLICIES, LONGEST_CHUNK, SHORTEST_CHUNK, Choice, ModelSettings
 
 PARTS = ("esm2", "dnabert_s", "classifier")
 OPTIONS = {"esm2": "--esm-model", "dnabert_s": "--dna-model", "classifier": "--classifier"}
 CLASSES = ("others", "virus")
 PUBLISHED = {"500": 500, "300": 300}  # name -> chunk length
 FULL_ONE = "; the full model is 500"
+LARGEST_SPEC = 1 << 20  # bytes of bundle.json
+LONGEST_LABEL = 200  # letters of a bundle's name or licence
+ADVICE = "correct it, or take it from the bundle's source again"
 MINI = Path(__file__).parent / "mini"
 
 
@@ -95,49 +102,48 @@ class BundleSpec:
 def read_spec(directory: Path) -> BundleSpec:
     """Parse and check `directory`/bundle.json. Raises ModelError naming the field."""
     file = directory / "bundle.json"
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.is_file():
         raise ModelError(
             f"{file}: no such file; a bundle is a directory with bundle.json, an ESM-2 directory, a"
             " DNABERT-S directory and classifier.safetensors"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: not readable as JSON ({error})") from None
+        )
+    stored = read_table(file, ADVICE, LARGEST_SPEC)
 
     def wrong(what: str) -> ModelError:
-        return ModelError(f"{file}: {what}")
+        return ModelError(f"{file}: {what}; {ADVICE}")
 
-    if not isinstance(stored, dict):
-        raise wrong("holds no table of fields")
     missing = [name for name in ("name", "chunk_length", *PARTS) if name not in stored]
     if missing:
         raise wrong(f"lacks {', '.join(missing)}")
-    name, length, policy = (
-        stored["name"],
-        stored["chunk_length"],
-        stored.get("frame_policy", "open"),
-    )
-    if not isinstance(name, str) or not name:
-        raise wrong("name is not a text")
-    if not isinstance(length, int) or isinstance(length, bool) or length < SHORTEST_CHUNK:
+    name, length, licence = stored["name"], stored["chunk_length"], stored.get("licence")
+    if not is_label(name):
+        raise wrong(f"name is not a text of up to {LONGEST_LABEL} letters")
+    if licence is not None and not is_label(licence):
+        raise wrong(f"licence is not a text of up to {LONGEST_LABEL} letters")
+    if type(length) is not int or not SHORTEST_CHUNK <= length <= LONGEST_CHUNK:
         raise wrong(
-            f"chunk_length {length!r} is not a whole number of at least {SHORTEST_CHUNK} bases"
+            f"chunk_length {repr(length)[:40]} is not a whole number of {SHORTEST_CHUNK} to"
+            f" {LONGEST_CHUNK:,} bases"
         )
+    policy, calibration = stored.get("frame_policy", "open"), stored.get("calibration")
     if policy not in FRAME_POLICIES:
-        raise wrong(f"frame_policy {policy!r} is not one of {', '.join(FRAME_POLICIES)}")
-    if tuple(stored.get("classes", CLASSES)) != CLASSES:
+        raise wrong(f"frame_policy {repr(policy)[:40]} is not one of {', '.join(FRAME_POLICIES)}")
+    if stored.get("classes", list(CLASSES)) != list(CLASSES):
         raise wrong(f"classes must be {list(CLASSES)}, in this order")
-    calibration = stored.get("calibration")
     if calibration is not None and not isinstance(calibration, dict):
         raise wrong("calibration is not a table of fields")
     try:
+        if calibration:
+            Calibration.from_json(calibration)  # now, and not when everything has been embedded
         parts = {part: parse_part(part, stored[part], directory) for part in PARTS}
-    except ValueError as error:
+    except (ValueError, ModelError) as error:
         raise wrong(str(error)) from None
-    return BundleSpec(
-        name, length, parts, policy, stored.get("licence"), stored.get("accuracy"), calibration
-    )
+    return BundleSpec(name, length, parts, policy, licence, stored.get("accuracy"), calibration)
+
+
+def is_label(value: object) -> bool:
+    """Whether `value` is a text that can stand in a table and on the terminal."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_LABEL and value.isprintable()
 
 
 def locate(spec: BundleSpec) -> Bundle:
@@ -186,9 +192,10 @@ def resolve_bundle(settings: ModelSettings) -> tuple[Bundle, Choice]:
         )
         reason += "; " + " ".join(f"{OPTIONS[name]} {value}" for name, value in replaced.items())
     if settings.chunk_length is not None and settings.chunk_length != spec.chunk_length:
-        if settings.chunk_length < SHORTEST_CHUNK:
+        if not SHORTEST_CHUNK <= settings.chunk_length <= LONGEST_CHUNK:
             raise UsageError(
-                f"--chunk-length {settings.chunk_length}: at least {SHORTEST_CHUNK} bases"
+                f"--chunk-length {settings.chunk_length}: at least {SHORTEST_CHUNK} bases, at most"
+                f" {LONGEST_CHUNK:,}"
             )
         spec = replace(spec, chunk_length=settings.chunk_length, calibration=None, accuracy=None)
         reason += f"; --chunk-length {settings.chunk_length}"
@@ -225,7 +232,7 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
     """
     if model == "mini":
         return read_spec(MINI)
-    if (models_dir() / model / "bundle.json").is_file() and Path(model).name == model:
+    if is_plain_name(model) and (models_dir() / model / "bundle.json").is_file():
         return read_spec(models_dir() / model)
     if model in PUBLISHED:
         raise ModelError(
@@ -234,8 +241,9 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
             " weights), zhihan1996/DNABERT-S (config.json tokenizer.json and weights) and"
             f" {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}"
         )
-    if Path(model).is_dir():
-        return read_spec(Path(model))
+    with suppress(OSError, ValueError):  # no name of a directory
+        if Path(model).is_dir():
+            return read_spec(Path(model))
     raise ModelError(f"{said} {model}: neither a known name (500, 300, mini) nor a directory")
 
 
@@ -258,29 +266,17 @@ def parse_option(name: str, value: str) -> Part:
 
 
 def hidden_size(directory: Path) -> int:
-    file = directory / "config.json"
-    try:
-        width = json.loads(file.read_text(encoding="utf-8"))["hidden_size"]
-    except FileNotFoundError:
-        raise ModelError(f"{file}: no such file; copy it from the model's source") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{file}: no hidden_size to be read ({error!r}); download it again"
-        ) from None
-    if not isinstance(width, int) or width < 1:
-        raise ModelError(f"{file}: hidden_size {width!r} is no width; download it again")
-    return width
+    return Config(directory).number("hidden_size")
 
 
 def classifier_width(file: Path) -> int:
     """Columns of a classifier's first layer, from the header of its safetensors file."""
+    from safetensors import SafetensorError, safe_open
+
     try:
-        with file.open("rb") as opened:
-            size = int.from_bytes(opened.read(8), "little")
-            if size > 100_000_000:
-                raise ValueError("header too long")
-            return int(json.loads(opened.read(size))["hidden_layer.weight"]["shape"][1])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        with safe_open(file, "np") as opened:
+            return int(opened.get_slice("hidden_layer.weight").get_shape()[1])
+    except (OSError, ValueError, IndexError, SafetensorError) as error:
         raise ModelError(
             f"{file}: not a classifier in safetensors format ({error}); give another --classifier"
         ) from None

@@ -1,21 +1,23 @@
 """Where models are kept, and the sha256 of their files, computed once a file.
 
-Knows the models directory and its cache of hashes (by path, size and time of change); does not know
-formats.
+Knows the models directory and its cache of hashes; does not know formats.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import os
-import tempfile
+import re
+import time
 from pathlib import Path
 
 from virnucpro.errors import ModelError
+from virnucpro.files import MODELS, read_json, sha256_of, write_json
 from virnucpro.models.weights import weight_files
 
-BLOCK = 1 << 22
+HEX = re.compile("[0-9a-f]{64}")
+SETTLED = 2.0  # seconds after a change from which on another change shows in the times
 
 
 def models_dir() -> Path:
@@ -40,21 +42,30 @@ def directory_digest(directory: Path, tokenizer: tuple[str, ...]) -> str:
 
 
 def file_digest(file: Path) -> str:
-    """sha256 hex of a file's bytes, remembered while its size and time of change stay."""
+    """sha256 hex of a file's bytes, remembered while nothing shows that the file has changed.
+
+    Size, inode, and the times of the content and of the inode have to be the same: a program can
+    set the first of these times but not the second, so that a file put in another's place is hashed
+    anew whatever its size and time.
+    """
     try:
-        stat = file.stat()
-        key, stamp = str(file.resolve()), [stat.st_size, stat.st_mtime_ns]
+        stamp = _stamp(file)
+        key = str(file.resolve())
         known = _read_cache().get(key)
-        if isinstance(known, list) and len(known) == 3 and known[:2] == stamp:
-            return known[2]
-        digest = hashlib.sha256()
-        with file.open("rb") as opened:
-            while block := opened.read(BLOCK):
-                digest.update(block)
+        if isinstance(known, list) and known[:-1] == stamp and HEX.fullmatch(str(known[-1])):
+            return known[-1]
+        digest = sha256_of(file)
+        settled = time.time() - max(stamp[1:3]) / 1e9 > SETTLED and _stamp(file) == stamp
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}; put the file there, or name another") from None
-    _remember(key, [*stamp, digest.hexdigest()])
-    return digest.hexdigest()
+    if settled:
+        _remember(key, [*stamp, digest])
+    return digest
+
+
+def _stamp(file: Path) -> list[int]:
+    stat = file.stat()
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
 def _cache_file() -> Path:
@@ -62,20 +73,13 @@ def _cache_file() -> Path:
 
 
 def _read_cache() -> dict:
-    try:
-        stored = json.loads(_cache_file().read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return stored if isinstance(stored, dict) else {}
+    with contextlib.suppress(ModelError):
+        return read_json(_cache_file(), "", ModelError) or {}
+    return {}
 
 
 def _remember(key: str, entry: list) -> None:
     """Add to the cache; a directory that cannot be written costs only the time to hash again."""
-    try:
+    with contextlib.suppress(ModelError, OSError):
         models_dir().mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=models_dir(), prefix=".sha256")
-        with os.fdopen(handle, "w", encoding="utf-8") as opened:
-            json.dump(_read_cache() | {key: entry}, opened, indent=0)
-        os.replace(name, _cache_file())
-    except OSError:
-        return
+        write_json(_cache_file(), _read_cache() | {key: entry}, MODELS)

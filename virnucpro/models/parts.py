@@ -7,6 +7,7 @@ Hugging Face cache); does not know what a part computes.
 from __future__ import annotations
 
 import logging
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ from virnucpro.models.contents import Contents
 from virnucpro.models.files import models_dir
 from virnucpro.models.hub import check_cached, download_encoder, folder_name
 
-HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]{0,99}")
+LONGEST_ID = 96  # letters, as on the hub
 FILES = {"esm2": ("config.json", "vocab.txt"), "dnabert_s": ("config.json", "tokenizer.json")}
 
 log = logging.getLogger(__name__)
@@ -96,22 +99,41 @@ def parse_part(kind: str, value: object, base: Path) -> Part:
     """A part from `bundle.json` or the command line; paths are relative to `base`. Raises
     ValueError saying what is wrong.
     """
-    if isinstance(value, dict) and isinstance(value.get("hub"), str) and kind != "classifier":
-        if not HUB_ID.fullmatch(value["hub"]):
-            raise ValueError(f"{kind}: {value['hub']!r} is not a hub id (owner/name)")
-        path = base / value["path"] if isinstance(value.get("path"), str) else None
-        return Part(
-            kind,
-            path=path if path and path.is_dir() else None,
-            hub=value["hub"],
-            revision=value.get("revision"),
-        )
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{kind}: {value!r} is neither a path nor a hub id")
-    path = base / Path(value).expanduser()
+    if isinstance(value, dict) and kind != "classifier":
+        hub, revision, path = (value.get(name) for name in ("hub", "revision", "path"))
+        place = None if path is None else _path(kind, path, base)
+        return Part(kind, place if place and place.is_dir() else None, *_hub(kind, hub, revision))
+    path = _path(kind, value, base)
     if kind == "classifier" or path.exists():
         return Part(kind, path=path)
-    name, _, revision = value.partition("@")
+    name, _, revision = str(value).partition("@")
     if HUB_ID.fullmatch(name):
-        return Part(kind, hub=name, revision=revision or None)
+        return Part(kind, None, *_hub(kind, name, revision or None))
     return Part(kind, path=path)
+
+
+def _path(kind: str, value: object, base: Path) -> Path:
+    """A path that the system can take. Errors: ValueError."""
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{kind}: {repr(value)[:40]} is neither a path nor a hub id")
+    try:
+        path = base / Path(value).expanduser()
+        path.exists()
+        os.fsencode(path)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or "it names no file"
+        raise ValueError(f"{kind}: {value[:40]!r} is not a path ({reason})") from None
+    if "\0" in value:
+        raise ValueError(f"{kind}: {value[:40]!r} is not a path (it holds a NUL)")
+    return path
+
+
+def _hub(kind: str, hub: object, revision: object) -> tuple[str, str | None]:
+    """A hub id and a revision in the form that the hub has. Errors: ValueError."""
+    if not isinstance(hub, str) or len(hub) > LONGEST_ID or not HUB_ID.fullmatch(hub):
+        raise ValueError(f"{kind}: {repr(hub)[:40]} is not a hub id (owner/name)")
+    if revision is None:
+        return hub, None
+    if not isinstance(revision, str) or not REVISION.fullmatch(revision):
+        raise ValueError(f"{kind}: {repr(revision)[:40]} is not a revision (branch, tag or commit)")
+    return hub, revision
