@@ -15,8 +15,9 @@ import pytest
 from command import GOLDEN, GOLDEN_MODEL, environment, virnucpro
 
 from virnucpro.errors import Interrupted, VirNucProError
-from virnucpro.run.workers import _failed
+from virnucpro.run.workers import _failed, module_path
 
+ROOT = Path(__file__).parents[2]
 TWO_PROCESSES = [*GOLDEN_MODEL, "--gpus", "none", "--num-processes", "2"]
 # as the installed script does, which sees nothing of the current directory either
 SCRIPT = "import sys; sys.path.pop(0); from virnucpro.__main__ import main; main()"
@@ -59,6 +60,15 @@ def test_workers_import_nothing_from_here_and_listen_to_this_machine_only(tmp_pa
     assert (tmp_path / "out" / "-input_merged").is_dir()
 
 
+def test_the_package_is_seen_where_it_lies_in_the_current_directory(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT)
+    monkeypatch.chdir(ROOT)
+    assert str(ROOT) in module_path()
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert str(ROOT) in module_path() and str(tmp_path) not in module_path()
+
+
 def test_python_m_imports_nothing_from_here(tmp_path):
     (tmp_path / "typer.py").write_text(HIJACKED)
     (tmp_path / "click.py").write_text(HIJACKED)
@@ -90,7 +100,7 @@ def test_a_process_that_dies_on_leaving_is_no_success(tmp_path):
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(DIES_ON_LEAVING)
     (tmp_path / "one.fa").write_text(">a\n" + "ATGGCTAAACGT" * 30 + "\n")
-    path = f"{tmp_path / 'site'}:{Path(__file__).parents[2]}"
+    path = f"{tmp_path / 'site'}:{ROOT}"
     run = virnucpro(
         tmp_path, "predict", "one.fa", "-o", "out", *TWO_PROCESSES, extra={"PYTHONPATH": path}
     )

@@ -86,7 +86,7 @@ def module_path() -> list[str]:
     """sys.path for a new process: without the current directory and the folder of the script that
     is running, unless this package lies there.
     """
-    package = Path(__file__).resolve().parents[1]
+    package = Path(__file__).resolve().parents[2]
     script = getattr(sys.modules["__main__"], "__file__", None)
     unsafe = {Path.cwd().resolve(), Path(script).resolve().parent if script else None} - {package}
     return [entry for entry in sys.path if entry and Path(entry).resolve() not in unsafe]
