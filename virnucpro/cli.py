@@ -65,15 +65,10 @@ def _top(
 ) -> None: ...
 
 
-for command in (
-    predict,
-    summarize,
-    training.prepare,
-    training.train,
-    training.evaluate,
-    training.calibrate,
-):
+for command in (predict, summarize):
     app.command()(command)
+for name, command in training.COMMANDS.items():
+    app.command(name)(command)
 app.add_typer(models, name="models")
 for command in (doctor, citation, benchmark):
     app.command()(command)

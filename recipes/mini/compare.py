@@ -29,9 +29,8 @@ from recipes.mini.finish import (
     table,
     taken,
 )
-from virnucpro.calling.calibration import fit
 from virnucpro.training.bundle.scoring import FrameScores
-from virnucpro.training.calibrate import FEATURES, even_weights
+from virnucpro.training.calibrate import FEATURES, even_weights, fit
 from virnucpro.training.evaluation import Scored
 from virnucpro.training.metrics import auroc, calibration_error, recall_at
 from virnucpro.training.store import Store

@@ -21,13 +21,12 @@ import numpy as np
 
 from recipes.mini.data import blurred_sets
 from recipes.mini.windows import CHUNK_LENGTH, POLICY, draw_training
-from virnucpro.calling import calibration as calibrating
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.bundle.save import write_bundle
 from virnucpro.training.bundle.scoring import FrameScores, call_contigs
 from virnucpro.training.bundle.shape import NetworkShape
-from virnucpro.training.calibrate import FEATURES, choose_features, even_weights
+from virnucpro.training.calibrate import FEATURES, choose_features, even_weights, fit
 from virnucpro.training.evaluation import Scored, by_class, evaluate, macro, measure
 from virnucpro.training.metrics import auroc, recall_at
 from virnucpro.training.store import Store
@@ -181,9 +180,7 @@ def fit_validation(contigs: Store, columns: tuple) -> tuple:
     weight = even_weights(s)
     name, compared = choose_features(s, columns[1][rows], columns[2][rows], weight)
     return (
-        calibrating.fit(
-            FEATURES[name], s.score, s.length, columns[1][rows], columns[2][rows], s.virus, weight
-        ),
+        fit(FEATURES[name], s.score, s.length, columns[1][rows], columns[2][rows], s.virus, weight),
         name,
         compared,
     )

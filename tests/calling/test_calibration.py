@@ -17,12 +17,12 @@ from virnucpro.calling.calibration import (
     expected_fdr,
     expit,
     fdr_by_source,
-    fit,
     prevalence_by_source,
     shift_prevalence,
 )
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
+from virnucpro.training.calibrate import fit
 
 FEATURES = (
     "intercept",

@@ -7,7 +7,8 @@ import pytest
 from virnucpro.errors import InputError
 from virnucpro.sequences.chunks import chunk_spans
 from virnucpro.sequences.frames import FRAME_NAMES, open_frames
-from virnucpro.training.prepare import PrepareSettings, prepare
+from virnucpro.training.prepare import prepare
+from virnucpro.training.settings import PrepareSettings
 from virnucpro.training.store import Store, decode, substitute
 
 RNG = np.random.default_rng(17)
@@ -122,7 +123,7 @@ def test_with_genbank_only_frames_within_an_annotated_protein_stay(tmp_path):
             ("Y", decode(random_codes(600)), "others", "b", "train"),
         ],
     )
-    summary = prepare(PrepareSettings(labels, tmp_path / "out", genbank=(tmp_path / "x.gb",)))
+    summary = prepare(PrepareSettings(labels, tmp_path / "out", genbank=[tmp_path / "x.gb"]))
     spans = chunk_spans(len(gene), 500)
     found = open_frames(gene.encode(), spans[:, 0], spans[:, 1])
     expected = [
@@ -136,13 +137,13 @@ def test_with_genbank_only_frames_within_an_annotated_protein_stay(tmp_path):
     with pytest.raises(InputError, match=r"g\.fna: no GenBank record in it"):
         prepare(
             PrepareSettings(
-                labels, tmp_path / "none", genbank=(tmp_path / "x.gb", tmp_path / "g.fna")
+                labels, tmp_path / "none", genbank=[tmp_path / "x.gb", tmp_path / "g.fna"]
             )
         )
     with pytest.raises(
         InputError, match=r"y\.gb: not readable as GenBank \(No such file or directory\)"
     ):
-        prepare(PrepareSettings(labels, tmp_path / "none", genbank=(tmp_path / "y.gb",)))
+        prepare(PrepareSettings(labels, tmp_path / "none", genbank=[tmp_path / "y.gb"]))
     assert not (tmp_path / "none").exists()  # before any work
 
 

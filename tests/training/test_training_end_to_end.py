@@ -12,10 +12,17 @@ import torch
 from virnucpro import api, cli
 from virnucpro.errors import InputError, ModelError, UsageError
 from virnucpro.models.bundle import Bundle
-from virnucpro.training.bundle.bundle import BundleSettings, train_bundle
-from virnucpro.training.classifier import RecipeSettings, train_classifier
-from virnucpro.training.evaluate import EvaluateSettings, calibrate, run_evaluation
-from virnucpro.training.prepare import PrepareSettings, prepare
+from virnucpro.training.bundle.bundle import train_bundle
+from virnucpro.training.calibrate import calibrate
+from virnucpro.training.classifier import ClassifierRecipe, train_classifier
+from virnucpro.training.evaluate import run_evaluation
+from virnucpro.training.prepare import prepare
+from virnucpro.training.settings import (
+    CalibrateSettings,
+    EvaluateSettings,
+    PrepareSettings,
+    TrainSettings,
+)
 
 RNG = np.random.default_rng(23)
 CODONS = [
@@ -67,33 +74,28 @@ def own_cache(tmp_path_factory):
     patch.undo()
 
 
+def tiny(prepared, directory) -> TrainSettings:
+    """A training of three steps."""
+    return TrainSettings(prepared, directory, name="toy", size="tiny", steps=3, workers=0)
+
+
 @pytest.fixture(scope="module")
 def bundle(prepared, tmp_path_factory):
     directory = tmp_path_factory.mktemp("trained") / "bundle"
     return train_bundle(
-        BundleSettings(
-            prepared,
-            directory,
-            "toy",
-            "tiny",
-            steps=24,
-            pretrain=0.1,
-            workers=0,
-            learning_rate=4e-3,
-            norm_batches=4,
-        )
+        replace(tiny(prepared, directory), steps=24, pretrain=0.1, learning_rate=4e-3)
     )
 
 
 def test_a_trained_bundle_tells_the_toys_apart_after_calibration(prepared, bundle, tmp_path):
-    found = calibrate(bundle, prepared, tmp_path / "calibration", per_group=6)
+    found = calibrate(CalibrateSettings(bundle, prepared, tmp_path / "calibration", per_group=6))
     assert Bundle.load(bundle).calibration["features"] and found["sequences"] > 20
     results = run_evaluation(
         EvaluateSettings(
             prepared,
-            tmp_path / "evaluation",
             str(bundle),
-            lengths=(500, 1000),
+            tmp_path / "evaluation",
+            lengths="500, 1000",
             per_group=6,
             draws=20,
             baselines=False,
@@ -139,7 +141,9 @@ def test_a_calibration_needs_groups_to_leave_out(prepared, bundle, tmp_path):
     )
     before = (bundle / "bundle.json").read_bytes()
     with pytest.raises(InputError, match="of 1 viral and 1 other groups"):
-        calibrate(bundle, tmp_path / "few", tmp_path / "calibration", per_group=1)
+        calibrate(
+            CalibrateSettings(bundle, tmp_path / "few", tmp_path / "calibration", per_group=1)
+        )
     assert (bundle / "bundle.json").read_bytes() == before
 
 
@@ -151,14 +155,12 @@ def test_one_of_several_processes_does_not_train(prepared, tmp_path, monkeypatch
         UsageError,
         match="train runs in one process, and the launcher started 2; leave the launcher out",
     ):
-        train_bundle(BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=3))
+        train_bundle(tiny(prepared, tmp_path / "b"))
     assert not (tmp_path / "b").exists()
 
 
 def test_training_goes_on_where_it_stopped(prepared, tmp_path):
-    first = BundleSettings(
-        prepared, tmp_path / "b", "toy", "tiny", steps=3, workers=0, norm_batches=1
-    )
+    first = tiny(prepared, tmp_path / "b")
     train_bundle(first)
     at = torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)
     train_bundle(replace(first, steps=5, resume=True))
@@ -167,35 +169,13 @@ def test_training_goes_on_where_it_stopped(prepared, tmp_path):
     with pytest.raises(
         ModelError, match=r"state\.pt: not of this training \(.*\); start without --resume"
     ):
-        train_bundle(
-            BundleSettings(
-                prepared,
-                tmp_path / "b",
-                "toy",
-                "small",
-                steps=5,
-                workers=0,
-                norm_batches=1,
-                resume=True,
-            )
-        )
+        train_bundle(replace(first, size="small", steps=5, resume=True))
     # as a crash of the machine may leave it
     (tmp_path / "b" / "training" / "state.pt").write_bytes(b"")
     with pytest.raises(
         ModelError, match=r"state\.pt: not of this training \(.*\); start without --resume"
     ):
-        train_bundle(
-            BundleSettings(
-                prepared,
-                tmp_path / "b",
-                "toy",
-                "tiny",
-                steps=5,
-                workers=0,
-                norm_batches=1,
-                resume=True,
-            )
-        )
+        train_bundle(replace(first, steps=5, resume=True))
 
 
 def test_an_interrupted_training_is_kept_and_one_without_resume_starts_over(prepared, tmp_path):
@@ -203,16 +183,12 @@ def test_an_interrupted_training_is_kept_and_one_without_resume_starts_over(prep
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_bundle(
-            BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=5, workers=0), interrupt
-        )
+        train_bundle(replace(tiny(prepared, tmp_path / "b"), steps=5), interrupt)
     assert torch.load(tmp_path / "b" / "training" / "state.pt", weights_only=True)["step"] == 1
     vocabulary = tmp_path / "b" / "training" / "dnabert_s" / "tokenizer.json"
     learned = vocabulary.read_text()
     vocabulary.write_text("of another size")
-    train_bundle(
-        BundleSettings(prepared, tmp_path / "b", "toy", "tiny", steps=1, workers=0, norm_batches=1)
-    )
+    train_bundle(replace(tiny(prepared, tmp_path / "b"), steps=1))
     assert vocabulary.read_text() == learned
 
 
@@ -227,11 +203,7 @@ def test_a_stopped_train_says_how_to_go_on(prepared, tmp_path, monkeypatch, caps
 
 def test_chunks_too_long_for_a_size_are_refused(prepared, tmp_path):
     with pytest.raises(UsageError, match="up to 762 bases"):
-        train_bundle(
-            BundleSettings(
-                prepared, tmp_path / "b", "toy", "tiny", chunk_length=763, steps=1, workers=0
-            )
-        )
+        train_bundle(replace(tiny(prepared, tmp_path / "b"), chunk_length=763))
 
 
 @pytest.fixture(scope="module")
@@ -239,15 +211,18 @@ def features(prepared, bundle, tmp_path_factory):
     directory = tmp_path_factory.mktemp("features")
     for side in ("train", "validation", "test"):
         api.predict(prepared / f"{side}.fna", directory / side, model=str(bundle))
-    return tuple(
-        directory / side / "merged_features.pt" for side in ("train", "validation", "test")
-    )
+    return [directory / side / "merged_features.pt" for side in ("train", "validation", "test")]
 
 
 def test_a_classifier_on_stored_features_serves_predict(prepared, bundle, features, tmp_path):
     metrics = train_classifier(
-        RecipeSettings(
-            features, prepared / "frames.tsv", tmp_path / "c", epochs=6, learning_rate=5e-3
+        TrainSettings(
+            None,
+            tmp_path / "c",
+            features,
+            prepared / "frames.tsv",
+            epochs=6,
+            learning_rate=5e-3,
         )
     )
     assert (
@@ -262,12 +237,11 @@ def test_a_classifier_on_stored_features_serves_predict(prepared, bundle, featur
 
 
 def test_a_resumed_classifier_ends_like_an_undisturbed_one(prepared, features, tmp_path):
-    frames = prepared / "frames.tsv"
-    train_classifier(RecipeSettings(features, frames, tmp_path / "whole", epochs=4, hidden=16))
-    train_classifier(RecipeSettings(features, frames, tmp_path / "parts", epochs=2, hidden=16))
-    train_classifier(
-        RecipeSettings(features, frames, tmp_path / "parts", epochs=4, hidden=16, resume=True)
-    )
+    whole = TrainSettings(None, tmp_path / "whole", features, prepared / "frames.tsv", epochs=4)
+    parts, small = replace(whole, output=tmp_path / "parts"), ClassifierRecipe(hidden=16)
+    train_classifier(whole, recipe=small)
+    train_classifier(replace(parts, epochs=2), recipe=small)
+    train_classifier(replace(parts, resume=True), recipe=small)
     assert (tmp_path / "whole" / "log.csv").read_text() == (
         tmp_path / "parts" / "log.csv"
     ).read_text()
@@ -284,4 +258,4 @@ def test_one_class_alone_cannot_train(prepared, features, tmp_path):
     ]
     (tmp_path / "frames.tsv").write_text("\n".join(kept) + "\n")
     with pytest.raises(InputError, match="no example of both classes"):
-        train_classifier(RecipeSettings(features, tmp_path / "frames.tsv", tmp_path / "c"))
+        train_classifier(TrainSettings(None, tmp_path / "c", features, tmp_path / "frames.tsv"))

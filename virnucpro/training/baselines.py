@@ -7,14 +7,30 @@ reads DIAMOND's or MMseqs2's tabular output.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from virnucpro.training.store import CODON_TO_AMINO_ACID, STOP, decode_protein
+from virnucpro.errors import UsageError
+from virnucpro.training.bundle.sampling import WindowRules, WindowSampler
+from virnucpro.training.contigs import Contigs, write_fasta
+from virnucpro.training.evaluation import Scored, measure
+from virnucpro.training.settings import EvaluateSettings
+from virnucpro.training.store import CODON_TO_AMINO_ACID, STOP, Store, decode_protein
 
 K = 6
+# of DIAMOND, in the directory of the search
+SEARCH = (
+    "makedb --in train.faa -d train",
+    "blastx -q contigs.fna -d train --sensitive -k 30 -e 0.01 -o hits.tsv"
+    " -f 6 qseqid sseqid pident length bitscore evalue",
+)
 
 
 def kmer_index(k: int = K) -> np.ndarray:
@@ -99,3 +115,98 @@ def long_orfs(codes: np.ndarray, shortest: int) -> Iterator[bytes]:
             for a, b in zip(edges[:-1] + 1, edges[1:], strict=True):
                 if b - a >= shortest:
                     yield decode_protein(frame[a:b])
+
+
+def measure_baselines(
+    store: Store, contigs: Contigs, scored: Scored, settings: EvaluateSettings, say: Callable
+) -> dict[str, Any]:
+    """Length + GC, 6-mers, and DIAMOND where it is installed, learned on windows of the training
+    side; by length.
+    """
+    learned = store.select_records(store.labels.split == "train")
+    windows = WindowSampler(learned, WindowRules(500, 200, mutated_share=0.0)).draw(
+        6000, np.random.default_rng(settings.seed)
+    )
+    training = [windows.codes[a:b] for a, b in zip(windows.start, windows.end, strict=True)]
+    found = {
+        "length and GC": logistic(
+            length_and_gc(training), windows.virus, length_and_gc(contigs.codes)
+        ),
+        "6-mers": logistic(
+            kmer_frequencies(training), windows.virus, kmer_frequencies(contigs.codes), 0.001
+        ),
+    }
+    identity = None
+    if shutil.which("diamond"):
+        say("protein search (DIAMOND)")
+        search = settings.output / "search"
+        found["protein search"], identity = protein_search(learned, contigs, search)
+    out: dict[str, Any] = {}
+    for name, score in found.items():
+        for length in settings.contig_lengths:
+            rows = contigs.length == length
+            if rows.any() and contigs.virus[rows].any() and not contigs.virus[rows].all():
+                nothing = np.full(int(rows.sum()), np.nan)
+                alone = replace(scored.select(rows), score=score[rows], probability=nothing)
+                m = measure(alone, 100)
+                out.setdefault(name, {})[str(length)] = {
+                    k: m[k] for k in ("auroc", "recall_at_1pct", "recall_at_5pct")
+                }
+    if identity is not None:
+        out["recall_by_identity"] = recall_by_identity(scored, identity)
+    return out
+
+
+def protein_search(
+    store: Store, contigs: Contigs, directory: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """(best viral minus best cellular bit score, identity of the best viral hit), by blastx against
+    the training side's ORFs.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "train.faa").open("wb") as handle:
+        number = 0
+        for i in range(len(store)):
+            kind = b"V" if store.labels.virus[store.record[i]] else b"C"
+            for protein in long_orfs(store.segment(i), 60):
+                handle.write(b">%s%d\n%s\n" % (kind, number, protein))
+                number += 1
+    write_fasta(directory / "contigs.fna", contigs.codes, "")
+    for command in map(shlex.split, SEARCH):
+        done = subprocess.run(
+            ["diamond", *command, "--quiet"], cwd=directory, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise UsageError(
+                f"diamond {command[0]} failed: {done.stderr.strip()[-300:]}; use --no-baselines"
+            )
+    viral, cellular, identity = read_hits(directory / "hits.tsv", len(contigs.codes))
+    return viral - cellular, identity
+
+
+def recall_by_identity(s: Scored, identity: np.ndarray) -> dict:
+    """Viral contigs by the identity (%) of their best hit among viral training proteins: number,
+    groups, recall at 0.5.
+    """
+    out = {}
+    called = s.deciding >= 0.5
+    for name, rows in identity_strata(identity).items():
+        mine = s.virus & rows
+        if mine.any():
+            out[name] = {
+                "sequences": int(mine.sum()),
+                "groups": len(set(s.group[mine])),
+                "recall": round(float(called[mine].mean()), 4),
+            }
+    return out
+
+
+def identity_strata(identity: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks of the strata; 0 stands for no hit."""
+    return {
+        "no hit": identity == 0,
+        "<30": (identity > 0) & (identity < 30),
+        "30-50": (identity >= 30) & (identity < 50),
+        "50-70": (identity >= 50) & (identity < 70),
+        ">70": identity >= 70,
+    }

@@ -4,11 +4,23 @@ and with what weights.
 
 from __future__ import annotations
 
-import numpy as np
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from virnucpro.calling.calibration import fit
+import numpy as np
+from numpy.typing import ArrayLike
+
+from virnucpro.calling.calibration import Calibration, design, expit
+from virnucpro.errors import InputError, ModelError
+from virnucpro.files import write_text
+from virnucpro.training.contigs import answer, cut_contigs
 from virnucpro.training.evaluation import Scored
 from virnucpro.training.metrics import calibration_error
+from virnucpro.training.settings import CalibrateSettings
+from virnucpro.training.store import read_prepared
+
+LENGTHS = (300, 500, 1000, 3000, 10000)  # of the contigs it is fitted on
 
 FEATURES = {
     "score": ("intercept", "logit_score"),
@@ -23,6 +35,49 @@ FEATURES = {
         "log_open_frames",
     ),
 }
+
+
+def fit(
+    features: Sequence[str],
+    score: ArrayLike,
+    length: ArrayLike,
+    scored_fraction: ArrayLike,
+    n_open_frames: ArrayLike,
+    is_virus: ArrayLike,
+    weights: ArrayLike | None = None,
+    ridge: float = 1e-4,
+) -> Calibration:
+    """Fit a calibration by iteratively reweighted least squares (Newton) on labelled, scored
+    sequences.
+
+    `weights` lets rare groups count fully; the training prevalence is the weighted share of
+    viruses. `ridge` keeps coefficients finite where the classes separate (the intercept is free).
+    Raises ModelError without both classes.
+    """
+    plain = design(features, score, length, scored_fraction, n_open_frames)
+    y = np.asarray(is_virus, np.float64)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    w = w * (len(y) / w.sum())
+    prevalence = float((w * y).sum() / w.sum())
+    if not 0 < prevalence < 1:
+        raise ModelError("a calibration needs both viral and other sequences to be fitted")
+    penalty = np.diag([0.0 if name == "intercept" else ridge * len(y) for name in features])
+    beta = np.zeros(plain.shape[1])
+    for _ in range(100):
+        p = expit(plain @ beta)
+        gradient = plain.T @ (w * (y - p)) - penalty @ beta
+        hessian = (plain.T * (w * np.maximum(p * (1 - p), 1e-12))) @ plain + penalty
+        step = np.linalg.lstsq(hessian, gradient, rcond=None)[0]
+        step *= min(1.0, 5.0 / max(np.abs(step).max(), 1e-12))
+        beta += step
+        if np.abs(step).max() < 1e-9:
+            break
+    used = {part for name in features for part in name.split("*")} - {"intercept", "logit_score"}
+    ranges = {}
+    for name in sorted(used):
+        values = design([name], score, length, scored_fraction, n_open_frames)
+        ranges[name] = (float(values.min()), float(values.max()))
+    return Calibration(tuple(features), tuple(float(b) for b in beta), prevalence, ranges)
 
 
 def even_weights(s: Scored, lengths: np.ndarray | None = None) -> np.ndarray:
@@ -86,3 +141,35 @@ def choose_features(
             "calibration_error": calibration_error(p[ok], s.virus[ok], weight[ok]),
         }
     return min(found, key=lambda n: found[n]["log_loss"]), found
+
+
+def calibrate(
+    settings: CalibrateSettings, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """Fit a calibration on a held-out side and write it into the bundle's bundle.json; returns what
+    was compared.
+    """
+    description = settings.bundle / "bundle.json"
+    if not description.is_file():
+        raise InputError(
+            f"{description}: no such file; calibrate writes into a bundle directory of yours"
+        )
+    store = read_prepared(settings.labelled)
+    contigs = cut_contigs(store, settings.side, LENGTHS, settings.per_group, settings.seed)
+    say(f"{len(contigs.codes):,} contigs of the {settings.side} side")
+    answered = answer(contigs, settings.output, str(settings.bundle))
+    known = np.flatnonzero(~np.isnan(answered.scored.score))
+    s = answered.scored.select(known)
+    share, frames = answered.fraction[known], answered.open_frames[known]
+    viral, others = (len(set(s.group[s.virus == virus].tolist())) for virus in (True, False))
+    if min(viral, others) < 2:  # one is left out in turn, and what is left needs both
+        raise InputError(
+            f"{settings.labelled}: the {settings.side} side has scored sequences of {viral} viral"
+            f" and {others} other groups; a calibration takes at least 2 of each"
+        )
+    weight = even_weights(s)
+    chosen, compared = choose_features(s, share, frames, weight)
+    fitted = fit(FEATURES[chosen], s.score, s.length, share, frames, s.virus, weight)
+    content = json.loads(description.read_text()) | {"calibration": fitted.to_json()}
+    write_text(description, [json.dumps(content, indent=2)])
+    return {"sequences": len(known), "chosen": chosen, "crossvalidated": compared}

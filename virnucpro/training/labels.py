@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import InputError
-from virnucpro.training.store import SPLITS
+from virnucpro.training.settings import SPLITS
 
 VIRUS = ("virus", "viral", "1")
 OTHERS = ("others", "other", "non-virus", "nonviral", "cellular", "host", "0")

@@ -16,49 +16,22 @@ Groups are dealt out whole; then records of the training side that resemble the 
 from __future__ import annotations
 
 import gzip
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from virnucpro.errors import InputError, UsageError
+from virnucpro.errors import InputError
+from virnucpro.files import write_json
 from virnucpro.sequences.chunks import chunk_spans
 from virnucpro.sequences.frames import FRAME_NAMES, open_frames
 from virnucpro.sequences.reader import Record, find_inputs, read_records
 from virnucpro.training.labels import Line, read_labels
+from virnucpro.training.settings import SPLITS, PrepareSettings
 from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
-from virnucpro.training.store import SPLITS, Store, StoreBuilder
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What `virnucpro prepare` is asked to do."""
-
-    labels: Path
-    output: Path
-    chunk_length: int = 500
-    frame_policy: str = "open"
-    validation: float = 0.1  # share of the groups of each label
-    test: float = 0.15
-    # share of 21-mers from which a training record is near-identical to a held-out one
-    most_shared: float = 0.1
-    genbank: tuple[Path, ...] = ()
-    seed: int = 1
-
-    def __post_init__(self) -> None:
-        if (
-            not 0 <= self.validation < 1
-            or not 0 <= self.test < 1
-            or self.validation + self.test >= 1
-        ):
-            raise UsageError(
-                "--validation and --test are shares that leave some groups for training"
-            )
-        if self.chunk_length < 30:
-            raise UsageError(f"--chunk-length {self.chunk_length}: at least 30 bases")
+from virnucpro.training.store import Store, StoreBuilder
 
 
 def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: None) -> dict:
@@ -91,21 +64,13 @@ def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: No
     kept.save(settings.output / "sequences.npz", bits=2)
     frames = write_sides(records, store, drop, translations, settings)
     summary = {
-        "settings": {
-            k: (
-                v
-                if isinstance(v, int | float)
-                else [*map(str, v)]
-                if isinstance(v, tuple)
-                else str(v)
-            )
-            for k, v in asdict(settings).items()
-        },
+        "settings": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(settings).items()}
+        | {"genbank": [str(path) for path in settings.genbank or ()]},
         "sides": {side: count_side(kept, side) for side in SPLITS},
         "removed_near_identical": removed(store, drop),
         "frames": frames,
     }
-    (settings.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    write_json(settings.output / "summary.json", summary)
     return summary
 
 
@@ -201,17 +166,13 @@ def read_translations(paths: Iterable[Path]) -> dict[str, list[str]]:
 
     found: dict[str, list[str]] = defaultdict(list)
     for path in paths:
-        opener = gzip.open if path.suffix == ".gz" else open
+        records = 0
         try:
-            with opener(path, "rt") as handle:
-                records = 0
-                for records, record in enumerate(SeqIO.parse(handle, "genbank"), start=1):  # noqa: B007
-                    proteins = [
-                        p
-                        for f in record.features
-                        if f.type == "CDS"
-                        for p in f.qualifiers.get("translation", [])
-                    ]
+            with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as handle:
+                for record in SeqIO.parse(handle, "genbank"):
+                    records += 1
+                    coding = [f.qualifiers for f in record.features if f.type == "CDS"]
+                    proteins = [p for q in coding for p in q.get("translation", [])]
                     for name in {record.id, record.name, record.id.split(".")[0]}:
                         found[name] += proteins
         except (OSError, ValueError) as error:

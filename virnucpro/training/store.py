@@ -20,7 +20,6 @@ from virnucpro.files import writing
 from virnucpro.sequences.frames import RESIDUE
 
 SHORTEST_SEGMENT = 60
-SPLITS = ("train", "validation", "test")
 BASES = b"ACGT"  # code 0..3; the complement of c is 3 - c
 INVALID = 4  # any other letter
 AMINO_ACIDS = b"ACDEFGHIKLMNPQRSTVWY"  # code 0..19
@@ -74,7 +73,7 @@ class Labels:
     category: np.ndarray  # str
     group: np.ndarray  # str: the unit that is never split
     cluster: np.ndarray  # str: near-identical records share it
-    split: np.ndarray  # str, of SPLITS
+    split: np.ndarray  # str: train, validation or test
     kind: np.ndarray  # str: genome, organelle, transposon, marker, ...
 
     def __len__(self) -> int:

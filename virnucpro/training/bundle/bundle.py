@@ -6,19 +6,18 @@ everything learns at once.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from virnucpro.errors import InputError, UsageError
-from virnucpro.files import writing
 from virnucpro.launch import read_world
-from virnucpro.settings import STRETCHES
+from virnucpro.training.settings import TrainSettings
 from virnucpro.training.store import Store, StoreBuilder, decode, read_prepared
+from virnucpro.training.tables import write_rows
 
 if TYPE_CHECKING:
     import torch
@@ -29,35 +28,14 @@ if TYPE_CHECKING:
     from virnucpro.training.bundle.shape import NetworkShape
     from virnucpro.training.bundle.trainer import Progress, TrainRules
 
-SIZES = ("mini", "small", "tiny")
 SHORTEST_WINDOW = 60  # bases
-
-
-@dataclass(frozen=True)
-class BundleSettings:
-    """What `virnucpro train PREPARED` is asked to do."""
-
-    prepared: Path
-    output: Path
-    name: str = "custom"
-    size: str = "mini"
-    chunk_length: int = 500
-    frame_policy: str = STRETCHES
-    proteins: tuple[Path, ...] = ()  # FASTA pairs: viral, cellular
-    seconds: float = 3600.0
-    steps: int = 10**9
-    pretrain: float = 0.0
-    learning_rate: float = 7e-4
-    dnabert_s_share: float = 0.3
-    workers: int = 4
-    seed: int = 1
-    resume: bool = False
-    compile: bool = False
-    norm_batches: int = 16  # for the batch-norm statistics
+LEARNING_RATE = 7e-4
+DNABERT_S_SHARE = 0.3  # of the budget: DNABERT-S learns faster, then its mean stays as it is
+NORM_BATCHES = 16  # for the batch-norm statistics
 
 
 def shapes(size: str) -> tuple[NetworkShape, BatchShape]:
-    """Of one of SIZES; mini is the shipped one."""
+    """Of one of `settings.SIZES`; mini is the shipped one."""
     from virnucpro.training.bundle.batches import BatchShape
     from virnucpro.training.bundle.shape import NetworkShape
 
@@ -71,7 +49,7 @@ def shapes(size: str) -> tuple[NetworkShape, BatchShape]:
     }[size]
 
 
-def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _: None) -> Path:
+def train_bundle(settings: TrainSettings, say: Callable[[str], None] = lambda _: None) -> Path:
     """Train and write the bundle into `settings.output`; unfinished work lies in its `training`
     folder.
 
@@ -88,6 +66,8 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
         raise UsageError(
             f"train runs in one process, and the launcher started {size}; leave the launcher out"
         )
+    if settings.prepared is None:
+        raise UsageError("train: name a directory of `prepare` for a whole bundle")
     store = read_prepared(settings.prepared)
     learned = store.select_records(store.labels.split == "train")
     if not learned.labels.virus.any() or learned.labels.virus.all():
@@ -125,7 +105,7 @@ def train_bundle(settings: BundleSettings, say: Callable[[str], None] = lambda _
     return settings.output
 
 
-def check_chunk_length(settings: BundleSettings, shape: BatchShape) -> None:
+def check_chunk_length(settings: TrainSettings, shape: BatchShape) -> None:
     """Raise UsageError for chunks whose proteins would not fit into a row."""
     longest = 3 * (shape.row_length - 2)
     if settings.chunk_length > longest:
@@ -136,7 +116,7 @@ def check_chunk_length(settings: BundleSettings, shape: BatchShape) -> None:
 
 
 def prepare_tokenizers(
-    settings: BundleSettings, learned: Store, vocabulary: int, work: Path
+    settings: TrainSettings, learned: Store, vocabulary: int, work: Path
 ) -> Tokenizers:
     """Both tokenizers in `work`: those of the training that is resumed, else new ones."""
     from virnucpro.sequences.tokens import Tokenizers
@@ -152,7 +132,7 @@ def prepare_tokenizers(
     return Tokenizers(work / "esm2", work / "dnabert_s")
 
 
-def batch_maker(settings: BundleSettings, learned: Store, tokenizers: Tokenizers) -> BatchMaker:
+def batch_maker(settings: TrainSettings, learned: Store, tokenizers: Tokenizers) -> BatchMaker:
     """Draws batches from the training side, with fragments of --proteins."""
     from virnucpro.training.bundle.batches import BatchMaker, BatchRules
     from virnucpro.training.bundle.sampling import FragmentSampler, WindowRules, WindowSampler
@@ -169,15 +149,15 @@ def batch_maker(settings: BundleSettings, learned: Store, tokenizers: Tokenizers
     return BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, vocabulary, rules)
 
 
-def train_rules(settings: BundleSettings) -> TrainRules:
+def train_rules(settings: TrainSettings) -> TrainRules:
     """The rules of the training loop."""
     from virnucpro.training.bundle.trainer import TrainRules
 
     return TrainRules(
-        seconds=settings.seconds,
+        seconds=settings.minutes * 60,
         steps=settings.steps,
-        learning_rate=settings.learning_rate,
-        dnabert_s_share=settings.dnabert_s_share,
+        learning_rate=settings.learning_rate or LEARNING_RATE,
+        dnabert_s_share=DNABERT_S_SHARE,
         pretrain=settings.pretrain,
         workers=settings.workers,
         seed=settings.seed,
@@ -186,7 +166,7 @@ def train_rules(settings: BundleSettings) -> TrainRules:
 
 
 def finish_network(
-    network: Network, maker: BatchMaker, settings: BundleSettings, device: torch.device
+    network: Network, maker: BatchMaker, settings: TrainSettings, device: torch.device
 ) -> None:
     """As it will be shipped: batch-norm statistics of unmasked frames, encoders in half
     precision.
@@ -195,7 +175,7 @@ def finish_network(
     from virnucpro.training.bundle.scoring import set_batch_norm
 
     batches = iter(loader(Batches(maker.unmasked(), settings.seed + 1), 0))
-    set_batch_norm(network, [next(batches) for _ in range(settings.norm_batches)], device)
+    set_batch_norm(network, [next(batches) for _ in range(NORM_BATCHES)], device)
     network.round_to_half()
 
 
@@ -203,7 +183,7 @@ def measure(
     network: Network,
     store: Store,
     tokenizers: Tokenizers,
-    settings: BundleSettings,
+    settings: TrainSettings,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """What the network reaches on the validation side."""
@@ -240,18 +220,13 @@ class History:
     def write(self, path: Path) -> None:
         """As CSV, a line a report; no file where there was none."""
         if self.rows:
-            with writing(path, "w") as stream:
-                writer = csv.DictWriter(stream, list(self.rows[0]))
-                writer.writeheader()
-                writer.writerows(self.rows)
+            write_rows(path, self.rows)
 
 
-def read_proteins(paths: tuple[Path, ...]) -> Store:
+def read_proteins(paths: tuple[Path, Path]) -> Store:
     """A store of proteins from two FASTA files: viral, cellular. Errors: InputError."""
     from Bio import SeqIO
 
-    if len(paths) != 2:
-        raise InputError("--proteins takes two FASTA files: one of viral, one of cellular proteins")
     builder = StoreBuilder(amino_acids=True)
     for path, category in zip(paths, ("viral", "cellular"), strict=True):
         virus = category == "viral"
