@@ -159,17 +159,22 @@ class Result:
     @property
     def contigs(self) -> pa.Table:
         """Every input sequence, in input order: the columns of `contigs.tsv`."""
-        return _read_table(self.outputs.contigs)
+        return self._table("contigs")
 
     @property
     def chunks(self) -> pa.Table:
         """Every chunk: the columns of `chunks.tsv`."""
-        return _read_table(self.outputs.chunks)
+        return self._table("chunks")
 
     @property
     def frames(self) -> pa.Table:
         """Every frame that was taken: the columns of `frames.tsv`."""
-        return _read_table(self.outputs.frames)
+        return self._table("frames")
+
+    def _table(self, name: str) -> pa.Table:
+        from virnucpro.reporting.tables import read_table
+
+        return read_table(getattr(self.outputs, name))
 
     def features(self) -> tuple[list[str], np.ndarray]:
         """Frame ids, and their features [frames, width], memory-mapped; nucleotides come first."""
@@ -417,17 +422,3 @@ def _flag(name: str) -> str:
 
 def _path(given: Path | str | None) -> Path | None:
     return None if given is None else Path(given)
-
-
-def _read_table(path: Path) -> pa.Table:
-    import pyarrow.csv
-    import pyarrow.parquet
-
-    if path.suffix == ".parquet":
-        return pyarrow.parquet.read_table(path)
-    options = pyarrow.csv.ConvertOptions(null_values=["NA"], strings_can_be_null=False)
-    return pyarrow.csv.read_csv(
-        path,
-        parse_options=pyarrow.csv.ParseOptions(delimiter="\t", quote_char=False),
-        convert_options=options,
-    )

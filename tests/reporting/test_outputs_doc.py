@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,14 @@ from virnucpro.reporting.tables import write_tables
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "OUTPUTS.md").read_text()
+
+
+IDS = ["001", "1", "1.10", "1.1", "NA", "nan", "true", "2024-01-02", "1e5", "0x10", '"', "#1"]
+
+
+def example(language: str) -> str:
+    """The first example in this language."""
+    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)[0]
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +57,23 @@ def test_every_word_and_file_is_there(outputs):
 
 
 def test_the_pandas_example_runs(outputs, monkeypatch):
-    code = next(
-        block for block in re.findall(r"```python\n(.*?)```", TEXT, re.S) if "pandas" in block
-    )
     monkeypatch.chdir(outputs.directory)
     names: dict = {}
-    exec(compile(code, "OUTPUTS.md", "exec"), names)
+    exec(compile(example("python"), "OUTPUTS.md", "exec"), names)
     assert len(names["contigs"]) and len(names["long_and_sure"])
+    assert names["contigs"]["length"].dtype.kind == "i"
+
+
+def test_ids_stay_text_in_the_examples(outputs, monkeypatch, tmp_path):
+    header, row = outputs.contigs.read_text().splitlines()[:2]
+    rest = row.split("\t", 2)[2]
+    lines = [header, *(f"{name}\t{name}\t{rest}" for name in IDS)]
+    (tmp_path / "contigs.tsv").write_text("\n".join(lines) + "\n")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(compile(example("python"), "OUTPUTS.md", "exec"), names)
+    assert names["contigs"]["seq_name"].tolist() == names["contigs"]["source"].tolist() == IDS
+    if shutil.which("Rscript"):
+        program = f"{example('r')}\ncat(contigs$seq_name, sep = '\\n')"
+        found = subprocess.run(["Rscript", "-e", program], capture_output=True, check=True)
+        assert found.stdout.decode().splitlines() == IDS

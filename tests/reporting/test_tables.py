@@ -4,13 +4,18 @@ back by pandas.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from virnucpro.errors import StoreError
+from virnucpro.reporting.columns import TABLES
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.tables import counts, write_tables
+from virnucpro.reporting.tables import counts, read_table, write_tables
 from virnucpro.sequences.chunks import chunk_spans
 
 COLUMNS = {
@@ -98,3 +103,29 @@ def test_parquet_holds_the_same_and_replaces_the_text(tmp_path, written, golden)
                 np.testing.assert_allclose(binary[column].astype(float), text[column], atol=5.1e-5)
             else:
                 assert binary[column].astype(str).tolist() == text[column].astype(str).tolist()
+
+
+@pytest.mark.parametrize("table_format", ["tsv", "parquet"])
+def test_tables_come_back_as_they_were_written_and_ids_are_text(tmp_path, golden, table_format):
+    ids = ["001", "1", "1.10", "1.1", "NA", "true", "2024-01-02", "1e5", '"', "#1", "x" * 2_000_000]
+    names = [*ids, *(f"s{i}" for i in range(len(golden.records) - len(ids)))]
+    answers = replace(golden, names=pa.array(names, pa.large_string()))
+    outputs = Outputs(tmp_path, ("input",), table_format)
+    write_tables(outputs, answers)
+    for table in TABLES:
+        found = read_table(getattr(outputs, table.name))
+        assert found.schema.equals(table.schema), table.name
+        written = table.batch(answers, table.rows(answers))
+        for column in table.columns:
+            if column.kind == pa.large_string():
+                assert found[column.name].to_pylist() == written[column.name].to_pylist()
+            assert found[column.name].null_count == written[column.name].null_count
+    assert read_table(outputs.contigs)["seq_name"].to_pylist() == names
+
+
+def test_a_table_that_is_damaged_is_one_line(tmp_path):
+    path = tmp_path / "contigs.tsv"
+    for content in ("", "seq_name\tlength\na\tb\n", "seq_name\na\tb\n"):
+        path.write_text(content)
+        with pytest.raises(StoreError, match=r"contigs\.tsv: cannot be read"):
+            read_table(path)

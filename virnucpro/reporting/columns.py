@@ -39,6 +39,7 @@ class Column:
     kind: pa.DataType
     values: Callable[[Answers, Rows], pa.Array | NDArray]
     description: str
+    nullable: bool = False  # of text: NA is missing and not a word
 
     def array(self, answers: Answers, rows: Rows) -> pa.Array:
         """The values at `rows`, of the column's own type, null where missing."""
@@ -197,7 +198,7 @@ CONTIGS = Table(
             "expected share of false ones among all sequences of this source called at this score"
             " or a better one, see below",
         ),
-        Column("note", TEXT, notes, "`;`-joined words, see below"),
+        Column("note", TEXT, notes, "`;`-joined words, see below", nullable=True),
     ),
 )
 
@@ -315,7 +316,13 @@ FRAMES = Table(
             _of("frames", "virus"),
             "the classifier's score for virus; `NA` where the frame has no embedding",
         ),
-        Column("prediction", TEXT, frame_labels, "`virus` or `others`; a tie is `others`"),
+        Column(
+            "prediction",
+            TEXT,
+            frame_labels,
+            "`virus` or `others`; a tie is `others`",
+            nullable=True,
+        ),
     ),
 )
 

@@ -10,15 +10,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, Note
+from virnucpro.errors import StoreError, one_line
 from virnucpro.files import writing
 from virnucpro.reporting.columns import TABLES, Table, region_ids
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.text import TEXT, write_lines, write_table
+from virnucpro.reporting.text import MISSING, TEXT, write_lines, write_table
 
 SLICE = 200_000  # rows held as text at once
+LONGEST_LINE = 1 << 26  # bytes of a table that are read at once
 
 
 def write_tables(outputs: Outputs, answers: Answers) -> None:
@@ -46,6 +49,37 @@ def _write(path: Path, table: Table, answers: Answers) -> None:
                     writer.write_batch(batch)
         else:
             write_table(stream, table.schema.names, batches())
+
+
+def read_table(path: Path) -> pa.Table:
+    """A table as it was written, by the types of its columns: ids are text, whatever they look
+    like. Raises StoreError where it is not one.
+    """
+    import pyarrow.csv as csv
+    import pyarrow.parquet as pq
+
+    table = next(table for table in TABLES if table.name == path.stem)
+    try:
+        if path.suffix == ".parquet":
+            return pq.read_table(path)
+        found = csv.read_csv(
+            path,
+            csv.ReadOptions(block_size=LONGEST_LINE),
+            csv.ParseOptions(delimiter="\t", quote_char=False),
+            csv.ConvertOptions(
+                column_types=table.schema, null_values=["NA"], strings_can_be_null=False
+            ),
+        )
+    except (OSError, pa.ArrowException) as error:
+        raise StoreError(
+            f"{path}: cannot be read ({one_line(error)}); run predict or summarize again"
+        ) from None
+    for i, column in enumerate(table.columns):
+        if column.nullable:
+            words = found[column.name]
+            words = pc.if_else(pc.equal(words, MISSING), pa.scalar(None, TEXT), words)
+            found = found.set_column(i, column.name, words)
+    return found
 
 
 def write_bed(path: Path, answers: Answers) -> None:
