@@ -35,6 +35,7 @@ from virnucpro.launch import World, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
+from virnucpro.models.files import read_verification
 from virnucpro.models.precision import resolve_precision
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -56,7 +57,6 @@ from virnucpro.run.stopping import Stopping
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameIds, FrameTable
 from virnucpro.settings import Choice, PredictSettings
-from virnucpro.tools.verify import read_verification
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from virnucpro.models.figures import Rows
+from virnucpro.tools.figures import Figures, Given, Rows
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "golden"
@@ -22,13 +24,8 @@ def original_rows(merged: Path, table: Path) -> Rows:
         lines = {line["Sequence_ID"]: line for line in csv.DictReader(opened, delimiter="\t")}
     ordered = [lines[name] for name in content["ids"]]
     scores = np.array([[float(line["score1"]), float(line["score2"])] for line in ordered])
-    return Rows(
-        content["ids"],
-        content["data"].numpy(),
-        scores[:, 0],
-        scores[:, 1],
-        [line["Prediction"] for line in ordered],
-    )
+    labels = [line["Prediction"] for line in ordered]
+    return Rows(content["ids"], content["data"].numpy(), scores, labels)
 
 
 def published_rows(name: str) -> Rows:
@@ -39,3 +36,31 @@ def published_rows(name: str) -> Rows:
 def golden_rows() -> Rows:
     folder = GOLDEN / "expected"
     return original_rows(folder / "output_1_merged.pt", folder / "prediction_results.txt")
+
+
+def published_figures() -> Figures:
+    """The figures of the published files, as the package holds them."""
+    inputs = tuple(
+        Given(folder.name, (folder / "input.fa").read_text(), published_rows(folder.name))
+        for folder in sorted(PUBLISHED.iterdir())
+    )
+    source = (
+        "a run of the published weights (ESM-2 3B, DNABERT-S, 500_model.pth), in the original"
+        " program's files"
+    )
+    return Figures(source, "500", {"dnabert_s": 768, "esm2": 2560}, inputs)
+
+
+def save_figures(figures: Figures, file: Path) -> None:
+    inputs = [
+        {"name": g.name, "fasta": g.fasta, "ids": g.rows.ids, "labels": g.rows.labels}
+        for g in figures.inputs
+    ]
+    about = {"source": figures.source, "model": figures.model, "widths": figures.widths}
+    arrays = {f"{g.name}.features": g.rows.features for g in figures.inputs}
+    arrays |= {f"{g.name}.scores": g.rows.scores for g in figures.inputs}
+    np.savez_compressed(file, about=json.dumps(about | {"inputs": inputs}), **arrays)
+
+
+if __name__ == "__main__":  # makes what the package holds: FILE
+    save_figures(published_figures(), Path(sys.argv[1]))

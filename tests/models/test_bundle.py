@@ -243,6 +243,7 @@ def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
     blocked = tmp_path / "a file, no directory"
     blocked.touch()
     monkeypatch.setenv("VIRNUCPRO_HOME", str(blocked))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(blocked))
     assert Bundle.load(written).identity() == first
 
 

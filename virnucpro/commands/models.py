@@ -75,21 +75,22 @@ def models_verify(
     """Compare an installed model with the published figures on this machine, in every precision it
     has.
     """
+    from virnucpro.tools.figures import PASSED, WRONG
     from virnucpro.tools.verify import verify_model
 
-    verification = verify_model(name, _say)
-    for line in (
-        *verification.wrong_files,
-        *(comparison.line() for comparison in verification.comparisons),
-    ):
+    found = verify_model(name, _say)
+    for line in (*found.wrong_files, *(comparison.line() for comparison in found.comparisons)):
         print(line)
-    if not verification.passed:
-        print(f"{name}: not passed")
+    if found.verdict != PASSED:
+        print(f"{name}: {'not passed' if found.verdict == WRONG else 'a near miss'};", end=" ")
+        print(found.advice(name))
         raise typer.Exit(1)
-    if verification.record is None:
+    if not found.comparisons:
         print(f"{name}: its files are whole; no figures of it were published to compare with")
+    elif found.record is not None:
+        print(f"{name}: passed, kept in {found.record}")
     else:
-        print(f"{name}: passed, signed off in {verification.record}")
+        print(f"{name}: passed; later runs will not know of it: {found.not_kept}")
 
 
 def doctor(

@@ -71,7 +71,7 @@ def write_index(directory: Path) -> Path | None:
     shards = sorted(directory.glob("model-*.safetensors"))
     if not shards:
         return None
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for shard in shards:
         with safe_open(shard, "pt") as opened:
             weight_map |= dict.fromkeys(opened.keys(), shard.name)

@@ -278,7 +278,7 @@ def _failing(url: str) -> Iterator[None]:
 def _unanswered(error: Exception, url: str) -> _Failure:
     url = getattr(error, "virnucpro_url", url)
     reason = getattr(error, "reason", error)
-    text = f"{host_of(url)}: {one_line(getattr(reason, 'strerror', None) or reason)}"
+    text = f"{host_of(url)}: {one_line(getattr(reason, 'strerror', None) or str(reason))}"
     if isinstance(reason, ssl.SSLCertVerificationError):
         return _Failure(f"{text}; set SSL_CERT_FILE to the certificates of your site", waits=0)
     if isinstance(error, ValueError):  # an address that is none, or a page instead of JSON

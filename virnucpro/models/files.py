@@ -1,4 +1,5 @@
-"""Where models are kept, and the sha256 of their files, computed once a file.
+"""Where models are kept, the sha256 of their files, computed once a file, and what `models verify`
+found.
 
 Knows the models directory and its cache of hashes; does not know formats.
 """
@@ -10,10 +11,12 @@ import hashlib
 import os
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from virnucpro.errors import ModelError
-from virnucpro.files import MODELS, read_json, sha256_of, write_json
+from virnucpro.files import MODELS, digest, read_json, sha256_of, write_json
 from virnucpro.models.weights import weight_files
 
 HEX = re.compile("[0-9a-f]{64}")
@@ -23,8 +26,10 @@ SETTLED = 2.0  # seconds after a change from which on another change shows in th
 def models_dir() -> Path:
     """VIRNUCPRO_HOME, else `virnucpro` in the user's cache directory."""
     home = os.environ.get("VIRNUCPRO_HOME")
-    if home:
-        return Path(home).expanduser()
+    return Path(home).expanduser() if home else _own_dir()
+
+
+def _own_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virnucpro"
 
 
@@ -54,13 +59,13 @@ def file_digest(file: Path) -> str:
         known = _read_cache().get(key)
         if isinstance(known, list) and known[:-1] == stamp and HEX.fullmatch(str(known[-1])):
             return known[-1]
-        digest = sha256_of(file)
+        found = sha256_of(file)
         settled = time.time() - max(stamp[1:3]) / 1e9 > SETTLED and _stamp(file) == stamp
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}; put the file there, or name another") from None
     if settled:
-        _remember(key, [*stamp, digest])
-    return digest
+        _remember(key, [*stamp, found])
+    return found
 
 
 def _stamp(file: Path) -> list[int]:
@@ -68,18 +73,38 @@ def _stamp(file: Path) -> list[int]:
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
 
 
-def _cache_file() -> Path:
-    return models_dir() / "sha256.json"
+def verification_file(identity: Mapping[str, str]) -> Path:
+    """Where the result of `models verify` for a bundle of this content is kept."""
+    return models_dir() / "verified" / f"{digest(identity)[:24]}.json"
 
 
-def _read_cache() -> dict:
+def read_verification(identity: Mapping[str, str]) -> dict[str, Any] | None:
+    """What is known of a bundle of this content: for `run.json`. None where it was never verified
+    here.
+    """
+    found = _read(verification_file(identity))
+    return found if found.get("identity") == dict(identity) and "passed" in found else None
+
+
+def _caches() -> list[Path]:
+    """Where hashes are kept: beside the models, or with the user where others own these."""
+    return [place / "sha256.json" for place in dict.fromkeys([models_dir(), _own_dir()])]
+
+
+def _read_cache() -> dict[str, Any]:
+    return {key: entry for file in reversed(_caches()) for key, entry in _read(file).items()}
+
+
+def _read(file: Path) -> dict[str, Any]:
     with contextlib.suppress(ModelError):
-        return read_json(_cache_file(), "", ModelError) or {}
+        return read_json(file, "", ModelError) or {}
     return {}
 
 
-def _remember(key: str, entry: list) -> None:
-    """Add to the cache; a directory that cannot be written costs only the time to hash again."""
-    with contextlib.suppress(ModelError, OSError):
-        models_dir().mkdir(parents=True, exist_ok=True)
-        write_json(_cache_file(), _read_cache() | {key: entry}, MODELS)
+def _remember(key: str, entry: list[Any]) -> None:
+    """Add to the cache; where none can be written, it costs only the time to hash again."""
+    for file in _caches():
+        with contextlib.suppress(ModelError, OSError):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_json(file, _read(file) | {key: entry}, MODELS)
+            return

@@ -15,9 +15,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from virnucpro.errors import UsageError
 from virnucpro.launch import LAUNCHER_VARIABLES, read_world
+
+if TYPE_CHECKING:
+    from virnucpro.models.library import Row
 
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
@@ -305,21 +309,13 @@ def launcher() -> list[Check]:
 
 
 def models() -> list[Check]:
-    from virnucpro.models.bundle import Bundle
     from virnucpro.models.library import PUBLISHED, list_models
-    from virnucpro.tools.verify import read_verification
 
-    checks = []
-    for row in list_models():
+    checks, rows = [], list_models()
+    for row in rows:
         if row.state == "incomplete":
-            checks.append(
-                Check(
-                    "models",
-                    WARNING,
-                    f"{row.name}: incomplete in {row.where}",
-                    f"virnucpro models download {row.name if row.name in PUBLISHED else 500}",
-                )
-            )
+            fix = f"virnucpro models download {row.name if row.name in PUBLISHED else 500}"
+            checks.append(Check("models", WARNING, f"{row.name}: incomplete in {row.where}", fix))
         elif row.state == "not installed":
             fix = f"virnucpro models download {row.name}" if row.name == "500" else ""
             checks.append(
@@ -328,35 +324,30 @@ def models() -> list[Check]:
         elif row.name not in PUBLISHED:
             checks.append(Check("models", OK, f"{row.name}: {row.what}"))
         else:
-            result = read_verification(Bundle.load(row.where).identity())
-            found = f"{row.name}: in {row.where}"
-            if result is None:
-                checks.append(
-                    Check(
-                        "models",
-                        WARNING,
-                        f"{found}, never verified on this machine",
-                        f"virnucpro models verify {row.name}",
-                    )
-                )
-            elif not result["passed"]:
-                checks.append(
-                    Check(
-                        "models",
-                        PROBLEM,
-                        f"{found}, failed its verification of {result['date']}",
-                        f"virnucpro models verify {row.name}, then download it again",
-                    )
-                )
-            else:
-                checks.append(
-                    Check("models", OK, f"{found}, verified {result['date']} on {result['device']}")
-                )
-    if not any(row.state == "installed" for row in list_models()):
+            checks.append(_published(row))
+    if not any(row.state == "installed" for row in rows):
         checks.append(
             Check("models", PROBLEM, "no model on this machine", "virnucpro models download 500")
         )
     return checks
+
+
+def _published(row: Row) -> Check:
+    """An installed published model by what `models verify` found of it."""
+    from virnucpro.models.bundle import Bundle
+    from virnucpro.models.files import read_verification
+
+    result = read_verification(Bundle.load(row.where).identity())
+    found, verify = f"{row.name}: in {row.where}", f"virnucpro models verify {row.name}"
+    if result is None:
+        return Check("models", WARNING, f"{found}, never verified on this machine", verify)
+    when = f"{result.get('date')} on {result.get('device')}"
+    if result["passed"]:
+        return Check("models", OK, f"{found}, verified {when}")
+    mend = f"virnucpro models download {row.name} mends its files; then {verify}"
+    if result.get("verdict") == "near":
+        return Check("models", WARNING, f"{found}, nearly as published by {when}", mend)
+    return Check("models", PROBLEM, f"{found}, failed its verification of {when}", mend)
 
 
 def _requirements() -> dict:
