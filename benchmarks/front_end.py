@@ -29,9 +29,11 @@ import numpy as np
 
 from virnucpro.sequences import frame_columns
 from virnucpro.sequences.chunks import all_spans, chunk_spans
+from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import open_frames
-from virnucpro.sequences.reader import find_inputs, read_records
-from virnucpro.sequences.table import FrameRules, build_or_open
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.reader import read_records
+from virnucpro.sequences.table_cache import TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 
 SENSE = [
@@ -147,8 +149,9 @@ def main() -> None:
         import datasets  # noqa: F401  (its import is not the table's work)
 
         rules = FrameRules(arguments.chunk_length)
+        places = TablePlaces(directory, Path(directory))
         table, seconds = timed(
-            lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory)
+            lambda: build_or_open(find_inputs([reads]), rules, tokenizers, places)
         )
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         n = len(table)
@@ -157,9 +160,7 @@ def main() -> None:
             f" frames/s{1e6 * seconds / n:>10.2f} us/frame, {n:,} open frames of"
             f" {len(table.records):,} sequences, peak memory {peak:.2f} GiB"
         )
-        _, seconds = timed(
-            lambda: build_or_open(find_inputs([reads]), rules, tokenizers, directory)
-        )
+        _, seconds = timed(lambda: build_or_open(find_inputs([reads]), rules, tokenizers, places))
         print(f"{'the same again, reused':<28}{seconds:>12.2f} s")
         steps(few, tokenizers, arguments.chunk_length)
         frames, seconds = by_the_original(

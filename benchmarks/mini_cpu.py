@@ -69,8 +69,9 @@ def main() -> None:
     from virnucpro.embedding.work import TokenColumn
     from virnucpro.models.bundle import MINI, Bundle
     from virnucpro.models.esm2 import load_esm2
-    from virnucpro.sequences.reader import find_inputs
-    from virnucpro.sequences.table import FrameRules, build_or_open
+    from virnucpro.sequences.frame_columns import FrameRules
+    from virnucpro.sequences.inputs import find_inputs
+    from virnucpro.sequences.table_cache import TablePlaces, build_or_open
     from virnucpro.sequences.tokens import Tokenizers
 
     torch.set_num_threads(options.threads)
@@ -82,7 +83,7 @@ def main() -> None:
             inputs,
             rules,
             Tokenizers(bundle.esm2, bundle.dnabert_s),
-            Path(cache),
+            TablePlaces(cache, Path(cache)),
             lambda *line: None,
         )
         column = TokenColumn(table, "esm2")

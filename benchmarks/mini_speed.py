@@ -24,7 +24,8 @@ CONTIGS, LENGTH = 34, 3000
 
 def contigs() -> list[bytes]:
     """Pieces of LENGTH of the records in examples/."""
-    from virnucpro.sequences.reader import find_inputs, read_records
+    from virnucpro.sequences.inputs import find_inputs
+    from virnucpro.sequences.reader import read_records
 
     inputs = find_inputs(sorted(map(str, (ROOT / "examples").glob("*.fna.gz"))))
     whole = [record.sequence for file in inputs for record in read_records(file)]

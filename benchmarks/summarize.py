@@ -29,8 +29,10 @@ from virnucpro.reporting.record import (
     typed,
     write_record,
 )
-from virnucpro.sequences.reader import find_inputs
-from virnucpro.sequences.table import FrameRules, FrameTable, build_or_open
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.table import FrameTable
+from virnucpro.sequences.table_cache import TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.tools.random_models import random_classifier
 
@@ -56,7 +58,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         inputs,
         FrameRules(CHUNK, "longest"),
         Tokenizers(MINI / "esm2", MINI / "dnabert_s"),
-        folder / "cache",
+        TablePlaces(folder / "cache", folder / "private"),
     )
     outputs = Outputs(folder / "out", ("input",))
     outputs.prepare()

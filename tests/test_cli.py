@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from command import environment, error_line, virnucpro
@@ -147,10 +147,15 @@ def test_a_run_leaves_the_standard_input_of_another_alone(tmp_path, capfd, monke
 
 
 def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path, capfd, monkeypatch):
-    def refuse(path: Path) -> bool:
-        # the superuser of a test machine is refused nothing
-        raise PermissionError(13, "Permission denied", str(path))
+    path, stat = tmp_path / "x.fa", os.stat
 
-    monkeypatch.setattr(Path, "is_dir", refuse)
-    assert cli.run(["predict", str(tmp_path / "x.fa")]) == 1
-    assert f"virnucpro: error: {tmp_path / 'x.fa'}: permission denied; " in capfd.readouterr().err
+    def refuse(looked_at, **more):
+        # the superuser of a test machine is refused nothing
+        if str(looked_at) == str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(looked_at, **more)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    assert cli.run(["predict", str(path)]) == 1
+    said = capfd.readouterr().err
+    assert f"virnucpro: error: {path}: cannot be opened: Permission denied; " in said

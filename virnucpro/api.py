@@ -7,18 +7,17 @@ call needs it.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.errors import Failure, InputError, StoreError, UsageError
-from virnucpro.files import Lock
+from virnucpro.errors import Failure, InputError, UsageError
 from virnucpro.launch import (
     Processes,
     World,
@@ -30,9 +29,10 @@ from virnucpro.launch import (
 from virnucpro.reporting.outputs import SPOOL, Outputs
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.home import ensure_home
+from virnucpro.run.spool import run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
-from virnucpro.sequences.reader import InputFile, find_inputs, spool_stdin, stem_of
+from virnucpro.sequences.inputs import NO_INPUT, STDIN, InputFile, stem_of
 from virnucpro.settings import (
     COMPILE,
     CONSERVATIVE,
@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from virnucpro.calling.answers import Answers
 
 log = logging.getLogger(__name__)
-
-STDIN_VARIABLE = "VIRNUCPRO_STDIN"  # where our own launch has put standard input for its processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +254,7 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
         Path(options.output_dir) if options.output_dir is not None else default_output(given)
     )
     with ExitStack() as stack:
-        inputs = _inputs(given, output_dir, world, stack)
+        inputs = run_inputs(given, output_dir, world, stack)
         settings = options.settings(inputs, output_dir)
         _refuse_overwriting(given, settings)
         if own_process:
@@ -264,10 +262,10 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
         # torch is imported here
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
         # a slip of the pen, as a rule: nothing is begun
-        if not any(file.path.exists() for file in inputs):
+        if not any(os.path.exists(file.path) for file in inputs):
             more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
             raise InputError(
-                f"{inputs[0].path}: cannot be opened: No such file or directory{more}; give the"
+                f"{inputs[0].shown}: cannot be opened: {_why_not(inputs[0].path)}{more}; give the"
                 " path of a FASTA or FASTQ file"
             )
         if not processes.spawn:
@@ -300,13 +298,15 @@ def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> C
 def default_output(given: list[str]) -> Path:
     """`{stem of the first input}_virnucpro`."""
     if not given:
-        raise UsageError(
-            "no input: name at least one FASTA or FASTQ file, a directory of them, or - for"
-            " standard input"
-        )
-    return Path(
-        f"{'stdin' if given[0] == '-' else stem_of(Path(given[0]).resolve().name)}_virnucpro"
-    )
+        raise UsageError(NO_INPUT)
+    first = Path(given[0])
+    if given[0] == "-":
+        name = STDIN
+    elif os.path.isfile(first) or os.path.isdir(first):
+        name = first.resolve().name
+    else:
+        name = first.name  # a pipe, or nothing
+    return Path(f"{stem_of(name)}_virnucpro")
 
 
 def _run_here(
@@ -336,6 +336,14 @@ def _run_here(
     )
 
 
+def _why_not(path: Path) -> str:
+    try:
+        os.stat(path)
+    except (OSError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return os.strerror(errno.ENOENT)
+
+
 def _launched_result(settings: PredictSettings, code: int) -> Result:
     """What the processes of our own launch left; they have said themselves why, where they
     failed.
@@ -357,51 +365,6 @@ def _refuse_overwriting(given: list[str], settings: PredictSettings) -> None:
     model = settings.model
     parts = (model.model, model.esm_model, model.dna_model, model.classifier)
     outputs.refuse_inputs([*paths, *map(Path, given), *(Path(part) for part in parts if part)])
-
-
-def _inputs(
-    given: list[str], output_dir: Path, world: World, stack: ExitStack
-) -> tuple[InputFile, ...]:
-    if "-" not in given:
-        return find_inputs(given)
-    if given != ["-"]:
-        raise UsageError(
-            "input -: standard input cannot be mixed with files; name files, or - alone"
-        )
-    if os.environ.get(STDIN_VARIABLE):
-        return (InputFile(Path(os.environ[STDIN_VARIABLE]), "stdin", "stdin"),)
-    if world.launched:
-        raise UsageError(
-            "input -: under a launcher one process would get it all; write it to a file, or use"
-            " --gpus"
-        )
-    return (stack.enter_context(_standard_input(output_dir)),)
-
-
-@contextmanager
-def _standard_input(output_dir: Path) -> Iterator[InputFile]:
-    """Standard input as a file below `output_dir` while entered; of an output directory with
-    nothing else in it nothing stays.
-    """
-    spool, is_new = output_dir / SPOOL, not os.path.exists(output_dir)
-    # else a second run would overwrite it, long before it asks for the run's own lock
-    with Lock(spool / "lock", output_dir):
-        try:
-            try:
-                file = spool_stdin(spool)
-            except OSError as error:
-                raise StoreError(
-                    f"{spool}: standard input cannot be kept here ({error.strerror}); choose"
-                    " another --output-dir"
-                ) from error
-            os.environ[STDIN_VARIABLE] = str(file.path)
-            yield file
-        finally:
-            os.environ.pop(STDIN_VARIABLE, None)
-            shutil.rmtree(spool, ignore_errors=True)
-            if is_new:
-                with suppress(OSError):
-                    output_dir.rmdir()
 
 
 def _options(**given: Any) -> Options:

@@ -14,7 +14,7 @@ class VirNucProError(Exception):
     exit_code = 1
 
     def __init__(self, message: str):
-        super().__init__(one_line(message))
+        super().__init__(escaped(one_line(message)))
 
 
 class UsageError(VirNucProError):
@@ -58,7 +58,9 @@ class Failure:
     reason: str
 
     def line(self) -> str:
-        return f"{self.path}|{self.stage}|{one_line(self.reason).replace('|', '/')}"
+        """The line; a `|` inside a part is written as `\\x7c`, as control characters are."""
+        parts = self.path, self.stage, one_line(self.reason)
+        return "|".join(escaped(part).replace("|", r"\x7c") for part in parts)
 
 
 def one_line(text: str) -> str:
@@ -66,3 +68,21 @@ def one_line(text: str) -> str:
     table.
     """
     return " ".join(str(text).split())
+
+
+def escaped(text: str) -> str:
+    """`text` with whatever cannot be printed as `\\xNN`: control characters and bytes that are not
+    UTF-8 (as Python keeps those of file names); `\\uNNNN` beyond the first 256 characters.
+    """
+    if text.isprintable():
+        return text
+    return "".join(map(_escaped_letter, text))
+
+
+def _escaped_letter(letter: str) -> str:
+    code = ord(letter)
+    if letter.isprintable():
+        return letter
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

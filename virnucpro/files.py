@@ -369,7 +369,7 @@ def read_json(path: Path, advice: str, error: type[VirNucProError] = StoreError)
 
 def write_json(path: Path, content: Mapping[str, Any], purpose: Purpose = OUTPUT) -> None:
     """A JSON file, whole or not at all."""
-    write_text(path, [json.dumps(content, indent=1, ensure_ascii=False)], purpose)
+    write_text(path, [json.dumps(content, indent=1)], purpose)
 
 
 def check_length(path: Path, length: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from virnucpro.errors import UsageError
 
 if TYPE_CHECKING:
-    from virnucpro.sequences.reader import InputFile
+    from virnucpro.sequences.inputs import InputFile
 
 PRECISIONS: tuple[str, ...] = ("auto", "bf16", "fp16", "fp32", "int8")
 FEATURE_KINDS: tuple[str, ...] = ("float32", "float16", "none")

@@ -5,6 +5,8 @@ another classifier.
 from __future__ import annotations
 
 import logging
+import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +32,10 @@ from virnucpro.reporting.record import (
 from virnucpro.reporting.write import write_results
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
-from virnucpro.sequences.reader import InputFile
-from virnucpro.sequences.table import FrameRules, FrameTable, build_or_open
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.inputs import InputFile
+from virnucpro.sequences.table import FrameTable
+from virnucpro.sequences.table_cache import PRIVATE_TABLES, TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import CallSettings
 
@@ -54,9 +58,13 @@ def summarize(
     outputs.refuse_inputs([classifier] if classifier else [])
     _check_kept(outputs, before, classifier)
     place = WorkPlace(directory)
-    with place.lock, logging_to(outputs, logging.getLogger("virnucpro")):
+    private = directory / PRIVATE_TABLES
+    with ExitStack() as stack:
+        stack.enter_context(place.lock)
+        stack.enter_context(logging_to(outputs, logging.getLogger("virnucpro")))
+        stack.callback(shutil.rmtree, private, ignore_errors=True)
         with clock.stage("read"):
-            table = _table(before, cache_dir)
+            table = _table(before, TablePlaces(cache_dir, private))
             by_scores, (ids, rows) = _stored(outputs, before, classifier)
             lost = _lost(table, ids, directory)
         with clock.stage("classify"):
@@ -177,7 +185,7 @@ def _path(entry: InputRecord, before: RunRecord) -> Path:
     return Path(before.working_directory, entry.path)
 
 
-def _table(before: RunRecord, cache_dir: Path | None) -> FrameTable:
+def _table(before: RunRecord, places: TablePlaces) -> FrameTable:
     """The run's table of frames, from the cache or built again from the same inputs."""
     inputs = tuple(
         InputFile(_path(entry, before), entry.source, entry.stem) for entry in before.inputs
@@ -191,7 +199,7 @@ def _table(before: RunRecord, cache_dir: Path | None) -> FrameTable:
     model = before.model
     rules = FrameRules(model.chunk_length, model.frame_policy, before.min_length, before.stride)
     tokenizers = Tokenizers(*(model.directories.get(name, "") for name in ("esm2", "dnabert_s")))
-    table = build_or_open(inputs, rules, tokenizers, cache_dir, log.info)
+    table = build_or_open(inputs, rules, tokenizers, places, log.info)
     if table.fingerprint != before.identity.get("frames"):
         raise StoreError(
             "the inputs or the model's tokenizers have changed since the run; run predict again"

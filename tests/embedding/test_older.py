@@ -15,8 +15,10 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from virnucpro.embedding.older import Counts, find_older_work, read_rows, same_model
 from virnucpro.errors import StoreError
-from virnucpro.sequences.reader import find_inputs
-from virnucpro.sequences.table import FrameRules, FrameTable, build_or_open
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.table import FrameTable
+from virnucpro.sequences.table_cache import TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 
 DATA = Path(__file__).parents[1] / "data"
@@ -29,7 +31,10 @@ FULL = {"dnabert_s": 768, "esm2": 2560}
 def table_of(inputs: list[Path], cache: Path) -> FrameTable:
     tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
     return build_or_open(
-        find_inputs([str(path) for path in inputs]), FrameRules(500), tokenizers, cache
+        find_inputs([str(path) for path in inputs]),
+        FrameRules(500),
+        tokenizers,
+        TablePlaces(cache, cache),
     )
 
 
@@ -320,7 +325,10 @@ def test_frames_too_long_for_esm2_are_left_to_this_run(tmp_path: Path):
     cache = tmp_path / "cache"
     tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
     table = build_or_open(
-        find_inputs([str(tmp_path / "long.fa")]), FrameRules(3300), tokenizers, cache
+        find_inputs([str(tmp_path / "long.fa")]),
+        FrameRules(3300),
+        tokenizers,
+        TablePlaces(cache, cache),
     )
     folder = tmp_path / "old" / "long_protein"
     folder.mkdir(parents=True)

@@ -14,8 +14,9 @@ from command import GOLDEN
 from virnucpro.embedding.older import SAMPLE, find_older_work, import_older_rows
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import make_work
-from virnucpro.sequences.reader import find_inputs
-from virnucpro.sequences.table import FrameRules, build_or_open
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.table_cache import TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 
 WIDTHS = {"dnabert_s": 48, "esm2": 32}
@@ -24,11 +25,12 @@ WIDTHS = {"dnabert_s": 48, "esm2": 32}
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
     tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
+    cache = tmp_path_factory.mktemp("frames")
     return build_or_open(
         find_inputs([GOLDEN / "input.fa"]),
         FrameRules(500),
         tokenizers,
-        tmp_path_factory.mktemp("frames"),
+        TablePlaces(cache, cache),
     )
 
 

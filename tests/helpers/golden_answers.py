@@ -12,7 +12,8 @@ import pyarrow as pa
 from virnucpro.calling.answers import Answers, assemble, frame_columns
 from virnucpro.calling.consensus import CallRules
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
-from virnucpro.sequences.reader import find_inputs, read_records
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.reader import read_records
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 FRAMES = ["F1", "F2", "F3", "R1", "R2", "R3"]

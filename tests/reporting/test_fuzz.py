@@ -27,8 +27,8 @@ from virnucpro.reporting.record import ModelRecord, RunRecord, call_identity, re
 from virnucpro.reporting.write import write_results
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
-from virnucpro.sequences.reader import find_inputs
-from virnucpro.sequences.table import build_or_open
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.table_cache import TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import CallPoints, CallSettings
 
@@ -127,9 +127,8 @@ def test_no_sequence_is_missing_and_counts_agree(
     for path, (content, _) in zip(paths, made, strict=True):
         path.write_bytes(content)
     inputs = find_inputs(paths)
-    table = build_or_open(
-        inputs, FrameRules(500, policy, min_length, stride), tokenizers, folder / "cache"
-    )
+    places = TablePlaces(folder / "cache", folder / "private")
+    table = build_or_open(inputs, FrameRules(500, policy, min_length, stride), tokenizers, places)
     rng = np.random.default_rng(seed)
     virus = rng.random(len(table)).astype(np.float32)
     outputs = Outputs(folder / "out", tuple(file.stem for file in inputs))

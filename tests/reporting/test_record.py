@@ -124,7 +124,7 @@ def test_failed_files_only_when_something_failed(tmp_path):
     lines = outputs.failed_files.read_text().splitlines()
     assert (
         len(lines) == 2
-        and lines[0] == "a.fa|read|broken / here"
+        and lines[0] == "a.fa|read|broken \\x7c here"
         and all(line.count("|") == 2 for line in lines)
     )
     write_failures(outputs, [])

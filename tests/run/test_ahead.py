@@ -20,7 +20,7 @@ from virnucpro import cli
 from virnucpro.launch import World, cores
 from virnucpro.models.bundle import resolve_bundle
 from virnucpro.run.ahead import BUILDER_VARIABLE, LARGE, read_table, reading_ahead
-from virnucpro.sequences.reader import find_inputs
+from virnucpro.sequences.inputs import find_inputs
 from virnucpro.settings import ModelSettings, PredictSettings
 
 MODEL = ModelSettings(
@@ -65,7 +65,7 @@ def wait_for(what: Callable[[], object]) -> None:
 
 
 def manifest_below(cache: Path) -> dict:
-    return json.loads(next(cache.glob("*/*/manifest.json")).read_text())
+    return json.loads(next(cache.glob("*/*/*/manifest.json")).read_text())
 
 
 @pytest.mark.parametrize("processes", [1, 2])

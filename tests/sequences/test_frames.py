@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from virnucpro.sequences.chunks import chunk_spans
 from virnucpro.sequences.frames import FRAME_NAMES, LONGEST_MINIMUM, open_frames
-from virnucpro.sequences.reader import find_inputs, read_records
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.reader import read_records
 
 COMPLEMENT = str.maketrans("ACGT", "TGCA")
 

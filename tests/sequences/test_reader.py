@@ -1,26 +1,34 @@
 from __future__ import annotations
 
 import bz2
+import errno
 import gzip
+import hashlib
 import io
 import lzma
+import os
 import random
 import re
+import subprocess
 import sys
 import time
+import zlib
+from contextlib import suppress
 
 import pytest
 import zstandard
+from Bio.SeqIO.FastaIO import SimpleFastaParser
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from virnucpro.errors import UsageError
+from virnucpro.sequences import compressed, lines
+from virnucpro.sequences.inputs import InputFile
+from virnucpro.sequences.lines import RawRecord
 from virnucpro.sequences.reader import (
-    InputFile,
+    RecordReader,
     UnreadableInput,
-    find_inputs,
     make_record,
     read_records,
-    spool_stdin,
-    stem_of,
 )
 
 COMPRESS = {
@@ -128,7 +136,7 @@ def test_headers_without_sequence_and_without_name(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"\x7fELF\x00\x00\x01", b"PK\x03\x04abc", bytes(range(128, 256)) * 9, b">a\nAC\x00GT\n"],
+    [b"\x7fELF\x00\x00\x01", b"PK\x03\x04abc", bytes(range(128, 256)) * 9, bytes(9000)],
 )
 def test_a_binary_file_is_refused(tmp_path, content):
     assert "binary" in read_until_damage(write(tmp_path, content))[1]
@@ -162,13 +170,13 @@ def test_a_missing_file_and_a_directory_are_unreadable(tmp_path):
     ],
 )
 def test_letters_that_are_no_nucleotides_fail_the_record_alone(letters, words):
-    record = make_record("a", letters, 1)
+    record = make_record(RawRecord(b"a", letters.encode().upper()), 1)
     assert record.name == "a" and record.problem
     assert re.search(words, record.problem), record.problem
 
 
 def test_all_iupac_letters_are_nucleotides():
-    assert make_record("a b", "acgtRYSWKMBDHVNn\tu", 1).problem == ""
+    assert make_record(RawRecord(b"a b", b"ACGTRYSWKMBDHVNU"), 1).problem == ""
 
 
 def test_a_protein_file_fails_each_record_with_one_reason(tmp_path):
@@ -188,57 +196,293 @@ def test_ten_megabases_and_many_tiny_records_are_quick(tmp_path):
     assert time.process_time() - begin < 5
 
 
-# --- which files
+# --- damage costs the record it hits
 
 
-def test_sources_and_stems_are_unique(tmp_path):
-    for name in ("a/x.fa", "b/x.fasta.gz", "b/x.fa", "y.fq.zst"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(">a\nA\n")
-    files = find_inputs(
-        [tmp_path / "a" / "x.fa", tmp_path / "b", tmp_path / "y.fq.zst", tmp_path / "y.fq.zst"]
-    )
-    assert [f.path.name for f in files] == ["x.fa", "x.fa", "x.fasta.gz", "y.fq.zst", "y.fq.zst"]
-    assert [f.source for f in files[:3]] == [
-        str(tmp_path / "a" / "x.fa"),
-        str(tmp_path / "b" / "x.fa"),
-        "x.fasta.gz",
+def answers(path) -> tuple[list[tuple[str, bytes, str]], str, list[str]]:
+    """(name, sequence, problem) of every record, the failure of the file, its warnings."""
+    found, failure = [], ""
+    with RecordReader(path) as reader:
+        try:
+            for record in reader:
+                found.append((record.name, record.sequence, record.problem))
+        except UnreadableInput as error:
+            failure = str(error)
+        return found, failure, reader.warnings
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+@pytest.mark.parametrize("garbage", [b"garbage", b"\n", b"\x1f\x8b\x08 cut"[:3], b"x" * 300_000])
+def test_bytes_after_compressed_data_cost_no_record(tmp_path, kind, garbage):
+    path = write(tmp_path, COMPRESS[kind](b">a\nAC\n>b\nGT") + garbage)
+    found, failure, warnings = answers(path)
+    if kind == "gz" and garbage.startswith(b"\x1f\x8b"):  # as of a second file cut short
+        assert found == [("a", b"AC", "")] and "cut short" in failure
+        return
+    assert found == [("a", b"AC", ""), ("b", b"GT", "")]
+    assert failure == "" and len(warnings) == 1 and "follow the end" in warnings[0]
+
+
+@pytest.mark.parametrize("kind", ["gz", "bz2", "xz", "zst"])
+def test_padding_after_compressed_data_means_nothing(tmp_path, kind):
+    joined = COMPRESS[kind](b">a\nAC\n") + bytes(700) + COMPRESS[kind](b">b\nGT\n") + bytes(9)
+    assert answers(write(tmp_path, joined)) == ([("a", b"AC", ""), ("b", b"GT", "")], "", [])
+
+
+def test_skippable_frames_of_zstd_are_skipped(tmp_path):
+    skipped = b"\x53\x2a\x4d\x18\x04\0\0\0abcd"
+    parts = [COMPRESS["zst"](b">a\nAC\n"), COMPRESS["zst"](b">b\nGT\n")]
+    path = write(tmp_path, b"".join(skipped + part for part in parts))
+    assert answers(path) == ([("a", b"AC", ""), ("b", b"GT", "")], "", [])
+
+
+def test_files_joined_without_a_newline_lose_no_record(tmp_path):
+    found, failure, _ = answers(write(tmp_path, b">a\nAC\nGT>b x\nACG\n>c\nAC\n"))
+    assert [(name, bool(problem)) for name, _, problem in found] == [
+        ("a", True),
+        ("b", False),
+        ("c", False),
     ]
-    assert [f.stem for f in files] == ["x", "x_2", "x_3", "y", "y_2"]
-    assert len({f.source for f in files}) == 5
+    assert "newline is missing" in found[0][2] and "b is read" in found[0][2] and not failure
+    assert found[1][1] == b"ACG"
+    found, failure, _ = answers(write(tmp_path, b"@a\nAC\n+\nII@b\nACG\n+\nIII\n@c\nA\n+\nI"))
+    assert [(name, s, bool(p)) for name, s, p in found] == [
+        ("a", b"AC", True),
+        ("b", b"ACG", False),
+        ("c", b"A", False),
+    ]
+    assert "newline is missing" in found[0][2] and not failure
 
 
-@pytest.mark.parametrize(
-    ("name", "stem"),
-    [
-        ("a.b.fna.gz", "a.b"),
-        ("x.FASTQ.bz2", "x"),
-        ("reads", "reads"),
-        (".fa", ".fa"),
-        ("x.gz", "x"),
-        ("GCF_1.1.fna", "GCF_1.1"),
-    ],
-)
-def test_stems(name, stem):
-    assert stem_of(name) == stem
+@pytest.mark.parametrize("line", [b"AC>", b"AC> b", b"A!C>b", b"MKE>b", b"AC@b", b"A>>b"])
+def test_a_mark_inside_a_line_that_begins_no_header_is_a_wrong_letter(tmp_path, line):
+    found, failure, _ = answers(write(tmp_path, b">a\n" + line + b"\nGT\n>c\nAC\n"))
+    names = ["a", ">b", "c"] if line == b"A>>b" else ["a", "c"]
+    assert [name for name, *_ in found] == names and not failure
+    assert found[0][2] and found[-1] == ("c", b"AC", "")
 
 
-def test_a_directory_without_sequences_and_no_input_are_usage_errors(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
-    (tmp_path / ".hidden.fa").write_text(">a\nA\n")
-    with pytest.raises(UsageError, match="no sequence file"):
-        find_inputs([tmp_path])
-    with pytest.raises(UsageError, match="no input"):
-        find_inputs([])
+def test_fasta_and_fastq_in_one_file(tmp_path):
+    content = b">a\nAC\n@b\nGT\n+\nII\n>c\nA\nC\n@d\nG\n+\n>\n"
+    assert answers(write(tmp_path, content))[0] == [
+        ("a", b"AC", ""),
+        ("b", b"GT", ""),
+        ("c", b"AC", ""),
+        ("d", b"G", ""),
+    ]
 
 
-def test_a_path_that_is_not_there_stays_in_to_fail_alone(tmp_path):
-    assert [f.source for f in find_inputs([tmp_path / "no.fa"])] == ["no.fa"]
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("part", ["header", "sequence"])
+def test_a_nul_byte_fails_its_record_alone(tmp_path, place, part):
+    records = [[b">r%d x" % i, b"ACGTACGT"] for i in range(3)]
+    records[place][part == "sequence"] += b"\0\0AC"
+    found, failure, _ = answers(write(tmp_path, b"".join(b"\n".join(r) + b"\n" for r in records)))
+    assert [bool(problem) for *_, problem in found] == [i == place for i in range(3)]
+    assert [name for name, *_ in found] == ["r0", "r1", "r2"] and not failure
+    assert ("NUL" if part == "header" else "x00") in found[place][2]
 
 
-def test_standard_input_is_spooled(tmp_path, monkeypatch):
-    data = gzip.compress(b">a\nACGT\n")
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
-    file = spool_stdin(tmp_path / "spool")
-    assert (file.source, file.stem) == ("stdin", "stdin")
-    assert [r.sequence for r in read_records(file)] == [b"ACGT"]
+def test_nul_bytes_before_the_first_record_or_a_header_cost_nothing_else(tmp_path):
+    found, failure, _ = answers(write(tmp_path, bytes(5000) + b">a\nAC\n"))
+    assert found == [("a", b"AC", "")] and "NUL bytes" in failure
+    found, failure, _ = answers(write(tmp_path, b">a\nAC" + bytes(5000) + b">b\nGT\n"))
+    assert [(name, bool(problem)) for name, _, problem in found] == [("a", True), ("b", False)]
+
+
+BROKEN_READS = {
+    "short quality": (b"@b\nACGT\n+\nII\n", ["b"]),
+    "long quality": (b"@b\nACGT\n+\nIIIIII\n", ["b"]),
+    "quality like a header": (b"@b\nACGT\n+\n@I\n", ["b"]),
+    "no plus": (b"@b\nACGT\n", ["b"]),
+    "no quality": (b"@b\nACGT\n+\n", ["b"]),
+    "stray line": (b"ACGT\n", []),
+    "several lines": (b"@b\nAC\nGT\n+\nII\nIII\n", ["b"]),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_READS)
+def test_a_broken_read_costs_no_other(tmp_path, case):
+    broken, names = BROKEN_READS[case]
+    content = b"@a\nAC\n+\n@I\n" + broken + b"@c\nGT\n+c\n+I\n@d\nA\nC\n+\n@\n@\n"
+    found, failure, _ = answers(write(tmp_path, content))
+    assert [(name, sequence) for name, sequence, problem in found if not problem] == [
+        ("a", b"AC"),
+        ("c", b"GT"),
+        ("d", b"AC"),
+    ]
+    assert [name for name, _, problem in found if problem] == names
+    assert bool(failure) == (case == "stray line")
+
+
+def test_what_is_damaged_reads_in_linear_time(tmp_path):
+    """Each of these could be quadratic."""
+    for unit in (b">>>>>>>>", b"A>b\n", b"@a\nAC\n+\nI\n", b"@x\n>y\n", b"\r\n\r\n", b"@", b">a\0"):
+        path = write(tmp_path, b">a\n" + unit * ((1 << 19) // len(unit)))
+        begin = time.process_time()
+        answers(path)
+        assert time.process_time() - begin < 5, unit
+
+
+# --- bounded memory
+
+
+@pytest.mark.parametrize("form", [">a\n{}\n>b\nAC\n", "@a\n{}\n+\n{}\n@b\nAC\n+\nII\n"])
+def test_a_record_that_is_too_long_fails_alone(tmp_path, monkeypatch, form):
+    monkeypatch.setattr(lines, "MOST_BASES", 1 << 20)
+    path = write(tmp_path, form.replace("{}", "A" * (3 << 20)).encode())
+    found, failure, _ = answers(path)
+    assert found[0][:2] == ("a", b"") and "longer than" in found[0][2]
+    assert found[1] == ("b", b"AC", "") and not failure
+
+
+def test_of_a_long_header_the_name_is_kept(tmp_path):
+    found, failure, _ = answers(write(tmp_path, b">a " + b"x" * (9 << 20) + b"\nAC\n>b\nGT\n"))
+    assert found == [("a", b"AC", ""), ("b", b"GT", "")] and not failure
+
+
+@pytest.mark.parametrize("kind", ["xz", "zst"])
+def test_a_window_larger_than_the_bound_fails_the_file_alone(tmp_path, kind):
+    if kind == "xz":
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 29}]
+        # compressing with it takes the memory; a header that asks for it does not
+        small = lzma.compress(
+            b">a\nAC\n", filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 20}]
+        )
+        assert filters[0]["dict_size"] > compressed.MOST_MEMORY
+        header = bytearray(small[12:24])
+        header[4] = 34  # 512 MB
+        header[8:12] = zlib.crc32(bytes(header[:8])).to_bytes(4, "little")
+        data = small[:12] + bytes(header) + small[24:]
+    else:
+        parameters = zstandard.ZstdCompressionParameters.from_level(1, window_log=30)
+        compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
+        data = compressor.compress(b">a\nAC\n") + compressor.flush()
+    found, failure, _ = answers(write(tmp_path, data))
+    assert found == [] and "more than 256 MB of memory" in failure
+
+
+def test_a_bomb_is_read_in_little_memory(tmp_path):
+    """20 kB that hold 640 MB, by the reader in a process of its own: no more than the bound."""
+    compressor = zstandard.ZstdCompressor().compressobj()
+    parts = [compressor.compress(b">a\n")]
+    parts += [compressor.compress(b"A" * (1 << 24)) for _ in range(40)]
+    path = write(tmp_path, b"".join([*parts, compressor.flush()]), "bomb.fa.zst")
+    assert path.stat().st_size < 100_000
+    program = (
+        "import resource, sys; from pathlib import Path\n"
+        "from virnucpro.sequences.reader import RecordReader\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "(record,) = RecordReader(Path(sys.argv[1]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, record.problem)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program, path],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    kilobytes, problem = run.stdout.split(None, 1)
+    assert int(kilobytes) < 700_000 and "longer than" in problem
+
+
+def test_zstd_costs_linear_time(tmp_path):
+    data = b">a\n" + bytes(random.Random(1).choices(b"ACGT", k=1 << 20)) * 64
+    seconds = {}
+    for kind in ("gz", "zst"):
+        path = write(tmp_path, COMPRESS[kind](data), f"x.{kind}")
+        begin = time.process_time()
+        read(path)
+        seconds[kind] = time.process_time() - begin
+    assert seconds["zst"] < 2 * seconds["gz"] + 1, seconds
+
+
+# --- the hash is that of what was parsed
+
+
+@pytest.mark.parametrize("kind", COMPRESS)
+def test_the_hash_is_of_the_whole_file_also_where_reading_stops_early(tmp_path, kind):
+    content = COMPRESS[kind](b">a\nACGT\n" * 9)
+    for data in (content, content[: len(content) // 2], b"LOCUS" + content, content + b"garbage"):
+        path = write(tmp_path, data)
+        with RecordReader(path) as reader:
+            with suppress(UnreadableInput):
+                list(reader)
+            assert reader.sha256() == hashlib.sha256(data).hexdigest()
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_failing_disk_is_told_from_damage(tmp_path, monkeypatch, number):
+    path = write(tmp_path, b">a\nAC\n" * 200_000)
+
+    def fail(self, buffer):
+        if self.tell():
+            raise OSError(number, os.strerror(number))
+        return io.FileIO.readinto(self, buffer)
+
+    monkeypatch.setattr(compressed._HashedFile, "readinto", fail)
+    with pytest.raises(UnreadableInput, match="reading failed") as caught:
+        list(read_records(InputFile(path, "x", "x")))
+    assert caught.value.passing
+
+
+def test_too_little_memory_is_told_from_damage(tmp_path, monkeypatch):
+    path = write(tmp_path, COMPRESS["zst"](b">a\nAC\n"))
+
+    class Poor:
+        def __init__(self, **_):
+            pass
+
+        def decompressobj(self):
+            return self
+
+        def decompress(self, data):
+            raise zstandard.ZstdError("Allocation error : not enough memory")
+
+        eof = False
+
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", Poor)
+    with pytest.raises(UnreadableInput, match="not enough memory") as caught:
+        list(read_records(InputFile(path, "x", "x")))
+    assert caught.value.passing
+
+
+# --- names
+
+
+def test_what_cannot_be_printed_of_a_name_is_escaped_and_noted(tmp_path):
+    titles = [b"Esp\xe8ce x", b"a\x1b[31mb", "\u2028é".encode(), b"a\\x07", "Ω".encode()]
+    path = write(tmp_path, b"".join(b">%b\nAC\n" % title for title in titles))
+    assert [(r.name, r.notes) for r in read_records(InputFile(path, "x", "x"))] == [
+        (r"Esp\xe8ce", ("name_escaped",)),
+        (r"a\x1b[31mb", ("name_escaped",)),
+        ("unnamed_3" if ["é"] == [] else "é", ()),
+        (r"a\x07", ()),
+        ("Ω", ()),
+    ]
+
+
+@given(st.binary(max_size=200), st.sampled_from([b">", b"@"]))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_bytes_every_header_at_a_line_start_of_fasta_has_a_record(tail, mark):
+    text = (mark + tail).replace(b"\r", b"\n")
+    stream = io.BufferedReader(io.BytesIO(text))
+    try:
+        records = list(lines.raw_records(stream))
+    except lines.Broken:
+        return
+    if mark == b">" and b"@" not in text:
+        marks = sum(line.lstrip(b" \t\v\f").startswith(b">") for line in text.split(b"\n"))
+        assert marks <= len(records)
+
+
+@given(st.lists(st.tuples(st.text("abc", min_size=1), st.text("ACGTacgtnNuU\n ", max_size=300))))
+@settings(max_examples=100, deadline=None)
+def test_plain_fasta_is_what_biopython_reads(records):
+    text = "".join(f">{name} x\n{letters}\n" for name, letters in records)
+    found = list(lines.raw_records(io.BufferedReader(io.BytesIO(text.encode()))))
+    assert [(r.title.decode(), r.sequence.decode()) for r in found] == [
+        (title, "".join(letters.split()).upper())
+        for title, letters in SimpleFastaParser(io.StringIO(text))
+    ]

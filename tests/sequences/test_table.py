@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import json
 import multiprocessing
 import os
 import random
-import shutil
 import subprocess
 import sys
 import types
@@ -24,23 +24,40 @@ from Bio.Seq import Seq
 
 from virnucpro.embedding.work import TokenColumn, column
 from virnucpro.errors import StoreError
-from virnucpro.sequences import build as table_builder
-from virnucpro.sequences import frame_columns
+from virnucpro.sequences import build as build_module
+from virnucpro.sequences import compressed, frame_columns, table_cache
 from virnucpro.sequences import table as frame_table
+from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import FRAME_NAMES
-from virnucpro.sequences.reader import find_inputs
-from virnucpro.sequences.table import FrameRules, build_or_open, open_existing
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.reader import RecordReader, UnreadableInput
+from virnucpro.sequences.table import open_table
+from virnucpro.sequences.table_cache import TablePlaces, build_or_open
 from virnucpro.sequences.tokens import Tokenizers
 
 RULES = FrameRules(500)
 
 
+def places(cache) -> TablePlaces:
+    return TablePlaces(cache, cache.parent / "private")
+
+
 @pytest.fixture
 def table_of(tmp_path, tokenizers):
     def build(*paths, rules=RULES, log=lambda line: None):
-        return build_or_open(find_inputs(paths), rules, tokenizers, tmp_path / "cache", log)
+        return build_or_open(find_inputs(paths), rules, tokenizers, places(tmp_path / "cache"), log)
 
     return build
+
+
+@pytest.fixture
+def warned(monkeypatch) -> list[str]:
+    """What the log was warned of."""
+    lines: list[str] = []
+    monkeypatch.setattr(
+        table_cache.log, "warning", lambda text, *values: lines.append(text % values)
+    )
+    return lines
 
 
 @pytest.fixture
@@ -113,9 +130,9 @@ def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch,
     for bases, records in ((600, 3), (5_000, 1_000)):
         monkeypatch.setattr(frame_columns, "BLOCK_BASES", bases)
         monkeypatch.setattr(frame_columns, "BLOCK_RECORDS", records)
-        monkeypatch.setattr(table_builder, "_FLUSH", 2)
+        monkeypatch.setattr(build_module, "_FLUSH", 2)
         small = build_or_open(
-            find_inputs([golden / "input.fa"]), rules, tokenizers, tmp_path / str(bases)
+            find_inputs([golden / "input.fa"]), rules, tokenizers, places(tmp_path / str(bases))
         )
         assert small.frames.to_dict() == whole.frames.to_dict()
         assert [r | {"gc": 0} for r in small.records.to_pylist()] == [
@@ -130,7 +147,7 @@ def test_a_second_run_reuses_and_the_log_says_so(golden, table_of):
     assert ["built 149" in lines[0], "reused 149" in lines[1]] == [True, True]
     assert (first.reused, second.reused) == (False, True)
     assert first.frames.to_dict() == second.frames.to_dict()
-    other = open_existing(first.fingerprint, first.directory.parent.parent)
+    other = open_table(first.directory)
     assert (
         other.frames.to_dict() == first.frames.to_dict()
         and other.rules == RULES
@@ -142,13 +159,17 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
     golden, table_of, tmp_path, tokenizers
 ):
     """Building needs neither torch nor `datasets`, which take long to import."""
-    program = (
-        "import sys; from pathlib import Path; place = Path(sys.argv[1])\nfrom virnucpro.sequences"
-        " import table as f, reader, tokens\ntokenizers = tokens.Tokenizers(place / 'esm2',"
-        " place / 'dnabert_s')\nf.build_ahead(reader.find_inputs([place / 'input.fa']),"
-        " f.FrameRules(500), tokenizers, sys.argv[2], 'run 1')\nprint(*{'torch', 'datasets'} &"
-        " set(sys.modules))"
-    )
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from virnucpro.sequences import frame_columns, inputs, table_cache, tokens
+        place = Path(sys.argv[1])
+        tokenizers = tokens.Tokenizers(place / "esm2", place / "dnabert_s")
+        files = inputs.find_inputs([place / "input.fa"])
+        rules = frame_columns.FrameRules(500)
+        table_cache.build_ahead(files, rules, tokenizers, sys.argv[2], "run 1")
+        print(*{"torch", "datasets"} & set(sys.modules))
+    """
     run = subprocess.run(
         [sys.executable, "-c", program, golden, tmp_path / "ahead"],
         capture_output=True,
@@ -164,7 +185,7 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
                 find_inputs([golden / "input.fa"]),
                 RULES,
                 tokenizers,
-                tmp_path / "ahead",
+                places(tmp_path / "ahead"),
                 lines.append,
                 builder,
             )
@@ -201,7 +222,9 @@ def test_the_fingerprint_is_of_content_rules_and_tokenizers(
         )
     ]
     different += [table_of(write(">a\nA\n")).fingerprint, table_of(moved, moved).fingerprint]
-    different += [build_or_open(find_inputs([moved]), RULES, other, tmp_path / "cache").fingerprint]
+    different += [
+        build_or_open(find_inputs([moved]), RULES, other, places(tmp_path / "cache")).fingerprint
+    ]
     monkeypatch.setattr(frame_table, "MOST_OF_A_CHUNK", 3)
     different += [table_of(moved, rules=FrameRules(500, "stretches")).fingerprint]
     assert len({base, *different}) == 10
@@ -253,9 +276,19 @@ def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_the
 
 @pytest.mark.parametrize(
     "damage",
-    ["truncated frames", "truncated records", "no manifest", "broken manifest", "no frames"],
+    [
+        "truncated frames",
+        "truncated records",
+        "no manifest",
+        "broken manifest",
+        "no frames",
+        "flipped frames",
+        "flipped records",
+        "flipped manifest",
+        "linked frames",
+    ],
 )
-def test_a_damaged_table_is_built_again(golden, table_of, damage):
+def test_a_damaged_table_is_built_again(golden, table_of, warned, damage):
     first = table_of(golden / "input.fa")
     expected = first.frames.to_dict()
     what, file = damage.split()
@@ -267,13 +300,20 @@ def test_a_damaged_table_is_built_again(golden, table_of, damage):
         os.truncate(path, path.stat().st_size // 2)
     elif what == "broken":
         path.write_text("{")
+    elif what == "flipped":  # of equal length, and for the manifest still JSON
+        content = path.read_bytes()
+        place = content.index(b"149") if file == "manifest" else len(content) // 2
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    elif what == "linked":
+        path.rename(path.with_suffix(".other"))
+        path.symlink_to(path.with_suffix(".other"))
     else:
         path.unlink()
     with pytest.raises(StoreError):
-        open_existing(first.fingerprint, first.directory.parent.parent)
+        open_table(first.directory)
     lines = []
     again = table_of(golden / "input.fa", log=lines.append)
-    assert not again.reused and "damaged" in lines[0] and "built" in lines[1]
+    assert not again.reused and "damaged" in warned[0] and "built" in lines[0]
     assert again.frames.to_dict() == expected
 
 
@@ -281,7 +321,7 @@ def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golde
     table = table_of(golden / "input.fa")
     token_ids = TokenColumn(table, "esm2")
     assert len(token_ids(np.arange(3))) == 3
-    path = table.directory / table_builder.FRAMES
+    path = table.directory / build_module.FRAMES
     whole = path.stat().st_size
     os.truncate(path, 4096)
     for read in (lambda: token_ids(np.arange(3)), table.frame_ids, lambda: column(table, "chunk")):
@@ -297,7 +337,7 @@ def test_a_table_is_opened_while_another_thread_imports_transformers(golden, tab
     """
     table = table_of(golden / "input.fa")
     monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
-    again = open_existing(table.fingerprint, table.directory.parents[1])
+    again = open_table(table.directory)
     assert (
         again.frames.data.table.equals(table.frames.data.table)
         and again.frames.features == table.frames.features
@@ -400,51 +440,27 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(golden, table_of, tmp_path, 
     def full(self, batch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(table_builder._Stream, "write", full)
+    monkeypatch.setattr(build_module._Stream, "write", full)
     with pytest.raises(StoreError, match=r"no space left.*--cache-dir") as caught:
         table_of(golden / "input.fa")
     assert "\n" not in str(caught.value)
-    assert [p.suffix for p in (tmp_path / "cache" / "virnucpro").iterdir()] == [".lock"]
-
-
-def test_a_cache_that_cannot_be_made_is_one_line(golden, tokenizers, tmp_path):
-    (tmp_path / "file").write_text("x")
-    with pytest.raises(StoreError, match="--cache-dir"):
-        build_or_open(
-            find_inputs([golden / "input.fa"]), RULES, tokenizers, tmp_path / "file" / "cache"
-        )
+    assert [p.suffix for p in (tmp_path / "cache" / "virnucpro").glob("*/*")] == [".lock"]
 
 
 def test_a_dead_builders_remains_are_cleared(golden, table_of):
     first = table_of(golden / "input.fa")
-    remains = first.directory.with_name(f"{first.directory.name}.{os.getuid()}.building")
+    remains = first.directory.with_name(f"{first.directory.name}.building")
     first.directory.rename(remains)
     again = table_of(golden / "input.fa")
     assert not again.reused and len(again) == 149
     assert not remains.exists()
 
 
-def test_another_users_remains_are_in_nobodys_way(golden, table_of, monkeypatch):
-    with monkeypatch.context() as other:
-        other.setattr(os, "getuid", lambda: 1001)
-        other.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # killed before it could
-        other.setattr(
-            table_builder._Stream,
-            "write",
-            lambda self, batch: (_ for _ in ()).throw(KeyboardInterrupt),
-        )
-        with pytest.raises(KeyboardInterrupt):
-            table_of(golden / "input.fa")
-    monkeypatch.setattr(os, "getuid", lambda: 1002)
-    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)  # not allowed to
-    assert len(table_of(golden / "input.fa")) == 149
-
-
 def _build_in_a_process(golden, cache, out):
     lines = []
     tokenizers = Tokenizers(golden / "esm2", golden / "dnabert_s")
     table = build_or_open(
-        find_inputs([golden / "input.fa"]), RULES, tokenizers, cache, lines.append
+        find_inputs([golden / "input.fa"]), RULES, tokenizers, places(cache), lines.append
     )
     out.put((len(table), table.reused))
 
@@ -468,3 +484,92 @@ def test_the_manifest_says_what_is_in_the_table(golden, table_of):
     manifest = json.loads((table.directory / "manifest.json").read_text())
     assert (manifest["n_frames"], manifest["n_records"]) == (149, 61)
     assert manifest["inputs"][0]["sha256"] == table.inputs[0]["sha256"]
+
+
+# --- what is never cached
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE])
+def test_a_passing_read_error_is_not_cached(table_of, write, tmp_path, monkeypatch, number):
+    path = write(">a\n" + "GCC" * 200_000 + "\n>b\n" + "GCC" * 60)
+    opened = []
+
+    def fail(self, buffer):
+        # while it is parsed, not while it is hashed before
+        if len(opened) > 1 and self.tell():
+            raise OSError(number, os.strerror(number))
+        return io.FileIO.readinto(self, buffer)
+
+    class File(compressed._HashedFile):
+        def __init__(self, descriptor):
+            opened.append(descriptor)
+            super().__init__(descriptor)
+
+        readinto = compressed._HashedFile.readinto
+
+    with monkeypatch.context() as failing:
+        failing.setattr(compressed, "_HashedFile", File)
+        failing.setattr(File, "readinto", fail)
+        table = table_of(path)
+    assert "reading failed" in table.failures[0].reason and table.inputs[0]["sha256"] is None
+    assert table.directory.parent == tmp_path / "private"
+    healthy = table_of(path)
+    assert not healthy.failures and len(healthy.records) == 2 and not healthy.reused
+    assert healthy.fingerprint != table.fingerprint
+    assert table_of(path).reused
+
+
+def test_two_passing_errors_at_other_places_are_two_tables(table_of, write, tmp_path, monkeypatch):
+    """Else rows of the one would be taken for those of the other."""
+    path = write("".join(f">{i}\n{'GCC' * 200}\n" for i in range(9)))
+    seen = set()
+    for records in (2, 5):
+
+        def iterate(self, records=records, whole=RecordReader.__iter__):
+            for i, record in enumerate(whole(self)):
+                if i == records:
+                    raise UnreadableInput("reading failed", passing=True)
+                yield record
+
+        with monkeypatch.context() as failing:
+            failing.setattr(RecordReader, "__iter__", iterate)
+            table = table_of(path)
+        assert len(table.records) == records
+        seen.add(table.fingerprint)
+    assert len(seen) == 2
+
+
+def test_a_file_that_changes_between_hash_and_parsing_is_refused(table_of, write, monkeypatch):
+    path = write(">a\n" + "GCC" * 60)
+    whole = build_module.RecordReader.__init__
+
+    def change(self, path):
+        path.write_text(">a\n" + "GCA" * 60)  # of equal length
+        os.utime(path, ns=(1, 1))
+        whole(self, path)
+
+    monkeypatch.setattr(build_module.RecordReader, "__init__", change)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(StoreError, match=f"{path}: the file changed while it was read"):
+        table_of(path)
+
+
+def test_too_little_memory_for_a_record_names_its_file(table_of, write, monkeypatch):
+    path = write(">a\nACGT\n")
+
+    def poor(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(build_module, "frame_batch", poor)
+    with pytest.raises(StoreError, match=f"{path}: not enough memory"):
+        table_of(path)
+
+
+def test_what_costs_no_record_is_warned_of_each_time(table_of, write, warned):
+    path = write(gzip.compress(b">a\n" + b"GCC" * 60) + b"garbage", "x.fa.gz")
+    for n in (1, 2):
+        table = table_of(path)
+        assert len(table) and not table.failures
+        assert (
+            warned == [f"{path}: other data follow the end of the gzip data and were ignored"] * n
+        )

@@ -19,7 +19,8 @@ from virnucpro.calling.consensus import best_first
 from virnucpro.errors import InputError
 from virnucpro.files import LEFTOVER, writing
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.sequences.reader import InputFile, UnreadableInput, read_records
+from virnucpro.sequences.inputs import InputFile
+from virnucpro.sequences.reader import UnreadableInput, read_records
 
 WIDTH = 80  # letters a line
 IN_MEMORY = 256 << 20  # bytes of sequence that wait in memory

@@ -28,8 +28,15 @@ from virnucpro.launch import World, cores
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.workers import module_path
-from virnucpro.sequences.reader import InputFile
-from virnucpro.sequences.table import FrameRules, FrameTable, build_ahead, build_or_open
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.inputs import InputFile
+from virnucpro.sequences.table import FrameTable
+from virnucpro.sequences.table_cache import (
+    PRIVATE_TABLES,
+    TablePlaces,
+    build_ahead,
+    build_or_open,
+)
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import PredictSettings
 
@@ -53,9 +60,8 @@ def read_table(
 
     Errors: UsageError for a wrong stride, those of `build_or_open`.
     """
-    return build_or_open(
-        *_wanted(settings, bundle), settings.cache_dir, say, os.environ.get(BUILDER_VARIABLE)
-    )
+    places = TablePlaces(settings.cache_dir, settings.output_dir / PRIVATE_TABLES)
+    return build_or_open(*_wanted(settings, bundle), places, say, os.environ.get(BUILDER_VARIABLE))
 
 
 @contextmanager
@@ -115,10 +121,7 @@ def _wanted(
 
 
 def _are_large(inputs: Sequence[InputFile]) -> bool:
-    """Whether reading them takes long.
-
-    What is not a file, a pipe say, can be read only once and is left alone.
-    """
+    """Whether reading them takes long. One that cannot be read makes a table that is not cached."""
     size = 0
     for file in inputs:
         with suppress(OSError):

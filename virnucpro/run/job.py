@@ -8,6 +8,7 @@ part of a run, computes nothing but a sample of old rows.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -56,7 +57,8 @@ from virnucpro.run.ahead import read_table
 from virnucpro.run.preload import LoadAhead, fits_beside
 from virnucpro.run.state import Identity, WorkPlace, is_finished
 from virnucpro.run.timing import Clock
-from virnucpro.sequences.table import FrameTable, open_existing
+from virnucpro.sequences.table import FrameTable, open_table
+from virnucpro.sequences.table_cache import PRIVATE_TABLES
 from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
@@ -104,6 +106,7 @@ def prepare(run: Run, stack: ExitStack) -> Job | None:
     note: dict[str, Any] = {"error": 1}
     try:
         stack.enter_context(run.place.lock)
+        stack.callback(shutil.rmtree, run.settings.output_dir / PRIVATE_TABLES, ignore_errors=True)
         stack.enter_context(
             logging_to(
                 Outputs(run.settings.output_dir), logging.getLogger("virnucpro"), verbose=True
@@ -115,7 +118,8 @@ def prepare(run: Run, stack: ExitStack) -> Job | None:
         if job is not None:
             plans = run.place.new_plans()
             note |= {
-                "table": job.table.fingerprint,
+                "table": str(job.table.directory),
+                "fingerprint": job.table.fingerprint,
                 "plans": {name: str(plan.save(plans, name)) for name, plan in job.plans.items()},
             }
     except VirNucProError as error:
@@ -195,10 +199,10 @@ def join(run: Run) -> Job | None:
             raise SystemExit(note["error"])
         return None
     try:
-        table = open_existing(note["table"], run.settings.cache_dir)
+        table = open_table(Path(note["table"]))
     except StoreError:  # a machine with a cache of its own
         table = read_table(run.settings, run.bundle, log.info)
-    if table.fingerprint != note["table"]:
+    if table.fingerprint != note["fingerprint"]:
         raise StoreError("the inputs changed while the run began; run the same command again")
     return Job(
         table,

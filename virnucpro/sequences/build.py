@@ -6,12 +6,16 @@ Knows the order of work; memory does not grow with the input, eight bytes a reco
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import xxhash
 
+from virnucpro.errors import StoreError
 from virnucpro.sequences.frame_columns import (
     FRAME_SCHEMA,
     RECORD_SCHEMA,
@@ -20,62 +24,105 @@ from virnucpro.sequences.frame_columns import (
     frame_batch,
     record_row,
 )
-from virnucpro.sequences.names import NameBook
-from virnucpro.sequences.reader import InputFile, UnreadableInput, read_records
+from virnucpro.sequences.reader import Record, RecordReader, UnreadableInput
 from virnucpro.sequences.tokens import Tokenizers
 
 FRAMES, RECORDS = "frames.arrow", "records.arrow"
 _FLUSH = 1 << 15  # rows of records written at once
 
 
+@dataclass
+class InputReadings:
+    """What reading the inputs found, a value an input: how many records, the sha256 of the bytes
+    that were parsed (None where the environment failed), what was wrong without cost.
+    """
+
+    n_records: list[int] = field(default_factory=list)
+    sha256: list[str | None] = field(default_factory=list)
+    warnings: list[list[str]] = field(default_factory=list)
+    unreadable: list[tuple[int, str]] = field(default_factory=list)  # (input, reason)
+
+    def read(self, path: Path) -> Iterator[Record]:
+        """The records of the next input."""
+        number = len(self.n_records)
+        self.n_records.append(0)
+        self.sha256.append(None)
+        self.warnings.append([])
+        passing = False
+        try:
+            with RecordReader(path) as reader:
+                try:
+                    for record in reader:
+                        self.n_records[number] += 1
+                        yield record
+                except UnreadableInput as error:
+                    self.unreadable.append((number, str(error)))
+                    passing = error.passing
+                self.warnings[number] = reader.warnings
+                self.sha256[number] = None if passing else reader.sha256()
+        except UnreadableInput as error:
+            self.unreadable.append((number, str(error)))
+
+
 def build(
     directory: Path, paths: Sequence[Path], rules: FrameRules, tokenizers: Tokenizers
 ) -> dict:
-    """Write both tables; returns n_frames, n_records, records_per_input and `unreadable` ([input,
-    reason]).
-
-    Errors: OSError of the disk that is written to.
+    """Write both tables; returns n_frames, n_records, `checksums` of both files, and what
+    `InputReadings` has. Errors: OSError of the disk that is written to; StoreError without memory.
     """
     rows = _RecordRows(directory / RECORDS)
-    unreadable: list[tuple[int, str]] = []
-    per_input = [0] * len(paths)
+    found = InputReadings()
     n_frames = 0
 
     def sequences() -> Iterator[tuple[int, bytes]]:
         for i, path in enumerate(paths):
-            try:
-                for record in read_records(InputFile(path, path.name, path.name)):
-                    row = record_row(i, record, rules)
-                    number = rows.add(row)
-                    per_input[i] += 1
-                    yield number, b"" if row["problem"] or row["skipped"] else record.sequence
-            except UnreadableInput as error:
-                unreadable.append((i, str(error)))
+            for record in found.read(path):
+                row = record_row(i, record, rules)
+                number = rows.add(row)
+                yield number, b"" if row["problem"] or row["skipped"] else record.sequence
 
-    with rows, _Stream(directory / FRAMES, FRAME_SCHEMA) as frames:
-        for block in blocks(sequences(), rules.chunk_length, rules.stride):
-            batch = frame_batch(block, rules.frame_policy, tokenizers)
-            if len(batch):
-                frames.write(batch)
-                rows.count_frames(np.asarray(batch["record"]))
-            n_frames += len(batch)
-            rows.flush(before=block.complete)
-    rows.finish()
+    frames = _Stream(directory / FRAMES, FRAME_SCHEMA)
+    try:
+        with rows, frames:
+            for block in blocks(sequences(), rules.chunk_length, rules.stride):
+                batch = frame_batch(block, rules.frame_policy, tokenizers)
+                if len(batch):
+                    frames.write(batch)
+                    rows.count_frames(np.asarray(batch["record"]))
+                n_frames += len(batch)
+                rows.flush(before=block.complete)
+    except MemoryError as error:
+        number = max(len(found.n_records), 1)
+        raise StoreError(
+            f"{paths[number - 1]}: not enough memory to translate its sequences; free some, or"
+            " split the longest ones"
+        ) from error
+    checksum = rows.finish()
     return {
         "n_frames": n_frames,
         "n_records": rows.total,
-        "records_per_input": per_input,
-        "unreadable": unreadable,
+        "n_records_per_input": found.n_records,
+        "sha256": found.sha256,
+        "warnings": found.warnings,
+        "unreadable": found.unreadable,
+        "checksums": {FRAMES: frames.checksum, RECORDS: checksum},
     }
 
 
 class _Stream:
-    """An Arrow IPC stream on disk, synced when it is closed."""
+    """An Arrow IPC stream on disk, synced when it is closed; `checksum` is that of what was to be
+    written, so that it tells what the disk made of it.
+    """
 
     def __init__(self, path: Path, schema: pa.Schema):
         self.schema = schema
         self.file = open(path, "wb", buffering=1 << 20)  # noqa: SIM115 (closed in __exit__)
-        self.writer = pa.ipc.new_stream(self.file, schema)
+        self._digest = xxhash.xxh3_128()
+        self.writer = pa.ipc.new_stream(pa.PythonFile(_Both(self.file, self._digest), "w"), schema)
+
+    @property
+    def checksum(self) -> str:
+        return self._digest.hexdigest()
 
     def __enter__(self) -> _Stream:
         return self
@@ -91,6 +138,25 @@ class _Stream:
                 os.fsync(self.file.fileno())
         finally:
             self.file.close()
+
+
+class _Both:
+    """A file as Arrow writes it, whose bytes are also hashed."""
+
+    closed = False
+
+    def __init__(self, file, digest):
+        self._file, self._digest = file, digest
+
+    def write(self, data) -> int:
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def tell(self) -> int:
+        return self._file.tell()
 
 
 class _RecordRows:
@@ -138,15 +204,18 @@ class _RecordRows:
         self.stream.write(pa.RecordBatch.from_pylist(self.waiting[:n], schema=RECORD_SCHEMA))
         del self.waiting[:n]
 
-    def finish(self) -> None:
-        """The draft, with the later ones of equal names numbered, becomes the table."""
+    def finish(self) -> str:
+        """The draft, with the later ones of equal names numbered, becomes the table; its
+        checksum.
+        """
         if not self.names.any_repeated:
             os.rename(self.draft, self.path)
-            return
+            return self.stream.checksum
         with pa.OSFile(str(self.draft)) as source, _Stream(self.path, RECORD_SCHEMA) as out:
             for batch in pa.ipc.open_stream(source):
                 out.write(_renamed(batch, self.names))
         os.unlink(self.draft)
+        return out.checksum
 
 
 def _renamed(batch: pa.RecordBatch, names: NameBook) -> pa.RecordBatch:
@@ -163,3 +232,57 @@ def _renamed(batch: pa.RecordBatch, names: NameBook) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(
         [columns[name] for name in RECORD_SCHEMA.names], schema=RECORD_SCHEMA
     )
+
+
+class NameBook:
+    """Unique names over a whole run, eight bytes each: first `add` every name, then `resolve` them
+    in the same order; later ones of equal names get `__2`, `__3` ... (SPEC 4).
+    """
+
+    def __init__(self) -> None:
+        self._hashes = array("Q")
+        self._sorted: np.ndarray | None = None
+        self._repeated: frozenset[int] = frozenset()
+        self._seen: dict[str, int] = {}  # repeated names only: the last number given
+        self._given: set[str] = set()
+
+    def add(self, name: str) -> None:
+        self._hashes.append(xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")))
+
+    @property
+    def any_repeated(self) -> bool:
+        """Whether any two names added are equal; call when all have been added."""
+        if self._sorted is None:
+            self._sorted = (
+                np.sort(np.frombuffer(self._hashes, dtype=np.uint64))
+                if self._hashes
+                else np.zeros(0, np.uint64)
+            )
+            again = self._sorted[1:][self._sorted[1:] == self._sorted[:-1]]
+            self._repeated = frozenset(again.tolist())
+        return bool(self._repeated)
+
+    def resolve(self, names: Iterable[str]) -> Iterator[str]:
+        """The names, the later ones of equal ones with a number that makes a name no record has."""
+        if not self.any_repeated:
+            yield from names
+            return
+        for name in names:
+            if (
+                xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+                not in self._repeated
+            ):
+                yield name
+                continue
+            number = self._seen.get(name, 0) + 1
+            new = name
+            while number > 1 and self._taken(new := f"{name}__{number}"):
+                number += 1
+            self._seen[name] = number
+            self._given.add(new)
+            yield new
+
+    def _taken(self, name: str) -> bool:
+        value = np.uint64(xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")))
+        place = int(np.searchsorted(self._sorted, value))
+        return name in self._given or (place < len(self._sorted) and self._sorted[place] == value)

@@ -1,136 +1,255 @@
-"""A path -> its bytes, whatever compressed them.
+"""A path -> its bytes, whatever compressed them, in bounded memory.
 
-Knows gzip, bzip2, xz and zstd by their magic bytes, and notices when a stream ends early. Does not
-know what the bytes mean.
+Knows gzip, bzip2, xz and zstd by their magic bytes, and notices when a stream ends early or when
+something else follows it. Does not know what the bytes mean.
 """
 
 from __future__ import annotations
 
 import bz2
-import gzip
 import hashlib
 import io
 import lzma
+import os
+import stat
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, Protocol
 
+GZIP, BZIP2, XZ, ZSTD = "gzip", "bzip2", "xz", "zstd"
 MAGIC = (
-    (b"\x1f\x8b", "gzip"),
-    (b"BZh", "bzip2"),
-    (b"\xfd7zXZ\x00", "xz"),
-    (b"\x28\xb5\x2f\xfd", "zstd"),
+    (b"\x1f\x8b", GZIP),
+    (b"BZh", BZIP2),
+    (b"\xfd7zXZ\x00", XZ),
+    (b"\x28\xb5\x2f\xfd", ZSTD),
 )
 SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".zstd")
 
-#: What a damaged or truncated stream raises while it is read.
-DAMAGE = (EOFError, OSError, zlib.error, lzma.LZMAError)
+MOST_MEMORY = 1 << 28  # bytes of a decompressor's window; xz -9 asks for 65 MB, zstd -22 for 128 MB
+# Compressed bytes given to a decompressor at once. That of zstd cannot be told how much to give
+# back; a block of 4 bytes can stand for 128 kB, so these are at most 32 MB.
+FEED, FEED_ZSTD = 1 << 17, 1 << 10
+
+
+class Damaged(Exception):
+    """Compressed data are cut short, wrong, or need too much memory; the message says which."""
+
+
+class NotRegular(OSError):
+    """What is to be read is not a regular file; the message says what it is."""
 
 
 def compression_of(head: bytes) -> str:
     """`gzip`, `bzip2`, `xz`, `zstd` or `plain`, from the first bytes of a file."""
+    if head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5:  # a skippable frame, as pzstd writes
+        return ZSTD
     return next((name for magic, name in MAGIC if head.startswith(magic)), "plain")
 
 
-def open_bytes(path: Path) -> BinaryIO:
-    """The uncompressed bytes of `path`. Errors: OSError; while reading, one of DAMAGE."""
-    file = open(path, "rb", buffering=1 << 20)  # noqa: SIM115 (closed by the reader that wraps it, or here)
-    try:
-        kind = compression_of(file.peek(8)[:8])
-        if kind == "gzip":
-            return io.BufferedReader(_Owner(gzip.GzipFile(fileobj=file), file), 1 << 18)
-        if kind == "bzip2":
-            return io.BufferedReader(_Owner(bz2.BZ2File(file), file), 1 << 18)
-        if kind == "xz":
-            return io.BufferedReader(_Owner(lzma.LZMAFile(file), file), 1 << 18)
-        if kind == "zstd":
-            return io.BufferedReader(_Zstd(file), 1 << 18)
-        return file
-    except BaseException:
-        file.close()
-        raise
+class InputBytes:
+    """The uncompressed bytes of a regular file, as `stream`; the file is opened once.
+
+    `warnings` grows while reading: what is wrong with the file but cost nothing. Errors: OSError;
+    while reading, Damaged, OSError or MemoryError.
+    """
+
+    def __init__(self, path: Path):
+        self._raw = _HashedFile(_open_regular(path))
+        self._file = io.BufferedReader(self._raw, 1 << 18)
+        self.warnings: list[str] = []
+        kind = compression_of(self._file.peek(8)[:8])
+        self.stream = self._file
+        if kind != "plain":
+            self.stream = io.BufferedReader(_Streams(self._file, kind, self.warnings), 1 << 18)
+
+    def sha256(self) -> str:
+        """Hex sha256 of all bytes of the file as they lie on disk. Errors: OSError."""
+        while self._file.read1(1 << 20):
+            pass
+        return self._raw.digest.hexdigest()
+
+    def __enter__(self) -> InputBytes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def sha256_of(path: Path) -> str:
     """Hex sha256 of the file's bytes as they lie on disk. Errors: OSError."""
-    with open(path, "rb", buffering=0) as file:
-        return (
-            hashlib.file_digest(file, "sha256").hexdigest()
-            if hasattr(hashlib, "file_digest")
-            else _sha256(file)
-        )
+    with InputBytes(path) as file:
+        return file.sha256()
 
 
-def _sha256(file: BinaryIO) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
+def _open_regular(path: Path) -> int:
+    """A descriptor. Never waits, as opening a pipe would. Errors: OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise NotRegular("is a directory; name its files")
+    raise NotRegular("is not a regular file but a pipe or device; copy its data to a file")
 
 
-class _Owner(io.RawIOBase):
-    """`inner` as a raw stream that gives out what it has before it fails, and closes `file` with
-    itself.
-    """
+class _HashedFile(io.FileIO):
+    """A file that hashes what is read from it."""
 
-    def __init__(self, inner, file: BinaryIO):
-        self.inner, self.file = inner, file
+    def __init__(self, descriptor: int):
+        super().__init__(descriptor, "rb")
+        self.digest = hashlib.sha256()
 
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        data = self.inner.read1(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
-
-    def close(self) -> None:
-        self.inner.close()
-        self.file.close()
-        super().close()
-
-
-class _Zstd(io.RawIOBase):
-    """Any number of zstd frames; the library's own stream reader takes a truncated frame for a
-    complete one.
-    """
-
-    def __init__(self, file: BinaryIO):
-        import zstandard
-
-        self.file = file
-        self.new = zstandard.ZstdDecompressor(max_window_size=1 << 31).decompressobj
-        self.error = zstandard.ZstdError
-        self.frame, self.pending = None, b""
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer) -> int:
-        while not self.pending:
-            data = self.file.read(1 << 16)
-            if not data and self.frame is None:
-                return 0
-            if not data:
-                raise EOFError("the last zstd frame is cut short")
-            self.pending = self._decompress(data)
-        n = min(len(buffer), len(self.pending))
-        buffer[:n], self.pending = self.pending[:n], self.pending[n:]
+    def readinto(self, buffer: Any) -> int:
+        n = super().readinto(buffer)
+        self.digest.update(memoryview(buffer)[:n])
         return n
 
-    def _decompress(self, data: bytes) -> bytes:
-        parts = []
-        try:
-            while data:
-                self.frame = self.frame or self.new()
-                parts.append(self.frame.decompress(data))
-                if not self.frame.eof:
-                    break
-                data, self.frame = self.frame.unused_data, None
-        except self.error as error:
-            raise OSError(f"damaged zstd data: {error}") from error
-        return b"".join(parts)
 
-    def close(self) -> None:
-        self.file.close()
-        super().close()
+class _Decompressor(Protocol):
+    """One compressed stream, as `bz2` and `lzma` have it."""
+
+    eof: bool
+    needs_input: bool
+    unused_data: bytes
+
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _Gzip:
+    """A member of a gzip file, checksum included."""
+
+    def __init__(self) -> None:
+        self._inner = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._inner.unconsumed_tail
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+
+
+class _Zstd:
+    """A zstd frame. Not the library's stream reader: that takes a frame cut short for a whole
+    one.
+    """
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._inner = zstandard.ZstdDecompressor(max_window_size=MOST_MEMORY).decompressobj()
+        self._pending = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return self._inner.eof and not self._pending
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._pending
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._inner.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if data:
+            self._pending = memoryview(self._inner.decompress(data))
+        out, self._pending = self._pending[:max_length], self._pending[max_length:]
+        return bytes(out)
+
+
+def _decompressor(kind: str) -> _Decompressor:
+    if kind == GZIP:
+        return _Gzip()
+    if kind == BZIP2:
+        return bz2.BZ2Decompressor()
+    if kind == XZ:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=MOST_MEMORY)
+    return _Zstd()
+
+
+class _Streams(io.RawIOBase):
+    """Any number of streams of one kind, one after the other. Gives out what it has before it
+    fails.
+    """
+
+    def __init__(self, file: io.BufferedReader, kind: str, warnings: list[str]):
+        self._file, self._kind, self._warnings = file, kind, warnings
+        self._feed = FEED_ZSTD if kind == ZSTD else FEED
+        self._stream: _Decompressor | None = _decompressor(kind)
+        self._left = b""  # read from the file, but not part of the stream before
+        self._ended = False
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while self._stream is not None or self._begin():
+            stream, data = self._stream, b""
+            assert stream is not None
+            if stream.needs_input:
+                data, self._left = self._left or self._file.read1(self._feed), b""
+            out = _decompress(stream, data, len(buffer))
+            if stream.eof:
+                self._left, self._stream = stream.unused_data, None
+            elif not out and not data and stream.needs_input:
+                raise Damaged("the compressed data are cut short")
+            if out:
+                buffer[: len(out)] = out
+                return len(out)
+        return 0
+
+    def _begin(self) -> bool:
+        """Begin the next stream; False where there is none."""
+        if self._ended:
+            return False
+        head = self._left
+        while len(head := head.lstrip(b"\0")) < 8:  # padding with NUL bytes is usual
+            more = self._file.read1(self._feed)
+            if not more:
+                break
+            head += more
+        self._left = head
+        if head and compression_of(head) == self._kind:
+            self._stream = _decompressor(self._kind)
+            return True
+        if head:
+            self._warnings.append(
+                f"other data follow the end of the {self._kind} data and were ignored"
+            )
+        self._ended = True
+        return False
+
+
+def _decompress(stream: _Decompressor, data: bytes, most: int) -> bytes:
+    """Errors: Damaged; MemoryError where the machine has too little."""
+    try:
+        return stream.decompress(data, most)
+    except (OSError, MemoryError, zlib.error, lzma.LZMAError) as error:
+        raise _explained(error) from error
+    except Exception as error:  # zstandard's own kind, which is not imported for other files
+        if type(error).__name__ != "ZstdError":
+            raise
+        raise _explained(error) from error
+
+
+def _explained(error: Exception) -> Exception:
+    said = str(error).lower()
+    if isinstance(error, MemoryError) or "not enough memory" in said or "allocate" in said:
+        return MemoryError("not enough memory to decompress it")
+    if "memory" in said:
+        return Damaged(
+            f"decompressing it takes more than {MOST_MEMORY >> 20} MB of memory; compress it again"
+            " with a smaller window or dictionary"
+        )
+    return Damaged(f"the compressed data are damaged ({said})")

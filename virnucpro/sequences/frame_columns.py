@@ -79,15 +79,12 @@ def record_row(input_index: int, record: Record, rules: FrameRules) -> dict:
     length = len(record.sequence)
     clean = not record.problem and "ambiguous_bases" not in record.notes
     known = length if clean else length - len(record.sequence.translate(None, b"ACGT"))
-    letters = np.frombuffer(record.sequence, dtype=np.uint8)
-    # only G and C are C but for that bit
-    gc = np.count_nonzero(letters & ~_G_BUT_NOT_C == ord("C"))
     return {
         "input": input_index,
         "name": record.name,
         "original_name": record.name,
         "length": length,
-        "gc": gc / known if known else float("nan"),
+        "gc": _n_gc(record.sequence) / known if known else float("nan"),
         "n_chunks": -(-length // rules.chunk_length),
         "n_frames": 0,
         "n_ambiguous": length - known,
@@ -95,6 +92,14 @@ def record_row(input_index: int, record: Record, rules: FrameRules) -> dict:
         "problem": record.problem,
         "skipped": length < rules.min_length,
     }
+
+
+def _n_gc(sequence: bytes) -> int:
+    """How many of the letters are G or C; by pieces, as a record may fill half of the memory."""
+    letters = np.frombuffer(sequence, dtype=np.uint8)
+    pieces = (letters[i : i + BLOCK_BASES] for i in range(0, len(letters), BLOCK_BASES))
+    # only G and C are C but for that bit
+    return sum(np.count_nonzero(piece & ~_G_BUT_NOT_C == ord("C")) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)

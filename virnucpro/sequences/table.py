@@ -1,29 +1,38 @@
-"""Inputs -> the table of all tokenized frames: a `datasets` Arrow cache, built once and
+"""The table of all tokenized frames of a run: an Arrow cache of `datasets`, built once and
 memory-mapped by every process.
 
 Knows a table's fingerprint (input bytes, rules, tokenizers, format; no paths, no weights), and how
-to tell a whole table from a damaged one. `manifest.json` is written last; a table without a
-matching one is built again.
+to tell a whole table of this user's from a damaged one or another's. `manifest.json` is written
+last, with the checksums of what lies beside it.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import errno
+import mmap
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+import stat
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnucpro.errors import Failure, StoreError, one_line
-from virnucpro.files import check_length
-from virnucpro.sequences import compressed
+from virnucpro.files import (
+    CACHE,
+    check_length,
+    checksum,
+    digest,
+    make_directory,
+    open_own,
+    read_json,
+    write_json,
+)
 from virnucpro.sequences.build import FRAMES, RECORDS, build
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import (
@@ -32,26 +41,16 @@ from virnucpro.sequences.frames import (
     MOST_OF_A_CHUNK,
     MOST_OF_A_SEQUENCE,
 )
-from virnucpro.sequences.reader import InputFile
-from virnucpro.sequences.table_cache import cache_root, locked
+from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import STRETCHES
 
 if TYPE_CHECKING:
     import datasets
 
-FORMAT = 1  # raise it when the columns or their meaning change
+FORMAT = 2  # raise it when the columns or their meaning change
 MANIFEST = "manifest.json"
-
-__all__ = [
-    "FrameIds",
-    "FrameRules",
-    "FrameTable",
-    "build_ahead",
-    "build_or_open",
-    "fingerprint_of",
-    "open_existing",
-]
+AGAIN = "run predict again"
 
 
 @dataclass(frozen=True)
@@ -64,6 +63,7 @@ class FrameTable:
     records: pa.Table
     inputs: tuple[dict, ...]  # path, source, stem, sha256 (None: unreadable), n_records
     failures: tuple[Failure, ...]
+    warnings: tuple[tuple[str, ...], ...]  # of each input: what was wrong but cost nothing
     reused: bool
     rules: FrameRules
     sizes: dict[str, int]  # file -> bytes
@@ -132,79 +132,6 @@ class FrameIds:
         return ids if len(ids) == len(rows) else [ids[row - first] for row in rows.tolist()]
 
 
-def build_or_open(
-    inputs: Sequence[InputFile],
-    rules: FrameRules,
-    tokenizers: Tokenizers,
-    cache_dir: Path | str | None = None,
-    log: Callable[[str], object] = lambda line: None,
-    builder: str | None = None,
-) -> FrameTable:
-    """The table of these inputs: the one in the cache, or a new one. Only one process builds;
-    others wait for it.
-
-    builder: what this run's `build_ahead` was called with; the table which that built is not a
-    reused one. Files that cannot be read and records with letters that are no nucleotides are in
-    `failures`; nothing else of them is lost. Errors: StoreError when the cache cannot be written
-    (its disk is full, say); no half-written file is left.
-    """
-    import datasets  # noqa: F401 (while another process may be building)
-
-    directory, states, hashes = _asked_for(inputs, rules, tokenizers, cache_dir)
-    with locked(directory):
-        if directory.exists():
-            try:
-                table = _open(directory, inputs, hashes, builder)
-            except StoreError as error:
-                log(f"frames: the cached table is damaged and is built again ({error})")
-                shutil.rmtree(directory)
-            else:
-                what = f"frames: reused {len(table):,} tokenized frames from {directory}"
-                log(what if table.reused else _built(len(table), len(table.records), directory))
-                return table
-        manifest = _build_beside(directory, inputs, hashes, states, rules, tokenizers)
-    log(_built(manifest["n_frames"], manifest["n_records"], directory))
-    return replace(_open(directory, inputs, hashes), reused=False)
-
-
-def build_ahead(
-    inputs: Sequence[InputFile],
-    rules: FrameRules,
-    tokenizers: Tokenizers,
-    cache_dir: Path | str | None,
-    builder: str,
-) -> None:
-    """Build the table that `build_or_open` will ask for, where there is none, not even a damaged
-    one. Errors: as there.
-    """
-    directory, states, hashes = _asked_for(inputs, rules, tokenizers, cache_dir)
-    with locked(directory):
-        if not directory.exists():
-            _build_beside(directory, inputs, hashes, states, rules, tokenizers, builder)
-
-
-def _asked_for(
-    inputs: Sequence[InputFile],
-    rules: FrameRules,
-    tokenizers: Tokenizers,
-    cache_dir: Path | str | None,
-):
-    """The directory of the table of these inputs, and each input's state and sha256."""
-    states, hashes = (
-        [_state(file.path) for file in inputs],
-        [_sha256_or_none(file.path) for file in inputs],
-    )
-    return cache_root(cache_dir) / fingerprint_of(hashes, rules, tokenizers), states, hashes
-
-
-def open_existing(fingerprint: str, cache_dir: Path | str | None = None) -> FrameTable:
-    """The table that another process has built.
-
-    Errors: StoreError when it is missing or damaged.
-    """
-    return _open(cache_root(cache_dir) / fingerprint, None, None)
-
-
 def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: Tokenizers) -> str:
     """Hex sha256 over all that decides the table's content."""
     identity = {
@@ -215,118 +142,153 @@ def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: 
     }
     if rules.frame_policy == STRETCHES:
         identity["stretches"] = [MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK, *LEAST_OF_THE_LONGEST]
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return digest(identity)
 
 
-def _sha256_or_none(path: Path) -> str | None:
-    try:
-        return compressed.sha256_of(path)
-    except OSError:
-        return None
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    """Size and time of change, by which a file that changes while it is read is noticed."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_size, status.st_mtime_ns
-
-
-def _build_beside(
-    directory: Path,
-    inputs,
-    hashes,
-    states,
+def build_table(
+    place: Path,
+    private: Path | None,
+    inputs: Sequence[InputFile],
+    hashes: Sequence[str | None],
     rules: FrameRules,
     tokenizers: Tokenizers,
     builder: str | None = None,
-) -> dict:
-    """Build in a directory beside, then rename it. The lock is held, so what lies there is a dead
-    builder's; not another user's, which could not be removed.
+) -> Path | None:
+    """Build in a temporary directory, then rename it to its fingerprint's in `place`; or to one in
+    `private` where the environment failed while reading, as another try may find more; without
+    `private` such a table is dropped. The lock is held, so what lies there is a dead builder's.
+
+    Returns the directory. Errors: OSError; StoreError where a file is not what `hashes` say.
     """
-    beside = directory.with_name(f"{directory.name}.{os.getuid()}.building")
-    shutil.rmtree(beside, ignore_errors=True)
+    fingerprint = fingerprint_of(hashes, rules, tokenizers)
+    part = place / f"{fingerprint}.building"
+    shutil.rmtree(part, ignore_errors=True)
     try:
-        beside.mkdir()
-        contents = build(beside, [file.path for file in inputs], rules, tokenizers)
-        changed = [
-            str(f.path) for f, state in zip(inputs, states, strict=True) if _state(f.path) != state
-        ]
-        if changed:
-            raise StoreError(
-                f"{changed[0]}: the file changed while it was read; start again when it is complete"
-            )
+        part.mkdir()
+        contents = build(part, [file.path for file in inputs], rules, tokenizers)
+        _check_unchanged(inputs, hashes, contents["sha256"])
+        passing = None in hashes or None in contents["sha256"]
+        if passing and private is None:
+            shutil.rmtree(part)
+            return None
+        if passing and private is not None:
+            place = private_directory(private)
+            # its content decides, as it cannot be told from the inputs
+            fingerprint = digest({"asked for": fingerprint, "content": contents["checksums"]})
+            shutil.rmtree(place / fingerprint, ignore_errors=True)
         manifest = {
             "format": FORMAT,
+            "fingerprint": fingerprint,
             "rules": asdict(rules),
             "builder": builder,
             **contents,
-            "inputs": [
-                {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
-                for f, h, n in zip(inputs, hashes, contents["records_per_input"], strict=True)
-            ],
-            "sizes": {name: (beside / name).stat().st_size for name in (FRAMES, RECORDS)},
+            "inputs": _described(inputs, contents),
+            "sizes": {name: (part / name).stat().st_size for name in (FRAMES, RECORDS)},
         }
-        _write_synced(beside / MANIFEST, json.dumps(manifest, indent=1))
-        os.rename(beside, directory)
-        return manifest
+        write_json(part / MANIFEST, {**manifest, "digest": digest(manifest)}, CACHE)
+        move = shutil.move if place != part.parent else os.rename  # perhaps to another disk
+        move(part, place / fingerprint)
+        return place / fingerprint
     except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise
 
 
-def _open(
-    directory: Path, inputs: Sequence[InputFile] | None, hashes, builder: str | None = None
+def _check_unchanged(
+    inputs: Sequence[InputFile], hashes: Sequence[str | None], parsed: Sequence[str | None]
+) -> None:
+    for file, before, now in zip(inputs, hashes, parsed, strict=True):
+        if None not in (before, now) and before != now:
+            raise StoreError(
+                f"{file.shown}: the file changed while it was read; start again when it is complete"
+            )
+
+
+def private_directory(path: Path) -> Path:
+    """The directory at `path`, made where it is not there, which only this user can use. Errors:
+    OSError where another user made it.
+    """
+    make_directory(path)
+    if os.lstat(path).st_uid != os.geteuid():
+        raise OSError(errno.EPERM, "it belongs to another user", str(path))
+    if stat.S_IMODE(path.stat().st_mode) & 0o077:
+        path.chmod(0o700)
+    return path
+
+
+def _described(inputs: Sequence[InputFile], contents: dict[str, Any]) -> list[dict]:
+    return [
+        {"path": f.shown, "source": f.source, "stem": f.stem, "sha256": sha256, "n_records": n}
+        for f, sha256, n in zip(
+            inputs, contents["sha256"], contents["n_records_per_input"], strict=True
+        )
+    ]
+
+
+def open_table(
+    directory: Path, inputs: Sequence[InputFile] | None = None, builder: str | None = None
 ) -> FrameTable:
+    """The table in `directory`, checked to the last byte.
+
+    inputs: what the files are called now; None: as they were called when it was built. Errors:
+    StoreError when it is missing, damaged, or another user's.
+    """
     import datasets
 
+    manifest = _read_manifest(directory)
     try:
-        manifest = json.loads((directory / MANIFEST).read_text())
-        for name, size in manifest["sizes"].items():
-            if (directory / name).stat().st_size != size:
-                raise StoreError(f"{directory / name}: is not as long as when it was written")
-        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers,
-        # which a thread may just be importing
-        frames = datasets.Dataset(
-            datasets.table.MemoryMappedTable.from_file(str(directory / FRAMES)),
-            fingerprint=directory.name,
-        )
-        records = pa.ipc.open_stream(pa.memory_map(str(directory / RECORDS))).read_all()
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        frames, records = (_mapped(directory / name, manifest) for name in (FRAMES, RECORDS))
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(
-            f"{directory}: no whole table of frames ({one_line(error)}); run predict again"
+            f"{directory}: no whole table of frames ({one_line(error)}); {AGAIN}"
         ) from error
-    if manifest["format"] != FORMAT or (len(frames), len(records)) != (
-        manifest["n_frames"],
-        manifest["n_records"],
-    ):
-        raise StoreError(
-            f"{directory}: the table of frames is not the one its manifest describes; run predict"
-            " again"
-        )
-    described = (
-        manifest["inputs"]
-        if inputs is None
-        else [
-            {"path": _shown(f), "source": f.source, "stem": f.stem, "sha256": h, "n_records": n}
-            for f, h, n in zip(inputs, hashes, manifest["records_per_input"], strict=True)
-        ]
-    )
-    failures = _failures(described, records, dict(manifest["unreadable"]))
-    reused = builder is None or manifest.get("builder") != builder
+    described = manifest["inputs"] if inputs is None else _described(inputs, manifest)
     return FrameTable(
         directory,
-        directory.name,
-        frames,
+        manifest["fingerprint"],
+        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers,
+        # which a thread may just be importing
+        datasets.Dataset(
+            datasets.table.MemoryMappedTable(frames, str(directory / FRAMES)),
+            fingerprint=manifest["fingerprint"],
+        ),
         records,
         tuple(described),
-        failures,
-        reused,
+        _failures(described, records, dict(manifest["unreadable"])),
+        tuple(tuple(lines) for lines in manifest["warnings"]),
+        builder is None or manifest["builder"] != builder,
         FrameRules(**manifest["rules"]),
         manifest["sizes"],
     )
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    manifest = read_json(directory / MANIFEST, AGAIN)
+    if manifest is None:
+        raise StoreError(f"{directory}: no whole table of frames; {AGAIN}")
+    if manifest.pop("digest", None) != digest(manifest) or manifest["format"] != FORMAT:
+        raise StoreError(f"{directory / MANIFEST}: not as it was written; {AGAIN}")
+    return manifest
+
+
+def _mapped(path: Path, manifest: dict[str, Any]) -> pa.Table:
+    """The Arrow table in a file of this user's, memory-mapped; what was checked is what is used.
+
+    Errors: OSError, ValueError, ArrowException where it is not as it was written.
+    """
+    handle = open_own(path, os.O_RDONLY)
+    try:
+        status = os.fstat(handle)
+        if status.st_uid not in (os.geteuid(), 0):
+            raise ValueError(f"{path.name} belongs to another user")
+        if status.st_size != manifest["sizes"][path.name]:
+            raise ValueError(f"{path.name} is not as long as when it was written")
+        content = pa.py_buffer(mmap.mmap(handle, 0, access=mmap.ACCESS_READ))
+    finally:
+        os.close(handle)
+    if checksum(content) != manifest["checksums"][path.name]:
+        raise ValueError(f"{path.name} is not as it was written")
+    return pa.ipc.open_stream(pa.BufferReader(content)).read_all()
 
 
 def _failures(
@@ -344,18 +306,3 @@ def _failures(
         Failure(inputs[i]["path"], "read", reason)
         for i, _, reason in sorted(found, key=lambda f: f[:2])
     )
-
-
-def _shown(file: InputFile) -> str:
-    return "stdin" if file.source == "stdin" else str(file.path)
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _built(frames: int, records: int, directory: Path) -> str:
-    return f"frames: built {frames:,} tokenized frames of {records:,} sequences in {directory}"

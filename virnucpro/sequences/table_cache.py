@@ -1,19 +1,52 @@
-"""Where tables of frames are kept, under whose lock they are built, and what is said where neither
-is to be had.
+"""Inputs -> their table of frames: the one in the cache, or a new one, which every process then
+opens.
+
+Knows where tables are kept, under whose lock they are built, which are never kept, and where a
+table goes that no cache can take. A cache may be shared by users who do not trust each other: each
+has a directory in it that nobody else can write to.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import shutil
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from virnucpro.errors import StoreError, one_line
+from virnucpro.files import CACHE, Lock, make_directory
+from virnucpro.sequences.compressed import sha256_of
+from virnucpro.sequences.frame_columns import FrameRules
+from virnucpro.sequences.inputs import InputFile
+from virnucpro.sequences.table import (
+    FrameTable,
+    build_table,
+    fingerprint_of,
+    open_table,
+    private_directory,
+)
+from virnucpro.sequences.tokens import Tokenizers
+
+PRIVATE_TABLES = ".virnucpro-frames"  # below the output directory
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TablePlaces:
+    """cache: the directory of tables that last, `None` for the usual one; private: a directory of
+    this run, made where it is needed and removed by whoever gave its name.
+    """
+
+    cache: Path | str | None
+    private: Path
 
 
 def cache_root(cache_dir: Path | str | None = None) -> Path:
@@ -30,34 +63,145 @@ def cache_root(cache_dir: Path | str | None = None) -> Path:
     return Path(cache_dir).expanduser().absolute() / "virnucpro"
 
 
-@contextmanager
-def locked(directory: Path) -> Iterator[None]:
-    """Hold the lock file of the table `directory`.
+def build_or_open(
+    inputs: Sequence[InputFile],
+    rules: FrameRules,
+    tokenizers: Tokenizers,
+    places: TablePlaces,
+    say: Callable[[str], object] = lambda line: None,
+    builder: str | None = None,
+) -> FrameTable:
+    """The table of these inputs: the one in the cache, or a new one. Only one process builds;
+    others wait for it.
 
-    Errors: StoreError for whatever goes wrong with the disk meanwhile.
+    builder: what this run's `build_ahead` was called with; the table which that built is not a
+    reused one. Files that cannot be read and records with letters that are no nucleotides are in
+    `failures`; nothing else of them is lost. A table that would be another if its inputs were read
+    again, as one could not be read, is not cached. Errors: StoreError when the disk is full, or a
+    file changes while it is read; no half-written file is left.
     """
-    with _explained(directory.parent):
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        path = directory.with_name(f"{directory.name}.lock")
-        try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except OSError:
-            if not path.exists():
-                raise
-            # another user's, or on a disk that is read-only: enough for flock
-            descriptor = os.open(path, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(descriptor)
+    import datasets  # noqa: F401 (while another process may be building)
+
+    hashes = [_sha256_or_none(file) for file in inputs]
+    fingerprint = fingerprint_of(hashes, rules, tokenizers)
+    place = _private(places) if None in hashes else _cache_or_private(places)
+    with _locked(place / fingerprint):
+        table = _reusable(place / fingerprint, inputs, builder)
+        if table is None:
+            built = build_table(place, places.private, inputs, hashes, rules, tokenizers)
+            assert built is not None  # there is a private place
+            table = replace(open_table(built, inputs), reused=False)
+    where = f"{len(table):,} tokenized frames"
+    if table.reused:
+        say(f"frames: reused {where} from {table.directory}")
+    else:
+        say(f"frames: built {where} of {len(table.records):,} sequences in {table.directory}")
+    for file, lines in zip(inputs, table.warnings, strict=True):
+        for line in lines:
+            log.warning("%s: %s", file.shown, line)
+    return table
+
+
+def build_ahead(
+    inputs: Sequence[InputFile],
+    rules: FrameRules,
+    tokenizers: Tokenizers,
+    cache_dir: Path | str | None,
+    builder: str,
+) -> None:
+    """Build the table that `build_or_open` will ask for, where it can be cached and there is none,
+    not even a damaged one. Errors: StoreError.
+    """
+    hashes = [_sha256_or_none(file) for file in inputs]
+    if None in hashes:
+        return
+    try:
+        place = own_directory(cache_root(cache_dir))
+    except OSError:
+        return
+    directory = place / fingerprint_of(hashes, rules, tokenizers)
+    with _locked(directory):
+        if not directory.exists():
+            build_table(place, None, inputs, hashes, rules, tokenizers, builder)
+
+
+def own_directory(root: Path) -> Path:
+    """This user's directory in a cache that others may use too. Errors: OSError where it cannot be
+    had.
+    """
+    if not root.exists():
+        root.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(root)
+        _open_to_others(root)
+    return private_directory(root / f"user-{os.geteuid()}")
+
+
+def _open_to_others(root: Path) -> None:
+    """Whoever may write beside the new directory `root` may make a directory in it, but not remove
+    another's.
+    """
+    beside = root.parent.stat()
+    if beside.st_mode & 0o022:
+        with suppress(OSError):
+            os.chown(root, -1, beside.st_gid)
+        with suppress(OSError):
+            root.chmod(stat.S_IMODE(beside.st_mode) | stat.S_ISVTX)
+
+
+def _cache_or_private(places: TablePlaces) -> Path:
+    try:
+        return own_directory(cache_root(places.cache))
+    except OSError as error:
+        why = error.strerror or str(error)
+        at = error.filename or places.cache or "the cache"
+        log.warning(
+            "%s: cannot keep tokenized frames (%s); this run keeps them in %s and later ones read"
+            " the input again; another place is named with --cache-dir",
+            *(at, why[:1].lower() + why[1:], places.private.parent),
+        )
+    return _private(places)
+
+
+def _private(places: TablePlaces) -> Path:
+    try:
+        return private_directory(places.private)
+    except OSError as error:
+        raise StoreError(
+            f"{places.private}: cannot be made ({error.strerror}); choose another --output-dir"
+        ) from error
+
+
+def _reusable(
+    directory: Path, inputs: Sequence[InputFile], builder: str | None
+) -> FrameTable | None:
+    """The whole table at `directory`; None where there is none, and a damaged one is removed."""
+    if not directory.exists():
+        return None
+    try:
+        return open_table(directory, inputs, builder)
+    except StoreError as error:
+        log.warning("frames: the cached table is damaged and is built again (%s)", error)
+        shutil.rmtree(directory)
+        return None
+
+
+def _sha256_or_none(file: InputFile) -> str | None:
+    try:
+        return sha256_of(file.path)
+    except (OSError, ValueError):
+        return None
 
 
 @contextmanager
-def _explained(root: Path) -> Iterator[None]:
-    """A failing disk as one line that says what to do."""
+def _locked(directory: Path) -> Iterator[None]:
+    """Hold the lock file of the table `directory`; a failing disk is one line that says what to
+    do. Errors: StoreError.
+    """
     try:
-        yield
+        with Lock(
+            directory.with_name(f"{directory.name}.lock"), directory.parent, CACHE, wait=True
+        ):
+            yield
     except (OSError, pa.ArrowException) as error:
         number = error.errno if isinstance(error, OSError) else None
         if number in (errno.ENOSPC, errno.EDQUOT):
@@ -65,4 +209,4 @@ def _explained(root: Path) -> Iterator[None]:
         else:
             why = one_line(getattr(error, "strerror", None) or error).lower()
             reason = f"the table of frames cannot be written ({why}); name another --cache-dir"
-        raise StoreError(f"{root}: {reason}") from error
+        raise StoreError(f"{directory.parent}: {reason}") from error

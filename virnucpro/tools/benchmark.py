@@ -320,7 +320,7 @@ def whole_run(
     from virnucpro.reporting.progress import make_display
     from virnucpro.reporting.record import read_record
     from virnucpro.run import job as preparation
-    from virnucpro.sequences.reader import find_inputs
+    from virnucpro.sequences.inputs import find_inputs
 
     frames = settings.frames or FRAMES[device.type]
     with tempfile.TemporaryDirectory(prefix="virnucpro-benchmark-") as folder:

@@ -27,7 +27,8 @@ from virnucpro.errors import InputError
 from virnucpro.files import write_json
 from virnucpro.sequences.chunks import chunk_spans
 from virnucpro.sequences.frames import FRAME_NAMES, open_frames
-from virnucpro.sequences.reader import Record, find_inputs, read_records
+from virnucpro.sequences.inputs import find_inputs
+from virnucpro.sequences.reader import Record, read_records
 from virnucpro.training.labels import Line, read_labels
 from virnucpro.training.settings import SPLITS, PrepareSettings
 from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen

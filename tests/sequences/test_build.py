@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from virnucpro.sequences.names import NameBook
+from virnucpro.sequences.build import NameBook
 
 
 def unique(names: list[str]) -> list[str]:
