@@ -26,6 +26,7 @@ from virnucpro.commands.summarize import summarize
 from virnucpro.errors import UsageError, VirNucProError, one_line
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
+from virnucpro.run.terminal import close_standard_streams, open_standard_streams
 from virnucpro.training import commands as training
 
 UNEXPECTED = 1
@@ -76,6 +77,7 @@ for command in (doctor, citation, benchmark):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and end the process with its exit code."""
+    open_standard_streams()
     for number in (signal.SIGTERM, signal.SIGHUP):  # until a run takes signals over
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup leaves it
             signal.signal(number, _terminated)
@@ -90,12 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     code = run(list(sys.argv[1:] if arguments is None else arguments))
     # else it is searched for once more, in all that was ever imported: a second at the end of a run
     gc.freeze()
+    close_standard_streams()
     # An interrupt may have fallen into code that was made at run time, and Python would end by the
     # signal itself. And a process that aborts while libraries are taken down makes a launcher end
     # the main one, which may be writing results.
     if code == INTERRUPTED or os.environ.get("RANK", "0") != "0":
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
 
@@ -128,9 +129,6 @@ def run(arguments: list[str]) -> int:
         _complain(_explained(error), verbose, world)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
-    except BrokenPipeError:
-        code = 1
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1
     except PermissionError as error:  # may come from wherever a path is looked at

@@ -113,7 +113,7 @@ def doctor(
 
 def citation(bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX.")] = False) -> None:
     """What to cite."""
-    from virnucpro import citation as works
+    from virnucpro.tools import citation as works
 
     print(works.bibtex() if bibtex else works.text())
 
