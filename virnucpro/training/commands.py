@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
 from virnucpro.errors import Interrupted, UsageError
 from virnucpro.training.settings import (
@@ -30,20 +30,19 @@ def say(text: str) -> None:
 
 
 def command(settings: type[Settings], run: Callable[[Settings], None]) -> Callable[..., None]:
-    """`run` as typer takes a command: an option for each field of `settings` that declares one.
+    """`run` as typer takes a command: an option for each field of `settings`.
 
     The output directory is checked before the work, not after.
     """
-    hints = get_type_hints(settings, include_extras=True)
+    hints = get_type_hints(settings)
     parameters = [
         inspect.Parameter(
             field.name,
             inspect.Parameter.KEYWORD_ONLY,
             default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
+            annotation=Annotated[hints[field.name], field.metadata["typer"]],
         )
         for field in fields(settings)  # type: ignore[arg-type]  # all of them are dataclasses
-        if get_origin(hints[field.name]) is Annotated
     ]
 
     def call(**options: Any) -> None:

@@ -52,8 +52,8 @@ def cut_contigs(
         raise InputError(
             f"the {side} side has no sequence of {min(lengths)} bases or more; prepare longer ones"
         )
-    virus, category, group, length = (np.array(c) for c in zip(*rows, strict=True))
-    return Contigs(codes, virus.astype(bool), category, group, length.astype(np.int64))
+    viral, categories, groups, sizes = (np.array(c) for c in zip(*rows, strict=True))
+    return Contigs(codes, viral.astype(bool), categories, groups, sizes.astype(np.int64))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Scored:
         return len(self.score)
 
     def select(self, rows: np.ndarray) -> Scored:
+        """Only these sequences."""
         return Scored(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     @property
@@ -100,7 +101,7 @@ def measure(s: Scored, draws: int = 300, seed: int = 1) -> dict[str, Any]:
     ones = np.ones(len(s))
     functions = statistics(s)
     names = list(functions)
-    draws_of = {name: [] for name in names}
+    draws_of: dict[str, list[float]] = {name: [] for name in names}
 
     def collect(w: np.ndarray) -> float:
         for name in names:
@@ -181,7 +182,7 @@ def at_prevalence(s: Scored, trained: float) -> dict[str, Any]:
     Viruses and cellular sequences are weighted to the prevalence; nominal is what the probabilities
     promise.
     """
-    out = {}
+    out: dict[str, Any] = {}
     known = ~np.isnan(s.probability)
     if not known.any():
         return out

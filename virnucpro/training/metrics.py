@@ -4,9 +4,12 @@ classes can count evenly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+
+Weights = np.ndarray | None  # [n]; None: all alike
 
 
 class Curve(NamedTuple):
@@ -21,7 +24,7 @@ class Curve(NamedTuple):
     negatives: float
 
 
-def curve(score: np.ndarray, virus: np.ndarray, weight: np.ndarray | None = None) -> Curve:
+def curve(score: np.ndarray, virus: np.ndarray, weight: Weights = None) -> Curve:
     """ROC points; NaN scores rank last (as if lower than any)."""
     w = np.ones(len(score)) if weight is None else np.asarray(weight, np.float64)
     s = np.where(np.isnan(score), -np.inf, score)
@@ -33,15 +36,16 @@ def curve(score: np.ndarray, virus: np.ndarray, weight: np.ndarray | None = None
     return Curve(s[last], tp[last] / max(p, 1e-300), fp[last] / max(n, 1e-300), float(p), float(n))
 
 
-def auroc(score, virus, weight=None) -> float:
+def auroc(score: np.ndarray, virus: np.ndarray, weight: Weights = None) -> float:
+    """Area under the ROC curve; NaN without both classes."""
     c = curve(score, virus, weight)
     if not c.positives or not c.negatives:
         return float("nan")
     x, y = np.append(0, c.false_positive), np.append(0, c.true_positive)
-    return float(np.trapezoid(y, x)) if hasattr(np, "trapezoid") else float(np.trapz(y, x))
+    return float((np.diff(x) * (y[1:] + y[:-1]) / 2).sum())  # np.trapezoid is numpy 2's
 
 
-def auprc(score, virus, weight=None) -> float:
+def auprc(score: np.ndarray, virus: np.ndarray, weight: Weights = None) -> float:
     """Average precision (step-wise)."""
     c = curve(score, virus, weight)
     if not c.positives:
@@ -50,7 +54,9 @@ def auprc(score, virus, weight=None) -> float:
     return float((np.diff(np.append(0, c.true_positive)) * tp / np.maximum(tp + fp, 1e-300)).sum())
 
 
-def recall_at(score, virus, false_positive: float, weight=None) -> float:
+def recall_at(
+    score: np.ndarray, virus: np.ndarray, false_positive: float, weight: Weights = None
+) -> float:
     """The highest recall at a share of false positives of at most `false_positive`, interpolated
     between points.
     """
@@ -62,7 +68,9 @@ def recall_at(score, virus, false_positive: float, weight=None) -> float:
     )
 
 
-def at_threshold(score, virus, threshold: float, weight=None) -> dict[str, float]:
+def at_threshold(
+    score: np.ndarray, virus: np.ndarray, threshold: float, weight: Weights = None
+) -> dict[str, float]:
     """Recall, false-positive share, precision, F1 and MCC of calling `score >= threshold`."""
     w = np.ones(len(score)) if weight is None else np.asarray(weight, np.float64)
     called = np.nan_to_num(score, nan=-np.inf) >= threshold
@@ -79,7 +87,9 @@ def at_threshold(score, virus, threshold: float, weight=None) -> dict[str, float
     }
 
 
-def calibration_error(probability, virus, weight=None, bins: int = 15) -> float:
+def calibration_error(
+    probability: np.ndarray, virus: np.ndarray, weight: Weights = None, bins: int = 15
+) -> float:
     """Expected calibration error over bins of equal weight."""
     p, y = np.asarray(probability, np.float64), np.asarray(virus, np.float64)
     w = np.ones(len(p)) if weight is None else np.asarray(weight, np.float64)
@@ -91,7 +101,7 @@ def calibration_error(probability, virus, weight=None, bins: int = 15) -> float:
 
 
 def bootstrap_groups(
-    statistic,
+    statistic: Callable[[np.ndarray], float],
     groups: np.ndarray,
     strata: np.ndarray,
     n: int = 500,

@@ -20,6 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,9 @@ from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
 from virnucpro.training.store import Store, StoreBuilder
 
 
-def prepare(settings: PrepareSettings, say: Callable[[str], None] = lambda _: None) -> dict:
+def prepare(
+    settings: PrepareSettings, say: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
     """Write the directory; returns what summary.json says."""
     lines = read_labels(settings.labels)
     translations = read_translations(settings.genbank) if settings.genbank else None
@@ -89,15 +92,15 @@ def labelled_records(lines: list[Line]) -> Iterator[tuple[Record, Line]]:
     for file, of_record in by_file.items():
         found = set()
         for record in read_records(find_inputs([file])[0]):
-            line = of_record.get(record.name) or of_record.get("")
-            if line is None:
+            named = of_record.get(record.name) or of_record.get("")
+            if named is None:
                 continue
             if record.problem:
                 raise InputError(
                     f"{file}: {record.name}: {record.problem}; remove it from the training data"
                 )
             found.add(record.name)
-            yield record, line
+            yield record, named
         absent = set(of_record) - found - {""}
         if absent:
             raise InputError(f"{file}: no record {min(absent)}, which the table of labels names")
@@ -194,7 +197,7 @@ def write_sides(
     drop: np.ndarray,
     translations: dict[str, list[str]] | None,
     settings: PrepareSettings,
-) -> dict:
+) -> dict[str, int]:
     """FASTA of each side and frames.tsv; returns counts of chunks and frames."""
     counts = {
         "chunks": 0,
@@ -221,7 +224,10 @@ def write_sides(
 
 
 def frame_ids(
-    record: Record, translations, settings: PrepareSettings, counts: dict
+    record: Record,
+    translations: dict[str, list[str]] | None,
+    settings: PrepareSettings,
+    counts: dict[str, int],
 ) -> Iterator[str]:
     """Ids of the frames of `record` to train on."""
     proteins = None
@@ -249,7 +255,8 @@ def frame_ids(
         yield f"{record.name}_chunk_{which[chunk] + 1}{FRAME_NAMES[frame]}"
 
 
-def count_side(store: Store, side: str) -> dict:
+def count_side(store: Store, side: str) -> dict[str, dict[str, int]]:
+    """Records, groups and bases of each class."""
     mine = store.labels.split == side
     out = {}
     for virus, name in ((1, "virus"), (0, "others")):
@@ -262,7 +269,8 @@ def count_side(store: Store, side: str) -> dict:
     return out
 
 
-def removed(store: Store, drop: np.ndarray) -> dict:
+def removed(store: Store, drop: np.ndarray) -> dict[str, dict[str, int]]:
+    """How many records of each class were removed from a side."""
     lab = store.labels
     return {
         side: {

@@ -1,12 +1,12 @@
-"""What `prepare`, `train`, `evaluate` and `calibrate` are asked to do. A field with an option is
-declared here once: `commands.py` makes the command line from it.
+"""What `prepare`, `train`, `evaluate` and `calibrate` are asked to do. Each option is one field
+here: `commands.py` makes the command line from them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Any
 
 import typer
 
@@ -17,52 +17,44 @@ SPLITS = ("train", "validation", "test")
 SIZES = ("mini", "small", "tiny")
 
 
-def check_word(option: str, value: str, allowed: tuple[str, ...]) -> None:
+def option(default: Any, help: str, *names: str, **more: Any) -> Any:
+    """A field that is an option; without `names` it is called as the field is."""
+    return field(default=default, metadata={"typer": typer.Option(*names, help=help, **more)})
+
+
+def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
+    """A field that is given by its place."""
+    info = typer.Argument(metavar=metavar, help=help, show_default=False)
+    return field(default=default, metadata={"typer": info})
+
+
+def check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
     """Raise UsageError unless the option's value is one of the allowed words."""
     if value not in allowed:
-        raise UsageError(f"{option} {value}: choose one of {', '.join(allowed)}")
+        raise UsageError(f"{name} {value}: choose one of {', '.join(allowed)}")
 
 
 @dataclass(frozen=True)
 class PrepareSettings:
     """Labelled genomes to training data, split by group."""
 
-    labels: Annotated[
-        Path,
-        typer.Argument(
-            metavar="LABELS.tsv",
-            show_default=False,
-            help="Columns file, label (virus or others); also record, group, category, split.",
-        ),
-    ]
-    output: Annotated[Path, typer.Option("-o", "--output-dir", help="Where to write.")] = Path(
-        "prepared"
+    labels: Path = argument(
+        "Columns file, label (virus or others); also record, group, category, split.", "LABELS.tsv"
     )
-    chunk_length: Annotated[int, typer.Option("--chunk-length", help="Of the frames.")] = 500
-    frame_policy: Annotated[
-        str,
-        typer.Option(
-            "--frame-policy",
-            help="Of frames.tsv: as of the model that makes the features: open (500, "
-            "300), longest, stretches (mini, bundles of train).",
-        ),
-    ] = "open"
-    validation: Annotated[float, typer.Option("--validation", help="Share of the groups.")] = 0.1
-    test: Annotated[float, typer.Option("--test", help="Share of the groups.")] = 0.15
-    genbank: Annotated[
-        list[Path] | None,
-        typer.Option("--genbank", help="Annotation: keep frames within a CDS. Repeatable."),
-    ] = None
-    most_shared: Annotated[
-        float,
-        typer.Option(
-            "--most-shared",
-            min=0,
-            max=1,
-            help="Share of 21-mers that makes a record near-identical.",
-        ),
-    ] = 0.1
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 1
+    output: Path = option(Path("prepared"), "Where to write.", "-o", "--output-dir")
+    chunk_length: int = option(500, "Of the frames.")
+    frame_policy: str = option(
+        "open",
+        "Of frames.tsv: as of the model that makes the features: open (500, 300), longest,"
+        " stretches (mini, bundles of train).",
+    )
+    validation: float = option(0.1, "Share of the groups.")
+    test: float = option(0.15, "Share of the groups.")
+    genbank: list[Path] | None = option(None, "Annotation: keep frames within a CDS. Repeatable.")
+    most_shared: float = option(
+        0.1, "Share of 21-mers that makes a record near-identical.", min=0, max=1
+    )
+    seed: int = option(1, "", min=0)
 
     def __post_init__(self) -> None:
         check_word("--frame-policy", self.frame_policy, FRAME_POLICIES)
@@ -79,89 +71,38 @@ class PrepareSettings:
 class TrainSettings:
     """Train a classifier on stored features, or a whole small bundle."""
 
-    prepared: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="PREPARED",
-            show_default=False,
-            help="Directory of prepare: trains a whole small bundle.",
-        ),
-    ] = None
-    output: Annotated[
-        Path, typer.Option("-o", "--output-dir", help="The bundle, or the classifier.")
-    ] = Path("trained")
-    features: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--features",
-            help="merged_features.pt of a run: trains a classifier on stored features. Repeatable.",
-        ),
-    ] = None
-    frames: Annotated[
-        Path | None,
-        typer.Option("--frames", help="frames.tsv of prepare: the labels of the features."),
-    ] = None
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the classifier, at most.")] = (
-        200
+    prepared: Path | None = argument(
+        "Directory of prepare: trains a whole small bundle.", "PREPARED", None
     )
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", min=2, help="Rows, of the classifier.")
-    ] = 32
-    learning_rate: Annotated[
-        float | None,
-        typer.Option(
-            "--learning-rate", min=1e-9, max=1, help="Default: 2e-4 (classifier), 7e-4 (bundle)."
-        ),
-    ] = None
-    balance: Annotated[
-        bool, typer.Option("--balance/--no-balance", help="Classes count the same.")
-    ] = True
-    name: Annotated[str, typer.Option("--name", help="Of the bundle.")] = "custom"
-    size: Annotated[str, typer.Option("--size", help="Of the bundle: mini, small or tiny.")] = (
-        "mini"
+    output: Path = option(Path("trained"), "The bundle, or the classifier.", "-o", "--output-dir")
+    features: list[Path] | None = option(
+        None, "merged_features.pt of a run: trains a classifier on stored features. Repeatable."
     )
-    chunk_length: Annotated[int, typer.Option("--chunk-length", min=30, help="Of the bundle.")] = (
-        500
+    frames: Path | None = option(None, "frames.tsv of prepare: the labels of the features.")
+    epochs: int = option(200, "Of the classifier, at most.", min=1)
+    batch_size: int = option(32, "Rows, of the classifier.", min=2)
+    learning_rate: float | None = option(
+        None, "Default: 2e-4 (classifier), 7e-4 (bundle).", min=1e-9, max=1
     )
-    frame_policy: Annotated[
-        str, typer.Option("--frame-policy", help="Of the bundle: open, longest or stretches.")
-    ] = STRETCHES
-    proteins: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            "--proteins",
-            metavar="VIRAL CELLULAR",
-            help="FASTA of more proteins for ESM-2 to learn from.",
-        ),
-    ] = None
-    minutes: Annotated[
-        float, typer.Option("--minutes", min=0.01, max=1e6, help="Of training the bundle, at most.")
-    ] = 60.0
-    steps: Annotated[
-        int, typer.Option("--steps", min=1, help="Of training the bundle, at most.")
-    ] = 10**9
-    pretrain: Annotated[
-        float,
-        typer.Option(
-            "--pretrain",
-            min=0,
-            max=1,
-            help="Share of the time in which only masked tokens are learned.",
-        ),
-    ] = 0.0
-    workers: Annotated[
-        int, typer.Option("--workers", min=0, help="Processes that make batches.")
-    ] = 4
-    compile: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Compiled encoders (GPU).")
-    ] = False
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with the unfinished training in the output directory."
-        ),
-    ] = False
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 1
+    balance: bool = option(True, "Classes count the same.")
+    name: str = option("custom", "Of the bundle.")
+    size: str = option("mini", "Of the bundle: mini, small or tiny.")
+    chunk_length: int = option(500, "Of the bundle.", min=30)
+    frame_policy: str = option(STRETCHES, "Of the bundle: open, longest or stretches.")
+    proteins: tuple[Path, Path] | None = option(
+        None, "FASTA of more proteins for ESM-2 to learn from.", metavar="VIRAL CELLULAR"
+    )
+    minutes: float = option(60.0, "Of training the bundle, at most.", min=0.01, max=1e6)
+    steps: int = option(10**9, "Of training the bundle, at most.", min=1)
+    pretrain: float = option(
+        0.0, "Share of the time in which only masked tokens are learned.", min=0, max=1
+    )
+    workers: int = option(4, "Processes that make batches.", min=0)
+    compile: bool = option(False, "Compiled encoders (GPU).")
+    resume: bool = option(
+        False, "Go on with the unfinished training in the output directory.", "--resume"
+    )
+    seed: int = option(1, "", min=0)
 
     def __post_init__(self) -> None:
         if (self.prepared is None) == (not self.features):
@@ -182,29 +123,15 @@ class TrainSettings:
 class EvaluateSettings:
     """How good a model is on groups it was not trained on."""
 
-    prepared: Annotated[
-        Path, typer.Argument(metavar="PREPARED", help="Directory of prepare.", show_default=False)
-    ]
-    model: Annotated[
-        str | None, typer.Option("-m", "--model", help="500, 300, mini, or a bundle directory.")
-    ] = None
-    output: Annotated[
-        Path, typer.Option("-o", "--output-dir", help="Tables, plots and scores.")
-    ] = Path("evaluation")
-    side: Annotated[str, typer.Option("--side", help="test, validation or train.")] = "test"
-    lengths: Annotated[str, typer.Option("--lengths", help="Of the contigs that are cut.")] = (
-        "300, 500, 1000, 3000, 10000"
-    )
-    per_group: Annotated[
-        int, typer.Option("--per-group", min=1, help="Contigs of a length from a group, at most.")
-    ] = 100
-    baselines: Annotated[
-        bool, typer.Option("--baselines/--no-baselines", help="Length and GC, 6-mers, DIAMOND.")
-    ] = True
-    draws: Annotated[int, typer.Option("--draws", min=0, help="Of groups, for the intervals.")] = (
-        300
-    )
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 1
+    prepared: Path = argument("Directory of prepare.", "PREPARED")
+    model: str | None = option(None, "500, 300, mini, or a bundle directory.", "-m", "--model")
+    output: Path = option(Path("evaluation"), "Tables, plots and scores.", "-o", "--output-dir")
+    side: str = option("test", "test, validation or train.")
+    lengths: str = option("300, 500, 1000, 3000, 10000", "Of the contigs that are cut.")
+    per_group: int = option(100, "Contigs of a length from a group, at most.", min=1)
+    baselines: bool = option(True, "Length and GC, 6-mers, DIAMOND.")
+    draws: int = option(300, "Of groups, for the intervals.", min=0)
+    seed: int = option(1, "", min=0)
 
     def __post_init__(self) -> None:
         check_word("--side", self.side, SPLITS)
@@ -222,28 +149,14 @@ class EvaluateSettings:
 class CalibrateSettings:
     """Make a bundle's scores probabilities. By sequences it was not trained on."""
 
-    bundle: Annotated[
-        Path,
-        typer.Argument(
-            metavar="BUNDLE",
-            help="A bundle directory; its bundle.json is written.",
-            show_default=False,
-        ),
-    ]
-    labelled: Annotated[
-        Path,
-        typer.Option(
-            "--labelled", metavar="PREPARED", help="Directory of prepare.", show_default=False
-        ),
-    ]
-    output: Annotated[
-        Path, typer.Option("-o", "--output-dir", help="Contigs and their answers.")
-    ] = Path("calibration")
-    side: Annotated[str, typer.Option("--side", help="validation, test or train.")] = "validation"
-    per_group: Annotated[
-        int, typer.Option("--per-group", min=1, help="Contigs of a length from a group, at most.")
-    ] = 100
-    seed: Annotated[int, typer.Option("--seed", min=0)] = 1
+    bundle: Path = argument("A bundle directory; its bundle.json is written.", "BUNDLE")
+    labelled: Path = option(
+        MISSING, "Directory of prepare.", "--labelled", metavar="PREPARED", show_default=False
+    )
+    output: Path = option(Path("calibration"), "Contigs and their answers.", "-o", "--output-dir")
+    side: str = option("validation", "validation, test or train.")
+    per_group: int = option(100, "Contigs of a length from a group, at most.", min=1)
+    seed: int = option(1, "", min=0)
 
     def __post_init__(self) -> None:
         check_word("--side", self.side, SPLITS)

@@ -79,15 +79,15 @@ class Transform:
     every version.
     """
 
-    def windows(self, windows: Windows, rng: np.random.Generator) -> Windows:
+    def windows(self, windows: Windows, rng: np.random.Generator) -> Windows:  # noqa: ARG002
         """The windows to take frames from; their codes may be changed in place."""
         return windows
 
     def frames(
         self,
         proteins: list[bytes],
-        nucleotides: list[bytes],
-        label: np.ndarray,
+        nucleotides: list[bytes],  # noqa: ARG002
+        label: np.ndarray,  # noqa: ARG002
         rng: np.random.Generator,
     ) -> np.ndarray:
         """Change frames in place; bool [frames]: those whose label still holds."""

@@ -148,7 +148,7 @@ class PackedDnabert(nn.Module):
     def forward(self, tokens: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         """Hidden states [R, L, width] of tokens [R, L]; `bias` as of the method of that name."""
         hidden = self.model.embeddings(tokens).to(bias.dtype)
-        for layer in self.model.encoder.layer:
+        for layer in self.model.encoder.layer:  # type: ignore[union-attr]  # a ModuleList
             packed = layer.attention["self"]["Wqkv"](hidden).unflatten(-1, (3, self.heads, -1))
             query, key, value = (packed[..., i, :, :].transpose(1, 2) for i in range(3))
             mixed = fn.scaled_dot_product_attention(query, key, value, attn_mask=bias)

@@ -125,6 +125,7 @@ class WindowSampler:
 
 
 def join_windows(parts: list[Windows]) -> Windows:
+    """The windows of all parts, end to end."""
     shift = np.cumsum([0] + [len(p.codes) for p in parts[:-1]])
     return Windows(
         np.concatenate([p.codes for p in parts]),
