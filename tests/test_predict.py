@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -241,6 +242,52 @@ def test_bad_files_fail_alone_and_everything_else_is_answered(home, tmp_path):
             "NA",
         ), name
     assert facts(tmp_path / "out")["exit_code"] == 2
+
+
+def test_every_record_that_can_be_told_is_accounted_for(tmp_path, capfd):
+    """Damaged files, and files with names that break tables, in a directory named as a whole."""
+    good = RECORDS[0].split("\n", 1)[1].replace("\n", "").encode()
+    long = b"l" * 252 + b".fa"
+    contents = {
+        b"garbage.fa.gz": gzip.compress(b">g1\n" + good + b"\n>g2\n" + good) + b"garbage",
+        b"glued.fa": b">a\nACGT>b\n" + good + b"\n>c\nACGT\n",
+        b"latin1.fa": b">Esp\xe8ce x\n" + good,
+        b"nul.fa": b">n1\n" + good + b"\n>n2\nAC\0\0GT\n>n3\n" + good,
+        b"tab\there\n|\xe8.fa": b">t\n" + good,
+        long: b">long\n" + good,
+    }
+    directory = tmp_path / "in"
+    directory.mkdir()
+    for name, content in contents.items():
+        (directory / os.fsdecode(name)).write_bytes(content)
+    garbage = directory / "bell\x1b]0;title\x07.fa.gz"
+    (directory / "garbage.fa.gz").rename(garbage)
+    (directory / "gone.fna").symlink_to("nowhere")
+    os.mkfifo(directory / "pipe|.fa")
+    options = [*GOLDEN_MODEL, "--gpus", "none", "--cache-dir", str(tmp_path / "cache")]
+    assert cli.run(["predict", str(directory), "-o", str(tmp_path / "out"), *options]) == 2
+    said = capfd.readouterr().err
+    assert r"bell\x1b]0;title\x07.fa.gz: other data follow the end of the gzip data" in said
+    for log in (said, (tmp_path / "out" / "run.log").read_text()):
+        assert "\x1b]" not in log and "\t" not in log and r"\x1b]0;title" in log
+    lines = (tmp_path / "out" / "failed_files.txt").read_text().splitlines()
+    failed = {line.split("|")[0].rpartition("/")[2]: line.split("|") for line in lines}
+    assert sorted(failed) == ["glued.fa", "gone.fna", "nul.fa", r"pipe\x7c.fa"]
+    assert all(len(parts) == 3 for parts in failed.values())
+    assert "record a" in failed["glued.fa"][2] and "newline is missing" in failed["glued.fa"][2]
+    assert "record n2" in failed["nul.fa"][2] and "No such file" in failed["gone.fna"][2]
+    rows = [line.split("\t") for line in (tmp_path / "out" / "contigs.tsv").read_text().split("\n")]
+    header, rows = rows[0], rows[1:-1]
+    assert {len(row) for row in rows} == {len(header)}
+    answered = {row[0]: row[header.index("virus_score")] != "NA" for row in rows}
+    assert answered == {
+        **dict.fromkeys(["g1", "g2", "b", "c", r"Esp\xe8ce", "n1", "n3", "t", "long"], True),
+        **dict.fromkeys(["a", "n2"], False),
+    }
+    notes = {row[0]: row[header.index("note")] for row in rows}
+    assert "name_escaped" in notes[r"Esp\xe8ce"]
+    assert {row[1] for row in rows} >= {r"tab\x09here\x0a|\xe8.fa", "l" * 252 + ".fa"}
+    assert (tmp_path / "out" / f"{'l' * 230}_merged" / "prediction_results.txt").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pyarrow as pa
 from virnucpro.calling.answers import Answers, assemble, frame_columns
 from virnucpro.calling.consensus import CallRules
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
+from virnucpro.sequences.compressed import sha256_of
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.reader import read_records
 
@@ -65,7 +66,12 @@ def answers_of(path: Path, results: Path, **options) -> Answers:
     )
     scores = np.array([line[2:4] for line in lines], np.float32).reshape(-1, 2)
     inputs = [
-        {"path": file.path, "source": file.source, "stem": file.stem}
+        {
+            "path": file.path,
+            "source": file.source,
+            "stem": file.stem,
+            "sha256": sha256_of(file.path),
+        }
         for file in find_inputs([path])
     ]
     options = {

@@ -67,10 +67,14 @@ def test_an_input_that_changed_meanwhile_is_refused(tmp_path, outputs):
     copy = tmp_path / "input.fa"
     shutil.copy(GOLDEN / "input.fa", copy)
     answers = answers_of(copy, RESULTS)
-    copy.write_text(copy.read_text()[:2000])
-    with pytest.raises(InputError, match="changed"):
-        write_fastas(outputs, answers)
-    assert not outputs.virus_fasta.exists()
+    whole = copy.read_text()
+    assert answers.inputs[0].sha256
+    # cut short; another letter
+    for text in (whole[:2000], whole[:-2] + {"A": "C"}.get(whole[-2], "A") + "\n"):
+        copy.write_text(text)
+        with pytest.raises(InputError, match="changed"):
+            write_fastas(outputs, answers)
+        assert not outputs.virus_fasta.exists() and not outputs.regions_fasta.exists()
 
 
 def test_nothing_called_reads_no_input(tmp_path, outputs):

@@ -40,6 +40,7 @@ class Source:
     path: str
     source: str
     stem: str
+    sha256: str | None = None  # of the bytes that were read; None where not all could be
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,15 @@ def assemble(
         chunks if windows is None else windows, sequences, records.length, rules.density, limits
     )
     note_regions(sequences, regions)
-    sources = tuple(Source(str(i["path"]), str(i["source"]), str(i["stem"])) for i in inputs)
+    sources = tuple(
+        Source(
+            str(i["path"]),
+            str(i["source"]),
+            str(i["stem"]),
+            str(i["sha256"]) if i.get("sha256") else None,
+        )
+        for i in inputs
+    )
     return Answers(
         inputs=sources,
         model=model,

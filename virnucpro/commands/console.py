@@ -14,6 +14,8 @@ def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
     """Send the package's log to standard error; a process that does not speak says warnings
     only.
     """
+    from virnucpro.reporting.record import PrintableFormatter
+
     logger = logging.getLogger("virnucpro")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -21,7 +23,7 @@ def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
         logger.removeHandler(old)
     handler = logging.StreamHandler(sys.stderr)
     handler.virnucpro_console = True  # type: ignore[attr-defined]
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(PrintableFormatter("%(message)s"))
     handler.setLevel(
         logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO
     )

@@ -14,13 +14,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.answers import Answers
+from virnucpro.calling.answers import Answers, Source
 from virnucpro.calling.consensus import best_first
 from virnucpro.errors import InputError
 from virnucpro.files import LEFTOVER, writing
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.sequences.inputs import InputFile
-from virnucpro.sequences.reader import UnreadableInput, read_records
+from virnucpro.sequences.reader import RecordReader, UnreadableInput
 
 WIDTH = 80  # letters a line
 IN_MEMORY = 256 << 20  # bytes of sequence that wait in memory
@@ -65,31 +64,34 @@ def _pick(answers: Answers, wanted: NDArray[np.int64]) -> Iterable[tuple[int, by
     for i, source in enumerate(answers.inputs):
         rows = wanted[(wanted >= bounds[i]) & (wanted < bounds[i + 1])]
         if len(rows):
-            yield from _pick_from(
-                InputFile(Path(source.path), source.source, source.stem),
-                rows,
-                int(bounds[i]),
-                answers,
-            )
+            yield from _pick_from(source, rows, int(bounds[i]), answers)
 
 
 def _pick_from(
-    file: InputFile, rows: Sequence[int], first: int, answers: Answers
+    source: Source, rows: Sequence[int], first: int, answers: Answers
 ) -> Iterable[tuple[int, bytes]]:
-    left = iter(np.asarray(rows).tolist())
-    row = next(left)
+    """Errors: InputError where the file is not, to the last byte, what was answered."""
+    changed = InputError(
+        f"{source.path}: changed while it was being analysed; run again with --force"
+    )
+    wanted = set(np.asarray(rows).tolist())
+    last = max(wanted)
     try:
-        for i, record in enumerate(read_records(file), start=first):
-            if i == row:
-                if len(record.sequence) != answers.records.length[i]:
+        with RecordReader(Path(source.path)) as reader:
+            for i, record in enumerate(reader, start=first):
+                if i in wanted:
+                    if len(record.sequence) != answers.records.length[i]:
+                        raise changed
+                    yield i, record.sequence
+                if i == last:
                     break
-                yield row, record.sequence
-                row = next(left, None)
-                if row is None:
-                    return
-    except UnreadableInput:
-        pass  # of a file cut short the intact records were answered, and they have come by now
-    raise InputError(f"{file.path}: changed while it was being analysed; run again with --force")
+            else:
+                raise changed
+            if source.sha256 not in (None, reader.sha256()):
+                raise changed
+    except UnreadableInput as error:
+        # of a file cut short the intact records were answered, and they have come before this
+        raise changed from error
 
 
 def _write_record(stream: IO[bytes], name: str, sequence: bytes) -> None:

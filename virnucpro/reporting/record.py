@@ -17,7 +17,7 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from virnucpro.errors import Failure, StoreError
+from virnucpro.errors import Failure, StoreError, escaped
 from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.settings import (
@@ -28,7 +28,16 @@ from virnucpro.settings import (
     Choice,
 )
 
-LOG_FORMAT = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
+
+class PrintableFormatter(logging.Formatter):
+    """Messages with whatever cannot be printed escaped: names of files and records come in them."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = escaped(record.message)
+        return super().formatMessage(record)
+
+
+LOG_FORMAT = PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 FORMAT = 1  # raise it when keys of run.json change their meaning
 ADVICE = "start over with predict --force, or choose another directory"
 MORE = "more"  # the field that keeps keys which this version does not know
