@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from command import GOLDEN, virnucpro
+from command import GOLDEN, environment, virnucpro
 
 import virnucpro as package
 from virnucpro import pipeline
@@ -61,6 +63,11 @@ def tables(directory: Path) -> dict[str, bytes]:
         for path in directory.rglob(f"*.{kind}")
     ]
     return {str(path.relative_to(directory)): path.read_bytes() for path in paths}
+
+
+def test_the_log_says_what_a_run_from_python_did(result):
+    text = result.outputs.run_log.read_text()
+    assert "virnucpro 1.0.0; model: custom" in text and "esm2: " in text
 
 
 def test_tables_come_as_arrow(result):
@@ -294,3 +301,25 @@ def test_scores_that_are_not_finite_are_failed_and_listed(home, options, fasta, 
     mended = package.summarize(result.directory, options["classifier"], cache_dir=home / "cache")
     assert mended.exit_code == 0 and not (result.directory / "failed_files.txt").exists()
     assert tables(result.directory)["chunks.tsv"] == tables(whole.directory)["chunks.tsv"]
+
+
+def test_a_process_forked_after_a_run_does_not_wait_for_ever(tmp_path):
+    """Its parent's threads are not its own."""
+    (tmp_path / "few.fa").write_text(FEW)
+    program = (
+        "import multiprocessing, virnucpro\n"
+        "def run(name):\n"
+        f"    options = dict({PARTS!r}, gpus='none', cache_dir='cache', precision='fp32')\n"
+        "    return virnucpro.predict('few.fa', output_dir=name, **options).exit_code\n"
+        "first = run('first')\n"
+        "with multiprocessing.get_context('fork').Pool(1) as pool:\n"
+        "    print(first, pool.apply_async(run, ('second',)).get(100))\n"
+    )
+    child = environment(tmp_path, {"OMP_NUM_THREADS": "2"})
+    command = [sys.executable, "-c", program]
+    found = subprocess.run(
+        command, cwd=tmp_path, env=child, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert found.stdout == "0 0\n", found.stderr
+    assert "forked from one that has computed already: it computes with one thread" in found.stderr
+    assert tables(tmp_path / "first") == tables(tmp_path / "second")

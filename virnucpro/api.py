@@ -21,6 +21,7 @@ from virnucpro.errors import Failure, InputError, UsageError
 from virnucpro.launch import (
     Processes,
     World,
+    allow_for_fork,
     check_network,
     choose_processes,
     read_world,
@@ -233,6 +234,7 @@ def summarize(
 
     ensure_home()
     given = _options(**options)
+    allow_for_fork(cpu=True)
     outputs, answers, failures, code = again(
         Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir)
     )
@@ -323,6 +325,7 @@ def _run_here(
         from virnucpro.embedding.group import GpuMemory
         from virnucpro.reporting.progress import make_display
 
+    allow_for_fork(processes.cpu)
     with make_display(
         options.quiet or not world.is_main, options.verbose, memory=GpuMemory()
     ) as display:

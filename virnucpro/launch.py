@@ -5,6 +5,8 @@ Knows torchrun's and Accelerate's environment variables; does not know what the 
 
 from __future__ import annotations
 
+import functools
+import logging
 import os
 import signal
 import socket
@@ -15,6 +17,8 @@ from dataclasses import dataclass
 from virnucpro.errors import UsageError
 from virnucpro.run.stopping import signals_held
 from virnucpro.settings import Choice
+
+log = logging.getLogger(__name__)
 
 # What torchrun, and accelerate for several processes, tell each process. Only all of them together
 # are a launcher's; some of them are left over from elsewhere.
@@ -204,6 +208,31 @@ def choose_processes(
         ",".join(names),
         Choice("devices", f"{len(names)} GPU{'s' * (len(names) > 1)}", reason),
     )
+
+
+@functools.cache
+def _computing_process() -> int:
+    """The process that was the first to compute; of a forked one, its ancestor."""
+    return os.getpid()
+
+
+def allow_for_fork(cpu: bool) -> None:
+    """To be called before anything is computed: a process forked from one that has computed has its
+    memory and not its threads, for which it would wait for ever. It computes with one thread.
+
+    Raises UsageError where it is to use a GPU, which cannot be had after a fork.
+    """
+    if _computing_process() == os.getpid():
+        return
+    import torch
+
+    forked = "this process was forked from one that has computed already"
+    if not cpu:
+        raise UsageError(
+            f"{forked}, and cannot use a GPU; start it with multiprocessing.get_context('spawn')"
+        )
+    torch.set_num_threads(1)
+    log.warning("%s: it computes with one thread; 'spawn' instead of 'fork' gives it all", forked)
 
 
 def visible_devices() -> list[str]:

@@ -154,3 +154,37 @@ def test_a_prepared_link_in_the_place_of_the_log_is_not_followed(tmp_path):
     ):
         pass
     assert (tmp_path / "theirs").read_text() == "precious"
+
+
+class Heard(logging.Handler):
+    """Keeps what it gets."""
+
+    def __init__(self):
+        super().__init__()
+        self.messages = []
+
+    def emit(self, record):
+        self.messages.append(record.getMessage())
+
+
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING])
+def test_the_log_is_whole_in_a_program_that_logs_warnings_only(tmp_path, level):
+    """And the program's own handlers get no more than before."""
+    above = logging.getLogger(f"test_a_program_{level}")
+    logger = above.getChild("virnucpro")
+    above.propagate, mine, theirs = False, Heard(), Heard()
+    above.setLevel(logging.WARNING)
+    logger.setLevel(level)
+    above.addHandler(theirs)
+    logger.addHandler(mine)
+    outputs = Outputs(tmp_path)
+    with logging_to(outputs, logger):
+        logger.getChild("part").info("fact")
+        logger.warning("warning")
+    logger.warning("after")
+    assert [line.split()[-1] for line in outputs.run_log.read_text().splitlines()] == [
+        "fact",
+        "warning",
+    ]
+    assert mine.messages == theirs.messages == ["warning", "after"]
+    assert (logger.level, logger.propagate, logger.handlers) == (level, True, [mine])

@@ -286,6 +286,48 @@ class _LogFile(logging.FileHandler):
         pass
 
 
+class _ToParent(logging.Handler):
+    """Hands records on to the handlers above a logger."""
+
+    def __init__(self, logger: logging.Logger, level: int):
+        super().__init__(level)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._logger.parent is not None:
+            self._logger.parent.callHandlers(record)
+
+
+@contextlib.contextmanager
+def _heard(logger: logging.Logger, level: int) -> Iterator[None]:
+    """While entered, `logger` takes records from `level` on, and all handlers that it has, and
+    those above it, still get what they got before: a Python program has set up its own logging.
+    """
+    before, own_level, propagate = logger.getEffectiveLevel(), logger.level, logger.propagate
+    if before <= level:
+        yield
+        return
+
+    def is_wanted(record: logging.LogRecord) -> bool:
+        return record.levelno >= before
+
+    others, parent = list(logger.handlers), _ToParent(logger, before)
+    for other in others:
+        other.addFilter(is_wanted)
+    if propagate:
+        logger.addHandler(parent)
+    logger.propagate = False
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(own_level)
+        logger.propagate = propagate
+        logger.removeHandler(parent)
+        for other in others:
+            other.removeFilter(is_wanted)
+
+
 @contextlib.contextmanager
 def logging_to(outputs: Outputs, logger: logging.Logger, verbose: bool = False) -> Iterator[None]:
     """`logger`'s messages also go to `run.log`, appended, while the block runs."""
@@ -293,9 +335,12 @@ def logging_to(outputs: Outputs, logger: logging.Logger, verbose: bool = False) 
         handler = _LogFile(outputs.run_log, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(LOG_FORMAT)
     handler.setLevel(logging.DEBUG if verbose else logging.INFO)
-    logger.addHandler(handler)
     try:
-        yield
+        with _heard(logger, handler.level):
+            logger.addHandler(handler)
+            try:
+                yield
+            finally:
+                logger.removeHandler(handler)
     finally:
-        logger.removeHandler(handler)
         handler.close()
