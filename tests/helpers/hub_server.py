@@ -27,7 +27,8 @@ TOKEN = "hf_right"
 @dataclass(frozen=True)
 class Fault:
     """What goes wrong with an answer. status: an error instead of it; cut: bytes after which the
-    connection ends; chunked: no length is said; flip: a bit of the first byte is another.
+    connection ends; chunked: no length is said; flip: a bit of the first byte is another; stall:
+    seconds without a byte.
     """
 
     status: int = 0
@@ -35,6 +36,7 @@ class Fault:
     cut: int | None = None
     chunked: bool = False
     flip: bool = False
+    stall: float = 0.0
 
 
 @dataclass
@@ -197,6 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return
+        time.sleep(fault.stall)
         whole = len(data)
         if fault.cut is not None:
             data, self.close_connection = data[: fault.cut], True

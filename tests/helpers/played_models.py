@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch
 from hub_server import COMMIT, Hub, blob_id
 from original_files import GOLDEN
 from safetensors.torch import load_file
+
+from virnucpro.errors import VirNucProError
 
 PTH = (GOLDEN / "500_model.pth").read_bytes()
 ESM2, DNABERT_S = "facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S"
@@ -76,8 +79,10 @@ def stand_in(change: Callable[[object, str, object], None], hub: Hub) -> None:
     change(download, "WAITS", (0.01,) * 6)
 
 
-def download_in_child(directory: Path, address: str, home: Path) -> None:
-    """`models download 500` in a process of its own, which a test may kill."""
+def download_in_child(directory: Path, address: str, home: Path, user: int = 0) -> None:
+    """`models download 500` in a process of its own, which a test may kill, perhaps as another
+    user. An error is its exit code's text.
+    """
     os.environ.update(HF_ENDPOINT=address, VIRNUCPRO_HOME=str(home))
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
         os.environ.pop(name, None)
@@ -86,4 +91,14 @@ def download_in_child(directory: Path, address: str, home: Path) -> None:
     stand_in(setattr, hub)
     from virnucpro.models import library
 
-    library.download("500")
+    if user:
+        library.download(
+            "500", home.parent / f"own_{os.getpid()}"
+        )  # Python may not be readable later
+        os.setgroups([])
+        os.setgid(user)
+        os.setuid(user)
+    try:
+        library.download("500")
+    except VirNucProError as error:
+        sys.exit(f"ERROR {error}")

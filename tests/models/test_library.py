@@ -8,8 +8,12 @@ import json
 import multiprocessing
 import os
 import random
+import resource
+import shutil
 import stat
+import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +27,7 @@ from safetensors.torch import load_file
 
 from virnucpro.errors import ModelError
 from virnucpro.models import bundle as bundles
+from virnucpro.models import download as download_module
 from virnucpro.models import library
 from virnucpro.models.contents import Contents, check_files
 
@@ -125,6 +130,13 @@ def test_a_passing_fault_of_the_listing_is_waited_out(hub: Hub, home: Path, faul
     hub.faults[COMMIT] = [fault]
     download()
     assert bundles.installed("500")
+
+
+def test_a_server_that_falls_silent_is_asked_again(hub: Hub, home: Path, monkeypatch):
+    monkeypatch.setattr(download_module, "TIMEOUT", 0.2)
+    hub.faults[SHARDS[0]] = [Fault(stall=0.6)]
+    lines = download()
+    assert any("timed out; trying again" in line for line in lines)
 
 
 def test_a_server_says_how_long_to_wait(hub: Hub, home: Path):
@@ -279,39 +291,90 @@ def test_the_cause_comes_first_and_only_what_is_missing_is_named(
     assert ESM2 not in text and "500_model.pth" not in text
 
 
-def test_a_full_disk_is_said_before_and_during(hub: Hub, home: Path, monkeypatch):
+def test_a_full_disk_ends_it_at_once(hub: Hub, home: Path):
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, hard))
+    try:
+        with pytest.raises(ModelError, match=r"00001-of-00002\.bin.*\(file too large\)"):
+            download()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert hub.asked(SHARDS[0]) == [None]
+    download()
+    assert hub.asked(SHARDS[0]) == [None, "bytes=600000-"]
+
+
+def test_a_full_disk_is_said_before(hub: Hub, home: Path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1_000_000))
     with pytest.raises(ModelError, match=r"0\.00 GB free, facebook.* needs 0\.00 more"):
         download()
 
 
-@pytest.mark.parametrize("seed", [1])
-def test_killed_at_random_and_repeated_it_is_the_same(hub: Hub, home: Path, seed: int):
+@pytest.fixture(scope="module")
+def children() -> multiprocessing.context.BaseContext:
+    """Processes that start in no time, and may be killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "virnucpro.models.importing"])
+    return context
+
+
+def test_killed_at_random_and_repeated_it_is_the_same(hub: Hub, home: Path, children):
     """Seven kills in the middle of whatever it does, then to the end: equal bytes, no orphans."""
     download()
     whole = tree(home)
-    moments = random.Random(seed)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "virnucpro.models.importing"])
+    moments = random.Random(1)
     place = home.parent / "killed"
     hub.pause = 0.001
     arguments = (home.parent / "hub", hub.address, place)
-
-    def start():
-        process = context.Process(target=download_in_child, args=arguments)
-        process.start()
-        return process
-
     for _ in range(7):
         begun = len(hub.requests)
-        process = start()
+        process = children.Process(target=download_in_child, args=arguments)
+        process.start()
         while len(hub.requests) == begun and process.is_alive():
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.4))
         process.kill()
         process.join()
-    process = start()
+    process = children.Process(target=download_in_child, args=arguments)
+    process.start()
     process.join()
     assert process.exitcode == 0
     assert tree(place) == whole
-    assert {p.name for p in place.iterdir()} == {p.name for p in home.iterdir()}
+    assert {path.name for path in place.iterdir()} == {path.name for path in home.iterdir()}
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A directory that other users can read."""
+    directory = Path(tempfile.mkdtemp(prefix="virnucpro-shared-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes other users")
+def test_two_users_share_a_models_directory(hub: Hub, children, shared: Path, capfd):
+    """One fills it; another uses it, cannot harm it, and is told in a line what he cannot do."""
+
+    def as_user(user: int) -> int:
+        arguments = (home.parent / "hub", hub.address, home, user)
+        process = children.Process(target=download_in_child, args=arguments)
+        process.start()
+        process.join(60)
+        return process.exitcode
+
+    home = shared / "models"
+    first, second = 65533, 65534
+    home.mkdir()
+    os.chown(home, first, first)
+    shutil.copytree(next(iter(hub.repositories.values())).parent, shared / "hub")
+    assert as_user(first) == 0
+    whole, asked = tree(home), len(hub.requests)
+    assert as_user(second) == 0
+    assert len(hub.requests) == asked * 3 / 2  # for his own alone: these were read and found whole
+    file = home / ESM2_FOLDER / "vocab.txt"
+    file.write_text("damaged")
+    assert as_user(second) == 1
+    assert "(permission denied)" in capfd.readouterr().err
+    assert file.read_text() == "damaged" and as_user(first) == 0
+    assert tree(home) == whole

@@ -38,9 +38,9 @@ LARGEST_ANSWER = 1 << 26  # bytes of a listing
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 PART = ".part"
 HINTS = {
-    401: "no such repository, or one that needs a token: set HF_TOKEN",
-    403: "access is refused; a repository may ask for its terms to be accepted on its page",
-    407: "the proxy wants a name and a password",
+    401: " (no such repository, or one that needs a token: set HF_TOKEN)",
+    403: " (access is refused; a repository may ask for its terms to be accepted on its page)",
+    407: " (the proxy wants a name and a password)",
 }
 
 
@@ -157,7 +157,7 @@ def read_json(url: str, log: Log = lambda line: None) -> Any:
     """What a server answers in JSON. Raises Unavailable."""
 
     def read(url: str) -> Any:
-        with _failing(url), _open(url) as answer:
+        with _open(url) as answer, _failing(answer):
             return json.loads(answer.read(LARGEST_ANSWER))
 
     return _patiently([url], read, log)
@@ -168,39 +168,34 @@ def _continue(url: str, file: RemoteFile, part: Path, log: Log) -> None:
     again.
     """
     have = _size(part)
-    with _failing(url):
-        try:
-            answer = _open(url, have)
-        except urllib.error.HTTPError as error:
-            if error.code == 416 and have:  # nothing is missing, or its content will tell
-                return
-            raise
-    with answer:
-        continued = answer.status == 206
-        have = have if continued else 0
-        length = answer.headers.get("Content-Length")
-        total = file.size if length is None else have + int(length)
-        meter = _Meter(file.name, have, total, log)
-        with explained(part, MODELS):
-            out = part.open("ab" if continued else "wb")
-        with out:
-            while True:
-                with _failing(url):
-                    block = answer.read1(BLOCK)  # read() loses what a cut chunk brought
-                if not block:
-                    break
-                with explained(part, MODELS):
-                    out.write(block)
-                meter.add(len(block))
-    missing = (total or 0) - _size(part)
-    if missing > 0:  # read() does not say that a connection was cut
+    try:
+        answer = _open(url, have)
+    except _Failure as failure:
+        if failure.code == 416 and have:  # nothing is missing, or its content will tell
+            return
+        raise
+    continued = answer.status == 206
+    have = have if continued else 0
+    length = answer.headers.get("Content-Length")
+    total = (file.size or 0) if length is None else have + int(length)
+    meter = _Meter(file.name, have, total, log)
+    # an OSError in this block is the disk's: the network's are made a _Failure
+    with answer, explained(part, MODELS), part.open("ab" if continued else "wb") as out:
+        while True:
+            with _failing(answer):
+                block = answer.read1(BLOCK)  # read() loses what a cut chunk brought
+            if not block:
+                break
+            out.write(block)
+            meter.add(len(block))
+    if (missing := total - _size(part)) > 0:  # reading does not say that a connection was cut
         raise _Failure(f"{host_of(url)}: the connection ended {missing:,} bytes early")
 
 
 class _Meter:
     """A line of progress now and then."""
 
-    def __init__(self, name: str, have: int, total: int | None, log: Log):
+    def __init__(self, name: str, have: int, total: int, log: Log):
         self._name, self._have, self._total, self._log = name, have, total, log
         self._start, self._first, self._told = time.monotonic(), have, time.monotonic()
 
@@ -211,84 +206,72 @@ class _Meter:
             return
         self._told = now
         rate = (self._have - self._first) / (now - self._start)
-        left = f", {((self._total or 0) - self._have) / rate:.0f} s left" if self._total else ""
-        of = f" of {self._total / 1e9:.2f}" if self._total else ""
-        self._log(f"{self._name}: {self._have / 1e9:.2f}{of} GB, {rate / 1e6:.0f} MB/s{left}")
+        self._log(
+            f"{self._name}: {self._have / 1e9:.2f} of {self._total / 1e9:.2f} GB,"
+            f" {rate / 1e6:.1f} MB/s, {max(self._total - self._have, 0) / rate:.0f} s left"
+        )
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Redirects carry the token to the same server only, and an error names the server that
-    failed.
-    """
+    """Carries the token to the same server only, and knows where it was sent last."""
 
-    http_error_308 = urllib.request.HTTPRedirectHandler.http_error_302  # Python 3.10 lacks it
+    def __init__(self, url: str):
+        self.url = url
 
     def redirect_request(self, req, fp, code, msg, headers, newurl):
-        code = 307 if code == 308 else code
         new = super().redirect_request(req, fp, code, msg, headers, newurl)
         token = req.unredirected_hdrs.get("Authorization")
         if new is not None and token and host_of(newurl) == host_of(req.full_url):
             new.add_unredirected_header("Authorization", token)
-        self.last = newurl
+        self.url = newurl
         return new
 
 
 def _open(url: str, have: int = 0) -> http.client.HTTPResponse:
-    """Ask for `url` from byte `have` on."""
-    headers = {
-        "User-Agent": f"virnucpro/{__version__}",
-        "Accept": "application/vnd.github.raw+json, */*",
-    }
-    request = urllib.request.Request(url, headers=headers)
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-    if url.startswith(endpoint() + "/") and (token := _token()):
-        request.add_unredirected_header("Authorization", f"Bearer {token}")
-    redirects = _Redirects()
-    try:
+    """Ask for `url` from byte `have` on. Raises _Failure."""
+    redirects = _Redirects(url)
+    with _failing(redirects):
+        accepted = "application/vnd.github.raw+json, */*"
+        headers = {"User-Agent": f"virnucpro/{__version__}", "Accept": accepted}
+        request = urllib.request.Request(url, headers=headers)
+        if have:
+            request.add_header("Range", f"bytes={have}-")
+        if url.startswith(endpoint() + "/") and (token := _token()):
+            request.add_unredirected_header("Authorization", f"Bearer {token}")
         return urllib.request.build_opener(redirects).open(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError:
-        raise
-    except OSError as error:
-        error.virnucpro_url = getattr(redirects, "last", url)  # type: ignore[attr-defined]
-        raise
 
 
 @contextlib.contextmanager
-def _failing(url: str) -> Iterator[None]:
+def _failing(asked: _Redirects | http.client.HTTPResponse) -> Iterator[None]:
     """Whatever the network raises, as a _Failure that names the server and the cause."""
     try:
         yield
     except urllib.error.HTTPError as error:
         hint = HINTS.get(error.code, "")
         if error.code == 401 and _token():
-            hint = "the token is not accepted: renew or unset HF_TOKEN, or log in to the hub anew"
+            hint = " (the token is not accepted: renew or unset HF_TOKEN, or log in anew)"
+        reason = f"{host_of(asked.url)}: {error.code} {error.reason}{hint}"
         waits = len(WAITS) if error.code in PASSING else 0
-        reason = f"{host_of(error.url or url)}: {error.code} {error.reason}"
-        raise _Failure(
-            f"{reason} ({hint})" if hint else reason,
-            waits,
-            _retry_after(error.headers.get("Retry-After", "")),
-            error.code,
-        ) from None
+        after = _retry_after(error.headers.get("Retry-After", ""))
+        raise _Failure(reason, waits, after, error.code) from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise _unanswered(error, url) from None
+        raise _unanswered(error, asked.url) from None
 
 
 def _unanswered(error: Exception, url: str) -> _Failure:
-    url = getattr(error, "virnucpro_url", url)
     reason = getattr(error, "reason", error)
     text = f"{host_of(url)}: {one_line(getattr(reason, 'strerror', None) or str(reason))}"
     if isinstance(reason, ssl.SSLCertVerificationError):
         return _Failure(f"{text}; set SSL_CERT_FILE to the certificates of your site", waits=0)
     if isinstance(error, ValueError):  # an address that is none, or a page instead of JSON
         return _Failure(f"{text} (is HF_ENDPOINT right, or a log-in page in between?)", waits=0)
-    proxy = urllib.request.getproxies().get(urlsplit(url).scheme)
-    if proxy and not urllib.request.proxy_bypass(urlsplit(url).hostname or ""):
-        name = f"{urlsplit(url).scheme}_proxy"
-        text += f" (through the proxy {urlsplit(proxy).hostname or proxy}; see {name.upper()})"
-    refused = isinstance(error, urllib.error.URLError)
-    return _Failure(text, WAITS_TO_CONNECT if refused else len(WAITS))
+    parts = urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        name = urlsplit(proxy).hostname or proxy
+        text += f" (through the proxy {name}; see {parts.scheme.upper()}_PROXY)"
+    connected = not isinstance(error, urllib.error.URLError)
+    return _Failure(text, len(WAITS) if connected else WAITS_TO_CONNECT)
 
 
 def _retry_after(value: str) -> float:
@@ -297,10 +280,14 @@ def _retry_after(value: str) -> float:
 
 
 def _token() -> str | None:
-    """The user's token for the hub, from HF_TOKEN or where its client keeps it."""
+    """The user's token for the hub, from HF_TOKEN or where its client keeps it, if that can be
+    read.
+    """
     from huggingface_hub import get_token
 
-    return get_token()
+    with contextlib.suppress(OSError):
+        return get_token()
+    return None
 
 
 def endpoint() -> str:

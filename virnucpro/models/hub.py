@@ -12,6 +12,7 @@ Knows which content was published; does not know bundles.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from virnucpro.errors import ModelError
-from virnucpro.files import MODELS, Lock, is_plain_name, refusal, sha256_of
+from virnucpro.files import MODELS, Lock, explained, is_plain_name, sha256_of
 from virnucpro.models.contents import CHECKSUMS, Contents, Entry, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
 from virnucpro.models.download import (
@@ -82,10 +83,12 @@ def folder_name(hub: str, revision: str | None = None) -> str:
     return f"{name}@{revision.replace('/', '--')}" if revision else name
 
 
-def lock(home: Path) -> Lock:
-    """The lock of a models directory, which may be a link to a larger disk: another process waits,
-    and then finds what the first one brought.
+def lock(home: Path) -> contextlib.AbstractContextManager:
+    """The lock of a models directory: another process waits, and then finds what the first one
+    brought. Where this user cannot change anything, there is nothing to lock.
     """
+    if home.is_dir() and not os.access(home, os.W_OK):
+        return contextlib.nullcontext()
     return Lock(home / ".lock", home, MODELS, wait=True)
 
 
@@ -133,8 +136,9 @@ def bring(hub: str, revision: str | None, required: Sequence[str], home: Path, l
     commit, files = _listing(hub, revision, log)
     needed = _needed(hub, files, required)
     if target.exists():
-        shutil.rmtree(beside, ignore_errors=True)
-        os.rename(target, beside)
+        with explained(target, MODELS):
+            shutil.rmtree(beside, ignore_errors=True)
+            os.rename(target, beside)
     contents = _keep(beside, f"{hub}@{commit}", needed, damaged)
     _check_room(hub, commit, needed, contents, beside, log)
     for file in needed:
@@ -222,7 +226,7 @@ def _needed(
 
 def _keep(beside: Path, origin: str, needed: Sequence[RemoteFile], damaged: set[str]) -> Contents:
     """What of an unfinished directory can be kept; everything else in it is removed."""
-    try:
+    with explained(beside, MODELS):
         beside.mkdir(parents=True, exist_ok=True)
         found = Contents.read(beside)
         if found is None or found.origin != origin:
@@ -238,8 +242,6 @@ def _keep(beside: Path, origin: str, needed: Sequence[RemoteFile], damaged: set[
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         contents.write(beside)
-    except OSError as error:
-        raise refusal(beside, error, MODELS) from None
     return contents
 
 

@@ -79,7 +79,7 @@ def verify_model(name: str, log: Log = lambda line: None) -> Verification:
     computes in every precision this machine has; the result is kept for later runs.
     """
     spec = named_spec(name, "models verify")
-    bundle = Bundle.load(spec.parts["classifier"].path.parent)
+    bundle = Bundle.load(spec.parts["classifier"].locate().parent)
     directories = (bundle.esm2, bundle.dnabert_s, bundle.classifier.parent)
     kept = [d for d in directories if (d / "checksums.json").is_file()]
     wrong = tuple(line for directory in kept for line in check_files(directory, log))
