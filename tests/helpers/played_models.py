@@ -8,10 +8,10 @@ import hashlib
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from hub_server import COMMIT, Hub, blob_id
@@ -79,9 +79,11 @@ def stand_in(change: Callable[[object, str, object], None], hub: Hub) -> None:
     change(download, "WAITS", (0.01,) * 6)
 
 
-def download_in_child(directory: Path, address: str, home: Path, user: int = 0) -> None:
+def download_in_child(
+    directory: Path, address: str, home: Path, user: int = 0, said: Any = None
+) -> None:
     """`models download 500` in a process of its own, which a test may kill, perhaps as another
-    user. An error is its exit code's text.
+    user; `said` (a queue) then gets the error's line, or "".
     """
     os.environ.update(HF_ENDPOINT=address, VIRNUCPRO_HOME=str(home))
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
@@ -98,7 +100,10 @@ def download_in_child(directory: Path, address: str, home: Path, user: int = 0) 
         os.setgroups([])
         os.setgid(user)
         os.setuid(user)
+    line = ""
     try:
         library.download("500")
     except VirNucProError as error:
-        sys.exit(f"ERROR {error}")
+        line = str(error)
+    if said is not None:
+        said.put(line)
