@@ -228,11 +228,12 @@ def is_ours(path: Path) -> bool:
 
 def is_plain_name(name: str) -> bool:
     """Whether `name` can be joined to a directory without leaving it."""
-    return (
-        0 < len(os.fsencode(name)) <= 255
-        and name not in (".", "..")
-        and not any(letter in name for letter in "/\\\0")
-    )
+    try:
+        length = len(os.fsencode(name))
+    except UnicodeEncodeError:  # half of a surrogate pair, as JSON can hold
+        return False
+    plain = name not in (".", "..") and not any(letter in name for letter in "/\\\0")
+    return 0 < length <= 255 and plain
 
 
 class Lock:

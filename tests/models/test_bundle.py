@@ -232,9 +232,13 @@ def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
     assert Bundle.load(written).identity() == first
     kept = json.loads((home / "sha256.json").read_text())
     weights = str((written / "esm2" / "model.safetensors").resolve())
-    kept[weights][-1] = "0" * 64
+    monkeypatch.setattr("virnucpro.models.files.sha256_of", lambda path: "0" * 64)
+    assert Bundle.load(written).identity() == first  # nothing is read
+    kept[weights][-2] = "1" * 64  # damaged, and so not believed
     (home / "sha256.json").write_text(json.dumps(kept))
     assert Bundle.load(written).identity()["esm2"] != first["esm2"]
+    monkeypatch.undo()
+    monkeypatch.setenv("VIRNUCPRO_HOME", str(home))
     os.utime(weights, ns=(1, 1))
     assert Bundle.load(written).identity() == first
     for damaged in ("[]", json.dumps({weights: [1]}), "{", "[" * 100_000):

@@ -180,3 +180,13 @@ def test_a_classifier_with_one_more_layer_is_another(tmp_path):
     torch.save(Classifier.load(ORIGINAL).tensors | {"second.weight": torch.ones(2, 2)}, path)
     with pytest.raises(ModelError, match=r"it has another layer, second\.weight"):
         Classifier.load(path)
+
+
+def test_an_impossible_classifier_is_not_imported(tmp_path, monkeypatch):
+    from virnucpro.models.importing import import_model
+
+    monkeypatch.setenv("VIRNUCPRO_HOME", str(tmp_path / "home"))
+    torch.save(_changed("bn1.bias", _first(float("nan"))), tmp_path / "mine.pth")
+    with pytest.raises(ModelError, match=r"mine\.pth: .*bn1\.bias holds a value"):
+        import_model(tmp_path / "mine.pth")
+    assert not (tmp_path / "home" / "mine").exists()

@@ -48,10 +48,10 @@ NUMBERS = [
     ({"hidden_size": "48"}, "hidden_size is '48'"),
     ({"hidden_size": {}}, "hidden_size is a table"),
     ({"intermediate_size": 65}, "do not belong together"),
-    ({"vocab_size": 34}, "do not belong together"),
+    ({"vocab_size": 34}, "do not belong together|vocab_size is 34"),
     ({"layer_norm_eps": 0}, "layer_norm_eps is 0, not a small positive number"),
     ({"layer_norm_eps": 1e9}, "layer_norm_eps"),
-    ({"pad_token_id": 5000}, "pad_token_id or mask|pad_token_id is no token"),
+    ({"pad_token_id": 5000}, "pad_token_id is 5000|pad_token_id is no token"),
     ({"hidden_act": "relu"}, "hidden_act is 'relu', where this encoder has 'gelu'"),
     ({"is_decoder": True}, "is_decoder is True"),
     ({"model_type": "llama"}, "model_type is 'llama'"),
@@ -64,7 +64,7 @@ ESM2_ONLY = [
     ({"quantization_config": {"load_in_4bit": True}}, "quantization_config is a table"),
     ({"rope_theta": 5.0}, "rope_theta is 5.0"),
     ({"max_position_embeddings": 10**12}, "max_position_embeddings"),
-    ({"mask_token_id": 33}, "is no token"),
+    ({"mask_token_id": 7}, "mask_token_id is 7, where this encoder has 32"),
 ]
 
 

@@ -87,7 +87,7 @@ class Calibration:
             )
             calibration._check()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = f"{error}" if type(error) is ValueError else repr(error)
+            reason = (f"{error}" if type(error) is ValueError else repr(error))[:200]
             raise ModelError(f"the calibration in bundle.json is not usable: {reason}") from None
         return calibration
 

@@ -23,7 +23,6 @@ MOST = {
     "type_vocab_size": 16,
     "max_position_embeddings": 1 << 16,
     "pad_token_id": (1 << 16) - 1,
-    "mask_token_id": (1 << 16) - 1,
 }  # far above every published encoder; what is larger is refused before anything is allocated
 
 

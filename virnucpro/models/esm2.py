@@ -33,15 +33,13 @@ LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
 SHORTEST_INT8 = 32
 LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
+TOKENS, PAD, MASK = 33, 1, 32  # the alphabet of every ESM-2, and ids in it
 NUMBERS = (
-    "vocab_size",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
     "intermediate_size",
     "max_position_embeddings",
-    "pad_token_id",
-    "mask_token_id",
 )
 NOT_IN_ESM2 = (
     "emb_layer_norm_before",
@@ -175,16 +173,20 @@ def read_config(directory: Path) -> EsmConfig:
     config.expect("model_type", ("esm",))
     config.expect("position_embedding_type", ("rotary",))
     config.expect("token_dropout", (True,))
+    config.expect("vocab_size", (TOKENS,))
+    config.expect("pad_token_id", (PAD,))
+    config.expect("mask_token_id", (MASK,))
     config.expect("hidden_act", ("gelu", None))
     config.expect("rope_theta", (10000.0, 10000, None))
     for name in NOT_IN_ESM2:
         config.expect(name, (False, None))
     numbers = {name: config.number(name) for name in NUMBERS}
     config.head_width(numbers["hidden_size"], numbers["num_attention_heads"])
-    if max(numbers["pad_token_id"], numbers["mask_token_id"]) >= numbers["vocab_size"]:
-        raise ModelError(f"{config.file}: pad_token_id or mask_token_id is no token; {ADVICE}")
     return EsmConfig(
         **numbers,
+        vocab_size=TOKENS,
+        pad_token_id=PAD,
+        mask_token_id=MASK,
         layer_norm_eps=config.epsilon("layer_norm_eps", 1e-5),
         position_embedding_type="rotary",
         token_dropout=True,

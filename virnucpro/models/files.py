@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, digest, read_json, sha256_of, write_json
 from virnucpro.models.weights import weight_files
 
-HEX = re.compile("[0-9a-f]{64}")
 SETTLED = 2.0  # seconds after a change from which on another change shows in the times
 
 
@@ -57,20 +55,25 @@ def file_digest(file: Path) -> str:
         stamp = _stamp(file)
         key = str(file.resolve())
         known = _read_cache().get(key)
-        if isinstance(known, list) and known[:-1] == stamp and HEX.fullmatch(str(known[-1])):
-            return known[-1]
+        if isinstance(known, list) and known[:-2] == stamp and known == _sealed(key, known[:-1]):
+            return known[-2]
         found = sha256_of(file)
         settled = time.time() - max(stamp[1:3]) / 1e9 > SETTLED and _stamp(file) == stamp
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}; put the file there, or name another") from None
     if settled:
-        _remember(key, [*stamp, found])
+        _remember(key, _sealed(key, [*stamp, found]))
     return found
 
 
 def _stamp(file: Path) -> list[int]:
     stat = file.stat()
     return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino]
+
+
+def _sealed(key: str, entry: list[Any]) -> list[Any]:
+    """An entry of the cache with its own checksum: a damaged one is not believed."""
+    return [*entry, digest({key: entry})[:16]]
 
 
 def verification_file(identity: Mapping[str, str]) -> Path:

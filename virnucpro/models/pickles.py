@@ -171,7 +171,7 @@ class PickleCheck:
         """GLOBAL: `name` is the module, a blank and the name in it."""
         full = name.replace(" ", ".").replace("__builtin__.", "builtins.")
         if full not in CALLS and full not in BYTES and full not in self._classes:
-            raise RefusedGlobal(full)
+            raise RefusedGlobal(full[:100] if full.isprintable() else ascii(full)[:100])
         self.push(Global(full))
 
     def mark(self, _: None) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from virnucpro.errors import ModelError
+from virnucpro.files import is_plain_name
 from virnucpro.models.pickles import RefusedGlobal, check_pickled
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     if found.suffix != ".json":
         return (found,)
     shards = sorted(set(read_index(found).values()))
-    if any(Path(shard).name != shard or "\0" in shard for shard in shards):
+    if not all(map(is_plain_name, shards)):
         raise ModelError(f"{found}: names shards outside its directory; download it again")
     missing = [shard for shard in shards if not (path / shard).is_file()]
     if missing:
