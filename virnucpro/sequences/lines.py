@@ -7,6 +7,7 @@ whole, and a `>` inside a line tells that a newline is missing before it.
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ BLOCK = 1 << 18
 _WHITE = b" \t\n\v\f"
 _UPPER = bytes(range(256)).upper()
 _NUCLEOTIDES = b"ACGTURYSWKMBDHVNacgturyswkmbdhvn\0"  # and what a damaged disk leaves
+_REST_OF_FOUR_LINES = re.compile(rb"\n*([A-Za-z]+)\n+\+[^\n]*\n+([!-~]+)\n")
 _TOO_LONG = f"longer than {MOST_BASES:,} bases; split it into shorter records"
 _BINARY = "is a binary file; give FASTA or FASTQ, plain or gz, bz2, xz, zst"
 
@@ -118,8 +120,12 @@ class _Text:
             return self._waiting.popleft()
         while True:
             line = self._any_line(keep)
-            if line is None or line.strip(_WHITE):
+            if line is None or (line and not line.isspace()):
                 return line or b""
+
+    def match(self, pattern: re.Pattern[bytes]) -> re.Match[bytes] | None:
+        """What of the block matches here, where no line waits."""
+        return None if self._waiting else pattern.match(self.block, self.at)
 
     def put_back(self, *lines: bytes) -> None:
         """Have these lines come next, before those that were put back earlier."""
@@ -142,6 +148,9 @@ class _Text:
         size = 0
         while True:
             end = self.block.find(b"\n", self.at)
+            if 0 <= end <= self.at + keep and not parts:  # as a rule
+                self.at, line = end + 1, self.block[self.at : end]
+                return line
             part = self.block[self.at : end] if end >= 0 else self.rest()
             parts.append(part[: keep - size])
             size += len(parts[-1])
@@ -183,8 +192,13 @@ class _Letters:
 
 def _fasta(text: _Text, title: bytes) -> RawRecord:
     """The record whose header line has just been read; `text` is then at the next one."""
-    letters = _Letters()
     text.as_block()
+    stop = _next_mark(text)
+    if text.at < stop < len(text.block) and text.block[stop - 1 : stop] == b"\n":  # as a rule
+        sequence = text.block[text.at : stop].translate(_UPPER, _WHITE)
+        text.at = stop
+        return RawRecord(title, sequence)
+    letters = _Letters()
     while True:
         stop = _next_mark(text)
         letters.add(text.block[text.at : stop])
@@ -232,6 +246,11 @@ def _fastq(text: _Text, title: bytes) -> RawRecord | None:
 
     Where the record is broken, `text` is then at the next line that can be a header.
     """
+    if four := text.match(_REST_OF_FOUR_LINES):  # as a rule
+        sequence, quality = four.groups()
+        if len(sequence) == len(quality):
+            text.at = four.end()
+            return RawRecord(title, sequence.upper())
     letters, n_lines = _Letters(), 0
     while (line := text.line(MOST_BASES + 1))[:1] not in (b"+", b"@", b">", b""):
         letters.add(line)
@@ -241,17 +260,17 @@ def _fastq(text: _Text, title: bytes) -> RawRecord | None:
     if line[:1] != b"+":
         text.put_back(line)
         return letters.record(title, "FASTQ broken: its line with '+' is missing")
-    quality = 0
-    while quality < letters.size:
+    n_quality = 0
+    while n_quality < letters.size:
         line = text.line(MOST_BASES + 1)
         if not line:
             return None
-        quality += len(line.strip(_WHITE))
-        if quality < letters.size and n_lines == 1:
+        n_quality += len(line.strip(_WHITE))
+        if n_quality < letters.size and n_lines == 1:
             break
-    if quality == letters.size:
+    if n_quality == letters.size:
         return letters.record(title)
-    return _broken(text, letters, title, line, quality)
+    return _broken(text, letters, title, line, n_quality)
 
 
 def _broken(

@@ -108,13 +108,15 @@ def make_record(raw: RawRecord, number: int) -> Record:
     """The record of a header line and its sequence; `number` (from 1, in its file) names it if the
     header does not.
     """
-    title = raw.title.decode("utf-8", "surrogateescape")
-    word = next(iter(title.split(None, 1)), f"unnamed_{number}")
+    words = raw.title.decode("utf-8", "surrogateescape").split(None, 1)
+    word = words[0] if words else f"unnamed_{number}"
     name = escaped(word)
     notes = [] if name == word else ["name_escaped"]
     problem = raw.problem or ("its header holds NUL bytes" if b"\0" in raw.title else "")
     sequence = raw.sequence
     others = b"" if problem else sequence.translate(None, b"ACGT")
+    if not others:
+        return Record(name, sequence, tuple(notes), problem)
     if b"U" in others:
         notes.append("rna")
         sequence, others = sequence.replace(b"U", b"T"), others.replace(b"U", b"")
