@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from virnucpro import api
 from virnucpro.commands.models import models
+from virnucpro.errors import ModelError
 from virnucpro.models.files import read_verification
 from virnucpro.tools import verify as module
 from virnucpro.tools.figures import NEAR, PASSED, WRONG, Figures, Given, Rows
@@ -194,3 +195,18 @@ def test_every_verdict_says_what_to_do(monkeypatch, wrong, verdict, published, s
     (comparison,) = verify(predict, Figures.load(), ["fp32"])
     found = Verification(wrong, (replace(comparison, verdict=verdict),), published)
     assert said in found.advice("500") and "\n" not in found.advice("500")
+
+
+def test_changed_and_missing_files_are_said_before_anything_is_loaded(bundle: Path, tmp_path: Path):
+    from virnucpro.models.contents import Contents
+
+    file = bundle / "classifier.safetensors"
+    Contents("somewhere").adding(file).write(bundle)
+    file.write_bytes(file.read_bytes() + b"x")
+    result = CliRunner().invoke(models, ["verify", str(bundle)])
+    assert result.exit_code == 1
+    assert f"{file}: changed since it came" in result.output
+    assert "models download" in result.output
+    file.unlink()
+    with pytest.raises(ModelError, match=r"classifier\.safetensors not whole on this machine"):
+        module.verify_model(str(bundle))

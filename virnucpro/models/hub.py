@@ -254,7 +254,8 @@ def _add(file: RemoteFile, contents: Contents, beside: Path, log: Log) -> Conten
     fetch(file, arrived, log)
     came = {}
     if name != file.name:
-        log(f"{file.name}: converting to safetensors")
+        size = (file.size or 0) / 1e9
+        log(f"{file.name}: converting {size:.2f} GB to safetensors, comparing and hashing it")
         convert(arrived, beside / name)
         came = {file.name: Entry(arrived.stat().st_size, file.sha256 or sha256_of(arrived))}
     contents = contents.adding(beside / name, came)

@@ -17,7 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from virnucpro.errors import UsageError
+from virnucpro.errors import ModelError, UsageError
 from virnucpro.launch import LAUNCHER_VARIABLES, read_world
 
 if TYPE_CHECKING:
@@ -337,14 +337,17 @@ def _published(row: Row) -> Check:
     from virnucpro.models.bundle import Bundle
     from virnucpro.models.files import read_verification
 
-    result = read_verification(Bundle.load(row.where).identity())
     found, verify = f"{row.name}: in {row.where}", f"virnucpro models verify {row.name}"
+    mend = f"virnucpro models download {row.name} mends its files; then {verify}"
+    try:
+        result = read_verification(Bundle.load(row.where).identity())
+    except ModelError as error:
+        return Check("models", PROBLEM, f"{row.name}: {error}", mend)
     if result is None:
         return Check("models", WARNING, f"{found}, never verified on this machine", verify)
     when = f"{result.get('date')} on {result.get('device')}"
     if result["passed"]:
         return Check("models", OK, f"{found}, verified {when}")
-    mend = f"virnucpro models download {row.name} mends its files; then {verify}"
     if result.get("verdict") == "near":
         return Check("models", WARNING, f"{found}, nearly as published by {when}", mend)
     return Check("models", PROBLEM, f"{found}, failed its verification of {when}", mend)

@@ -19,9 +19,9 @@ from pathlib import Path
 from virnucpro import __version__
 from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, explained, write_json
-from virnucpro.models.bundle import Bundle, named_spec
+from virnucpro.models.bundle import PUBLISHED, Bundle, named_spec
 from virnucpro.models.contents import Contents, check_files
-from virnucpro.models.files import verification_file
+from virnucpro.models.files import models_dir, verification_file
 from virnucpro.models.hub import PINS
 from virnucpro.tools.figures import (
     NEAR,
@@ -71,7 +71,10 @@ class Verification:
         if self.published:
             return "the weights are the published ones by their sha256: please report this machine"
         origin = "nearly the published ones" if self.verdict == NEAR else "other ones"
-        return f"the weights are {origin}: bring them anew with `virnucpro models download {name}`"
+        return (
+            f"the weights are {origin}: remove the encoders' directories below {models_dir()} and"
+            f" run `virnucpro models download {name}`"
+        )
 
 
 def verify_model(name: str, log: Log = lambda line: None) -> Verification:
@@ -79,13 +82,19 @@ def verify_model(name: str, log: Log = lambda line: None) -> Verification:
     computes in every precision this machine has; the result is kept for later runs.
     """
     spec = named_spec(name, "models verify")
-    bundle = Bundle.load(spec.parts["classifier"].locate().parent)
-    directories = (bundle.esm2, bundle.dnabert_s, bundle.classifier.parent)
+    places = {kind: part.local() for kind, part in spec.parts.items()}
+    if missing := [str(spec.parts[kind]) for kind, place in places.items() if place is None]:
+        raise ModelError(
+            f"models verify {name}: {', '.join(missing)} not whole on this machine;"
+            f" `virnucpro models download {name if name in PUBLISHED else 500}` completes it"
+        )
+    directories = [place if place.is_dir() else place.parent for place in places.values() if place]
     kept = [d for d in directories if (d / "checksums.json").is_file()]
     wrong = tuple(line for directory in kept for line in check_files(directory, log))
-    figures, published = Figures.load(), _are_published(bundle)
-    if wrong or bundle.name != figures.model:
+    figures, published = Figures.load(), _are_published(kept)
+    if wrong or spec.name != figures.model:
         return Verification(wrong, (), published)
+    bundle = Bundle.load(directories[-1])
     import torch
 
     cuda = torch.cuda.is_available()
@@ -101,11 +110,10 @@ def verify_model(name: str, log: Log = lambda line: None) -> Verification:
     return Verification(wrong, comparisons, published, record)
 
 
-def _are_published(bundle: Bundle) -> bool:
+def _are_published(directories: Iterable[Path]) -> bool:
     """Whether both encoders came as the pinned revisions have them."""
-    origins = {f"{hub}@{pin.revision}" for hub, pin in PINS.items()}
-    found = (Contents.read(directory) for directory in (bundle.esm2, bundle.dnabert_s))
-    return {contents.origin for contents in found if contents} == origins
+    found = {contents.origin for d in directories if (contents := Contents.read(d))}
+    return found >= {f"{hub}@{pin.revision}" for hub, pin in PINS.items()}
 
 
 def pipeline_of(bundle: Bundle, gpus: str) -> Predict:
