@@ -1,5 +1,5 @@
-"""Kill runs of `predict` at random moments, resume them, and compare every final result with an
-undisturbed one, bit for bit.
+"""Kill `predict`, `summarize` and `models download` at random moments, start them again, and
+compare every final result with an undisturbed one, bit for bit.
 
     python benchmarks/faults.py --kills 100 --seed 1          # about 20 s of one core a kill
     python benchmarks/faults.py --kills 100 --seed 1 --warm   # about 5 s
@@ -19,151 +19,44 @@ said wrongly.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-import psutil
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "helpers"))
+from hub_server import serving
+from kills import (
+    KINDS,
+    KINDS_OF_ONE,
+    OUTSIDE,
+    SECONDS_TO_END,
+    Faults,
+    Running,
+    Tally,
+    blow,
+    changed,
+    differences,
+    end,
+    hit,
+    wait_for_end,
+)
+from played_models import make_hub
 
-ROOT = Path(__file__).resolve().parents[1]
-GOLDEN = ROOT / "tests" / "data" / "golden"
-MODEL = [
-    "--esm-model",
-    str(GOLDEN / "esm2"),
-    "--dna-model",
-    str(GOLDEN / "dnabert_s"),
-    "--classifier",
-    str(GOLDEN / "500_model.pth"),
-]
-OPTIONS = [*MODEL, "--batch-size", "256", "--gpus", "none"]
-KINDS_OF_ONE = ("kill main process", "kill all", "terminate", "interrupt")
-KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
-SECONDS_TO_END = 30.0
-# exit code of a process that a signal met before the program's own code, which answers for it
-OUTSIDE = 99
-# executed when Python starts
-EVERY_STEP = f"""
-import os, signal
-for number in (signal.SIGINT, signal.SIGTERM):
-    signal.signal(number, lambda number, frame: os._exit({OUTSIDE}))
-import virnucpro.embedding.store as store
-store.FLUSH_SECONDS = 0.0
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGTERM, signal.SIG_DFL)
-"""
-
-
-@dataclass
-class Running:
-    """A started run and everything it may leave behind."""
-
-    popen: subprocess.Popen | Forked
-    log: Path
-    processes: int
-    began: float = field(default_factory=time.monotonic)
-
-    def members(self) -> list[psutil.Process]:
-        """The started process and its descendants, less what has ended."""
-        try:
-            root = psutil.Process(self.popen.pid)
-            return [
-                p
-                for p in [root, *root.children(recursive=True)]
-                if p.status() != psutil.STATUS_ZOMBIE
-            ]
-        except psutil.NoSuchProcess:
-            return []
-
-    def rank(self, number: int) -> psutil.Process | None:
-        """The process of a rank; a run of one process is its own rank 0."""
-        if self.processes == 1:
-            return psutil.Process(self.popen.pid)
-        noted = self.log.with_suffix(f".rank{number}")
-        if noted.exists():
-            return psutil.Process(int(noted.read_text()))
-        for process in self.members():
-            try:
-                if process.environ().get("RANK") == str(number) and process.pid != self.popen.pid:
-                    return process
-            except psutil.Error:
-                continue
-        return None
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-
-class Faults:
-    """Starts runs in `directory` on one input, and breaks them."""
-
-    def __init__(self, directory: Path, records: int):
-        self.directory = directory
-        self.input = directory / "input.fa"
-        parts = (GOLDEN / "input.fa").read_text().split(">")[1 : records + 1]
-        self.input.write_text("".join(">" + part for part in parts))
-        site = directory / "site"
-        site.mkdir()
-        (site / "sitecustomize.py").write_text(EVERY_STEP)
-        # Nothing of a launcher around this one, and no other caches than our own.
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("ACCELERATE_", "TORCHELASTIC_", "HF_"))
-        }
-        self.environment = kept | {
-            "PYTHONPATH": os.pathsep.join([str(site), str(ROOT)]),
-            "OMP_NUM_THREADS": "1",
-            "HF_HUB_OFFLINE": "1",
-            "HF_DATASETS_CACHE": str(directory / "cache"),
-            "TOKENIZERS_PARALLELISM": "false",
-        }
-
-    def start(self, out: Path, processes: int, *more: str) -> Running:
-        """Begin a run, in a session of its own."""
-        log = self.directory / f"{out.name}.{time.time_ns()}.log"
-        command = [
-            sys.executable,
-            "-m",
-            "virnucpro",
-            "predict",
-            str(self.input),
-            "-o",
-            str(out),
-            *OPTIONS,
-            *more,
-        ]
-        if processes > 1:
-            command += ["--num-processes", str(processes)]
-        with open(log, "wb") as file:
-            popen = subprocess.Popen(
-                command,
-                env=self.environment,
-                cwd=self.directory,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-            )
-        return Running(popen, log, processes)
-
-    def watch(self, popen: subprocess.Popen, log: Path, processes: int) -> Running:
-        """A run that somebody else has started."""
-        return Running(popen, log, processes)
-
-    def finish(self, out: Path, processes: int, *more: str) -> Running:
-        """A run that is left alone until it ends."""
-        running = self.start(out, processes, *more)
-        running.popen.wait(timeout=600)
-        return running
+# of the trials, as many as of each
+COMMANDS = {"predict": 6, "summarize": 3, "download": 3}
+MIN_SCORE = ["--min-score", "0.7"]  # what `summarize` is asked for
+PLAY = "import played_models; played_models.play({directory!r}, {address!r}, {home!r})"
 
 
 class WarmFaults(Faults):
@@ -181,18 +74,21 @@ class WarmFaults(Faults):
 
         store.FLUSH_SECONDS = 0.0
 
-    def start(self, out: Path, processes: int, *more: str) -> Running:
-        log = self.directory / f"{out.name}.{time.time_ns()}.log"
-        arguments = ["predict", str(self.input), "-o", str(out), *OPTIONS, *more]
+    def begin(
+        self, name: str, arguments: list[str], processes: int = 1, before: str = ""
+    ) -> Running:
+        log = self.directory / f"{name}.{time.time_ns()}.log"
         log.touch()
         command = (
-            (lambda: self._launch(processes, arguments, log))
+            partial(self._launch, processes, arguments, log)
             if processes > 1
-            else (lambda: self._predict(arguments, log, {}))
+            else partial(self._command, arguments, log, {}, before)
         )
-        return Running(Forked(command, new_session=True), log, processes)
+        return Running(Forked(command, new_session=True), log, processes, outside=processes > 1)
 
-    def _predict(self, arguments: list[str], log: Path, variables: dict[str, str]) -> int:
+    def _command(
+        self, arguments: list[str], log: Path, variables: dict[str, str], before: str = ""
+    ) -> int:
         """In a new process: the command line."""
         from virnucpro import cli
 
@@ -202,6 +98,7 @@ class WarmFaults(Faults):
         os.environ.clear()
         os.environ.update(self.environment | variables)
         os.chdir(self.directory)
+        exec(before)
         try:
             cli.main(arguments)
         except SystemExit as end:
@@ -228,10 +125,7 @@ class WarmFaults(Faults):
                 "ACCELERATE_USE_CPU": "true",
             }
             ranks.append(
-                Forked(
-                    lambda variables=variables: self._predict(arguments, log, variables),
-                    new_session=False,
-                )
+                Forked(partial(self._command, arguments, log, variables), new_session=False)
             )
             (log.with_suffix(f".rank{rank}")).write_text(str(ranks[-1].pid))
         while (
@@ -299,246 +193,113 @@ class Forked:
         os.kill(self.pid, signal.SIGTERM)
 
 
-def shards(out: Path) -> int:
-    try:
-        return sum(1 for _ in out.glob(".virnucpro/*/*.safetensors"))
-    except FileNotFoundError:  # the run has come to its end, and takes them away
-        return 0
+class Campaign:
+    """Trials in `directory` until there were enough kills; each leaves its part in `tally`."""
 
+    def __init__(self, faults: Faults, seed: int, a_trial: int):
+        self.faults, self.chance, self.a_trial = faults, random.Random(seed), a_trial
+        self.tally = Tally()
+        self.seconds: dict[str, float] = {}  # of an undisturbed run of each command
+        self.reference = faults.directory / "reference"
+        self.summarized = faults.directory / "summarized"
 
-def wait_for_shards(running: Running, out: Path, count: int) -> bool:
-    """Until `count` shards are there; False when the run ended before."""
-    while running.popen.poll() is None:
-        if shards(out) >= count:
-            return True
-        time.sleep(0.01)
-    return False
+    def run(self, kills: int, hub: str) -> Tally:
+        """hub: the address of a played one."""
+        self._undisturbed(hub)
+        number = 0
+        with suppress(KeyboardInterrupt):  # says what there is so far
+            while (missing := kills - sum(self.tally.kills.values())) > 0:
+                command = self.chance.choices([*COMMANDS], weights=[*COMMANDS.values()])[0]
+                self.directory = self.faults.directory / f"{command}{number}"
+                getattr(self, f"_{command}")(min(self.a_trial, missing), hub)
+                number += 1
+        return self.tally
 
+    def _undisturbed(self, hub: str) -> None:
+        def summarize() -> Running:
+            shutil.copytree(self.reference, self.summarized)
+            return self._start_summarize(self.summarized)
 
-def strike(running: Running, kind: str, chance: random.Random) -> bool:
-    """Deliver the blow; False when the run, or the process that it was for, is not there
-    any more.
-    """
-    if running.popen.poll() is not None:
-        return False
-    try:
-        if kind == "kill all":
-            os.killpg(running.popen.pid, signal.SIGKILL)
-        elif kind == "kill launcher":
-            running.popen.kill()
-        elif kind == "interrupt":  # as Ctrl-C at a terminal: to all of them
-            os.killpg(running.popen.pid, signal.SIGINT)
-        elif kind == "terminate":
-            running.popen.terminate()
-        else:
-            rank = (
-                0
-                if kind == "kill main process" or running.processes == 1
-                else chance.randrange(1, running.processes)
+        for command, start in {
+            "predict": lambda: self.faults.start(self.reference, 1),
+            "summarize": summarize,
+            "download": lambda: self._start_download(self.faults.directory / "models", hub),
+        }.items():
+            running = wait_for_end(start())
+            if running.popen.returncode != 0:
+                raise SystemExit(running.text())
+            self.seconds[command] = time.monotonic() - running.began
+            print(f"{command}, undisturbed: {self.seconds[command]:.1f} s", flush=True)
+
+    def _predict(self, kills: int, hub: str) -> None:
+        """One output directory, struck `kills` times, then left to end, then compared."""
+        out, chance = self.directory, self.chance
+        for _ in range(kills):
+            processes = chance.choices(range(1, 5), weights=[5, 4, 1, 1])[0]
+            kind = chance.choice(KINDS if processes > 1 else KINDS_OF_ONE)
+            by_progress = chance.random() < 2 / 3
+            typical = self.seconds["predict"]
+            blow(self.faults, out, processes, kind, by_progress, typical, chance, self.tally)
+            if (out / "run.json").exists():  # it came to its end in spite of all
+                break
+        end(self.faults, out, chance.randint(1, 2), self.reference, self.tally)
+
+    def _summarize(self, kills: int, hub: str) -> None:
+        """A finished run whose `summarize` is struck: `run.json` never stands beside a mixture."""
+        shutil.copytree(self.reference, self.directory)
+        for _ in range(kills):
+            self._strike(self._start_summarize(self.directory), "summarize")
+            whole = [self.reference, self.summarized]
+            if (self.directory / "run.json").exists() and all(
+                changed(self.directory, reference) for reference in whole
+            ):
+                self.tally.wrong.append(f"{self.directory.name}: a mixture passes for finished")
+        last = wait_for_end(self._start_summarize(self.directory))
+        self._compare(last, differences(self.directory, self.summarized))
+
+    def _download(self, kills: int, hub: str) -> None:
+        """A models directory whose `models download` is struck: in the end the same files."""
+        for _ in range(kills):
+            self._strike(self._start_download(self.directory, hub), "download")
+        last = wait_for_end(self._start_download(self.directory, hub))
+        here, there = files(self.directory), files(self.faults.directory / "models")
+        self._compare(last, [n for n in here | there if here.get(n) != there.get(n)])
+
+    def _start_summarize(self, out: Path) -> Running:
+        running = self.faults.begin(out.name, ["summarize", str(out), *MIN_SCORE])
+        running.resumable = False
+        return running
+
+    def _start_download(self, home: Path, hub: str) -> Running:
+        served = str(self.faults.directory / "hub")
+        before = PLAY.format(directory=served, address=hub, home=str(home))
+        return self.faults.begin(home.name, ["models", "download", "500"], before=before)
+
+    def _strike(self, running: Running, command: str) -> None:
+        kind = self.chance.choice(KINDS_OF_ONE)
+        time.sleep(self.chance.random() * self.seconds[command])
+        hit(running, kind, self.chance, self.tally, f"{self.directory.name}: {kind}")
+
+    def _compare(self, last: Running, wrong: list[str]) -> None:
+        self.tally.trials += 1
+        code, name = last.popen.returncode, self.directory.name
+        if code != 0 or wrong:
+            self.tally.wrong.append(
+                f"{name}: the last start ended with {code}; not as undisturbed:"
+                f" {', '.join(wrong) or 'nothing'}\n{last.text()}"
             )
-            victim = running.rank(rank)
-            if victim is None:
-                return False
-            victim.send_signal(signal.SIGTERM if kind == "terminate worker" else signal.SIGKILL)
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return False
-    return True
 
 
-def survivors(running: Running, members: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Who of the run is still there after SECONDS_TO_END: a run that hangs, or a process that was
-    left behind.
-    """
-    try:
-        running.popen.wait(timeout=SECONDS_TO_END)
-    except subprocess.TimeoutExpired:
-        return list(members)
-    _, alive = psutil.wait_procs(list(members), timeout=SECONDS_TO_END)
-    return alive
-
-
-def wrong_ending(running: Running, kind: str) -> str:
-    """What is wrong with the way a struck run ended; nothing, mostly."""
-    code, text, several = running.popen.returncode, running.text(), running.processes > 1
-    if "Traceback" in text:
-        return "a traceback"
-    if "torch/distributed" in text and not isinstance(running.popen, Forked):
-        return "a line of torch's launcher"
-    if kind in ("kill all", "kill launcher") or (kind.startswith("kill") and not several):
-        return "" if code == -signal.SIGKILL else f"exit code {code}"
-    if kind in ("terminate", "interrupt"):
-        wanted = signal.SIGTERM if kind == "terminate" else signal.SIGINT
-        # ours passes SIGTERM on
-        named = (
-            "stopped by SIG" if isinstance(running.popen, Forked) else f"stopped by {wanted.name}"
-        )
-        said = named in text and "run the same command again" in text
-        return (
-            ""
-            if code == 128 + wanted and said
-            else f"exit code {code}, how to go on {'was' if said else 'not'} said"
-        )
-    if kind == "terminate worker":
-        said = "stopped by SIGTERM" in text or "SIGTERM" in text
-        return (
-            ""
-            if code in (1, 143) and said
-            else f"exit code {code}, signal {'was' if said else 'not'} named"
-        )
-    # its launcher says nothing, and a dead main process neither
-    if isinstance(running.popen, Forked):
-        said = kind == "kill main process" or "run the same command again" in text
-        return (
-            ""
-            if code == 1 and said
-            else f"exit code {code}, how to go on {'was' if said else 'not'} said"
-        )
-    said = "died: killed by SIGKILL" in text and "run the same command again" in text
-    return (
-        ""
-        if code == 1 and said
-        else f"exit code {code}, the dead process {'was' if said else 'not'} named"
-    )
-
-
-def differences(out: Path, reference: Path) -> list[str]:
-    """Result files that are not the reference's, byte for byte; leftovers of unfinished work."""
-    kinds = ("pt", "tsv", "txt", "csv", "fna", "bed")
-    names = [
-        path.relative_to(reference)
-        for kind in kinds
-        for path in sorted(reference.rglob(f"*.{kind}"))
-    ]
-    wrong = [
-        str(name)
-        for name in names
-        if not (out / name).is_file()
-        or (out / name).read_bytes() != (reference / name).read_bytes()
-    ]
-    hidden = out / ".virnucpro"
-    return wrong + [str(path) for path in hidden.iterdir() if path.name != "lock"]
-
-
-@dataclass
-class Tally:
-    """What came of a campaign."""
-
-    kills: Counter = field(default_factory=Counter)
-    missed: int = 0
-    trials: int = 0
-    resumed_rows: int = 0
-    slowest_end: float = 0.0
-    wrong: list[str] = field(default_factory=list)
-
-
-def trial(
-    faults: Faults,
-    reference: Path,
-    number: int | str,
-    kills: int,
-    typical: float,
-    chance: random.Random,
-    tally: Tally,
-) -> None:
-    """One output directory, struck `kills` times, then left to end, then compared."""
-    out = faults.directory / f"trial{number}"
-    for _ in range(kills):
-        processes = chance.choices(range(1, 5), weights=[5, 4, 1, 1])[0]
-        kind = chance.choice(KINDS if processes > 1 else KINDS_OF_ONE)
-        by_progress = chance.random() < 2 / 3
-        blow(faults, out, processes, kind, by_progress, typical, chance, tally)
-        if (out / "run.json").exists():  # it came to its end in spite of all
-            break
-    end(faults, out, chance.randint(1, 2), reference, tally)
-
-
-def blow(
-    faults: Faults,
-    out: Path,
-    processes: int,
-    kind: str,
-    by_progress: bool,
-    typical: float,
-    chance: random.Random,
-    tally: Tally,
-    most: int = 6,
-) -> None:
-    """Start a run in `out` and strike it, after up to `most` more shards or after a part of the
-    `typical` seconds.
-    """
-    running = faults.start(out, processes)
-    if by_progress:
-        wait_for_shards(running, out, shards(out) + chance.randint(1, most))
-        time.sleep(chance.random() * 0.2)
-    else:
-        time.sleep(chance.random() * typical)
-    members = running.members()
-    if not strike(running, kind, chance):
-        running.popen.wait(timeout=600)
-        tally.missed += 1
-        return
-    struck = time.monotonic()
-    alive = survivors(running, members)
-    took = time.monotonic() - struck
-    outside = kind in ("interrupt", "terminate") and running.popen.returncode == OUTSIDE
-    # it had not begun, or had done everything
-    if outside or (running.popen.returncode == 0 and not alive):
-        tally.missed += 1
-        return
-    tally.kills[kind] += 1
-    tally.slowest_end = max(tally.slowest_end, took)
-    problem = f"{len(alive)} processes still there" if alive else wrong_ending(running, kind)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    print(
-        f"{out.name}: {kind} of {processes} {'by progress' if by_progress else 'by the clock'},"
-        f" {struck - running.began:.1f} s after the start: ended in {took:.1f} s, {shards(out)}"
-        f" shards kept{'; WRONG: ' + problem if problem else ''}",
-        flush=True,
-    )
-    if problem:
-        tally.wrong.append(f"{out.name}, {kind} of {processes}: {problem}\n{running.text()}")
-
-
-def end(faults: Faults, out: Path, processes: int, reference: Path, tally: Tally) -> None:
-    """The last start in `out`, which is left alone; then everything is compared."""
-    running = faults.finish(out, processes)
-    tally.trials += 1
-    tally.resumed_rows += sum(
-        int(line.split()[1])
-        for line in running.text().splitlines()
-        if "embeddings are there already" in line
-    )
-    if running.popen.returncode != 0:
-        tally.wrong.append(
-            f"{out.name}: the last start ended with {running.popen.returncode}\n{running.text()}"
-        )
-    elif wrong := differences(out, reference):
-        tally.wrong.append(f"{out.name}: not as undisturbed: {', '.join(wrong)}\n{running.text()}")
-
-
-def campaign(faults: Faults, directory: Path, kills: int, seed: int, a_trial: int) -> Tally:
-    chance, tally = random.Random(seed), Tally()
-    reference = faults.finish(directory / "reference", 1)
-    if reference.popen.returncode != 0:
-        raise SystemExit(reference.text())
-    typical = time.monotonic() - reference.began
-    print(f"undisturbed: {typical:.1f} s", flush=True)
-    number = 0
-    with suppress(KeyboardInterrupt):  # says what there is so far
-        while sum(tally.kills.values()) < kills:
-            trial(
-                faults,
-                directory / "reference",
-                number,
-                min(a_trial, kills - sum(tally.kills.values())),
-                typical,
-                chance,
-                tally,
-            )
-            number += 1
-    return tally
+def files(home: Path) -> dict[str, object]:
+    """Every file below a models directory by its bytes; no locks, no dates of downloads."""
+    found: dict[str, object] = {}
+    for path in home.rglob("*"):
+        if path.is_file() and path.name != ".lock":
+            data: object = path.read_bytes()
+            if path.name == "checksums.json":
+                data = json.loads(path.read_text()) | {"date": None}
+            found[str(path.relative_to(home))] = data
+    return found
 
 
 def main() -> int:
@@ -560,7 +321,10 @@ def main() -> int:
         prefix="virnucpro-faults-", ignore_cleanup_errors=True
     ) as directory:
         faults = (WarmFaults if options.warm else Faults)(Path(directory), options.records)
-        tally = campaign(faults, Path(directory), options.kills, options.seed, options.a_trial)
+        with serving(make_hub(Path(directory, "hub"))) as hub:
+            hub.pause = 0.0005
+            campaign = Campaign(faults, options.seed, options.a_trial)
+            tally = campaign.run(options.kills, hub.address)
     print(
         f"\n{sum(tally.kills.values())} kills in {tally.trials} trials,"
         f" {time.monotonic() - began:.0f} s; {tally.missed} came after the end of their run"

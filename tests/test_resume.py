@@ -1,6 +1,6 @@
 """Whatever happens to a run, the next start ends with the same bits, or says in one line why not.
 
-Real processes are killed with the tools of benchmarks/faults.py, which runs the long campaign.
+The long campaign is benchmarks/faults.py.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from pathlib import Path
 
 import pytest
 from command import GOLDEN, GOLDEN_MODEL, torchrun
+from kills import Faults, Tally, blow, differences, end, wait_for_shards
 
 from virnucpro import cli
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-from faults import Faults, Tally, blow, differences, end, wait_for_shards
 
 BATCH = ["--batch-size", "256"]  # some twenty steps an encoder
 BLOWS = [

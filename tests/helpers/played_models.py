@@ -79,18 +79,25 @@ def stand_in(change: Callable[[object, str, object], None], hub: Hub) -> None:
     change(download, "WAITS", (0.01,) * 6)
 
 
+def play(directory: str | Path, address: str, home: str | Path) -> None:
+    """Make this process take the hub served at `address` for the published one, and `home` for the
+    models directory.
+    """
+    os.environ.update(HF_ENDPOINT=address, VIRNUCPRO_HOME=str(home))
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
+        os.environ.pop(name, None)
+    served = {ESM2: Path(directory, "esm2"), DNABERT_S: Path(directory, "dnabert_s")}
+    stand_in(setattr, Hub(served, address=address))
+
+
 def download_in_child(
     directory: Path, address: str, home: Path, user: int = 0, said: Any = None
 ) -> None:
     """`models download 500` in a process of its own, which a test may kill, perhaps as another
     user; `said` (a queue) then gets the error's line, or "".
     """
-    os.environ.update(HF_ENDPOINT=address, VIRNUCPRO_HOME=str(home))
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
-        os.environ.pop(name, None)
+    play(directory, address, home)
     torch.set_num_threads(1)
-    hub = Hub({ESM2: directory / "esm2", DNABERT_S: directory / "dnabert_s"}, address=address)
-    stand_in(setattr, hub)
     from virnucpro.models import library
 
     if user:
