@@ -102,3 +102,37 @@ def test_the_classifier_is_not_overwritten(out, options):
     shutil.copy(GOLDEN / "500_model.pth", out / "regions.bed")
     with pytest.raises(UsageError, match=r"regions\.bed: is to be read"):
         package.summarize(out, out / "regions.bed", cache_dir=options["cache_dir"])
+
+
+def test_what_came_through_standard_input_can_be_called_again(home, options, tmp_path, monkeypatch):
+    """A later run of something else leaves it alone; one that replaces the results, replaces it."""
+    out = tmp_path / "out"
+
+    def predict(text: str, **more: object) -> package.Result:
+        with open(tmp_path / "piped", "w+") as piped:
+            piped.write(text)
+            piped.seek(0)
+            monkeypatch.setattr("sys.stdin", piped)
+            return package.predict("-", output_dir=out, **{**options, **more})
+
+    first, kept = predict(FEW), out / ".virnucpro-input" / "0"
+    before = texts(out)
+    assert first.exit_code == 0 and kept.read_text() == FEW
+    package.summarize(out, cache_dir=tmp_path / "another cache")
+    assert texts(out) == before and (out / "virus.fna").stat().st_size > 0
+    less = "".join(FEW.partition(">len501")[:1])
+    with pytest.raises(StoreError, match="holds another run"):
+        predict(less)
+    assert predict(FEW).answers is None and kept.read_text() == FEW
+    predict(less, force=True)
+    assert kept.read_text() == less
+    record = json.loads((out / "run.json").read_text())
+    record["inputs"][0]["kept"] = "../../piped"
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="kept is not what a run writes"):
+        package.summarize(out)
+    shutil.rmtree(kept.parent)
+    record["inputs"][0]["kept"] = "0"
+    (out / "run.json").write_text(json.dumps(record))
+    with pytest.raises(StoreError, match="stdin: the run's input is not there any more"):
+        package.summarize(out)

@@ -30,7 +30,7 @@ from virnucpro.launch import (
 from virnucpro.reporting.outputs import SPOOL, Outputs
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.home import ensure_home
-from virnucpro.run.spool import run_inputs
+from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
 from virnucpro.sequences.inputs import NO_INPUT, STDIN, InputFile, stem_of
@@ -270,11 +270,25 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
                 f"{inputs[0].shown}: cannot be opened: {_why_not(inputs[0].path)}{more}; give the"
                 " path of a FASTA or FASTQ file"
             )
-        if not processes.spawn:
-            return _run_here(settings, options, world, processes, own_process)
-        words = ["predict", *replace(options, output_dir=output_dir).arguments()]
-        code = launch_processes(processes, words, given)
-        return _launched_result(settings, code)
+        outputs = Outputs.of(settings)
+        before = _file_state(outputs.run_json)
+        if processes.spawn:
+            words = ["predict", *replace(options, output_dir=output_dir).arguments()]
+            result = _launched_result(settings, launch_processes(processes, words, given))
+        else:
+            result = _run_here(settings, options, world, processes, own_process)
+        if not world.launched and _file_state(outputs.run_json) not in (None, before):
+            keep_inputs(output_dir)
+        return result
+
+
+def _file_state(path: Path) -> tuple[int, int] | None:
+    """What tells a file from the one that replaces it."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:

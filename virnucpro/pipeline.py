@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -55,6 +55,7 @@ from virnucpro.run.preload import LoadAhead
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.stopping import Stopping
 from virnucpro.run.timing import Clock
+from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.table import FrameIds, FrameTable
 from virnucpro.settings import Choice, PredictSettings
 
@@ -240,7 +241,7 @@ def _answer(
     calibration = Calibration.from_json(model.calibration) if model.calibration else None
     with run.clock.stage("call"):
         answers = call(
-            _with_files(table, settings),
+            with_files(table, settings.inputs),
             scores,
             ~covered.kept,
             settings.call,
@@ -265,11 +266,11 @@ def _write_features(job: Job, rows: np.ndarray, features: FeatureRows, bundle: B
     )
 
 
-def _with_files(table: FrameTable, settings: PredictSettings) -> FrameTable:
-    """With the paths at which the inputs can be read once more: standard input has been kept in a
-    file.
+def with_files(table: FrameTable, inputs: Sequence[InputFile]) -> FrameTable:
+    """With the paths at which the inputs can be read once more: what came through a pipe has been
+    kept in a file.
     """
-    paths = [str(file.path) for file in settings.inputs]
+    paths = [str(file.path) for file in inputs]
     return replace(
         table,
         inputs=tuple(
@@ -315,9 +316,10 @@ def model_record(bundle: Bundle) -> ModelRecord:
 
 
 def input_records(table: FrameTable, settings: PredictSettings) -> tuple[InputRecord, ...]:
-    """The inputs as `run.json` says them, each at the path where it can be read again."""
+    """The inputs as `run.json` says them."""
     return tuple(
-        typed(InputRecord, entry, "inputs") for entry in _with_files(table, settings).inputs
+        replace(typed(InputRecord, entry, "inputs"), kept=file.path.name if file.named else None)
+        for entry, file in zip(table.inputs, settings.inputs, strict=True)
     )
 
 

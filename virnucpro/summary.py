@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,9 @@ from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.files import file_digest
+from virnucpro.pipeline import with_files
 from virnucpro.reporting.original import read_scores, scores_digest
-from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.outputs import KEPT, Outputs
 from virnucpro.reporting.record import (
     InputRecord,
     ModelRecord,
@@ -64,7 +66,8 @@ def summarize(
         stack.enter_context(logging_to(outputs, logging.getLogger("virnucpro")))
         stack.callback(shutil.rmtree, private, ignore_errors=True)
         with clock.stage("read"):
-            table = _table(before, TablePlaces(cache_dir, private))
+            inputs = _inputs(before, directory)
+            table = _table(before, inputs, TablePlaces(cache_dir, private))
             by_scores, (ids, rows) = _stored(outputs, before, classifier)
             lost = _lost(table, ids, directory)
         with clock.stage("classify"):
@@ -88,7 +91,9 @@ def summarize(
         )
         calibration = Calibration.from_json(model.calibration) if model.calibration else None
         with clock.stage("call"):
-            answers = call(table, scores, lost, settings, model.name, calibration)
+            answers = call(
+                with_files(table, inputs), scores, lost, settings, model.name, calibration
+            )
         outputs.prepare()
         if before.retry == 0:
             place.clear(but=outputs.set_aside.name)
@@ -180,22 +185,27 @@ def _stored(
     return False, read_matrix(outputs.features)
 
 
-def _path(entry: InputRecord, before: RunRecord) -> Path:
-    """Where the run has read an input, whatever directory it was started in."""
-    return Path(before.working_directory, entry.path)
-
-
-def _table(before: RunRecord, places: TablePlaces) -> FrameTable:
-    """The run's table of frames, from the cache or built again from the same inputs."""
-    inputs = tuple(
-        InputFile(_path(entry, before), entry.source, entry.stem) for entry in before.inputs
-    )
-    gone = [str(file.path) for file in inputs if not file.path.exists()]
+def _inputs(before: RunRecord, directory: Path) -> tuple[InputFile, ...]:
+    """The inputs of the run. Raises StoreError where one is not there any more."""
+    inputs = tuple(_input(entry, before, directory) for entry in before.inputs)
+    gone = [file.shown for file in inputs if not file.path.exists()]
     if gone:
         raise StoreError(
             f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what"
             " there is"
         )
+    return inputs
+
+
+def _input(entry: InputRecord, before: RunRecord, directory: Path) -> InputFile:
+    """An input of the run, whatever directory it was started in."""
+    if entry.kept is None:
+        return InputFile(Path(before.working_directory, entry.path), entry.source, entry.stem)
+    return InputFile(directory / KEPT / entry.kept, entry.source, entry.stem, entry.path)
+
+
+def _table(before: RunRecord, inputs: Sequence[InputFile], places: TablePlaces) -> FrameTable:
+    """The run's table of frames, from the cache or built again from the same inputs."""
     model = before.model
     rules = FrameRules(model.chunk_length, model.frame_policy, before.min_length, before.stride)
     tokenizers = Tokenizers(*(model.directories.get(name, "") for name in ("esm2", "dnabert_s")))

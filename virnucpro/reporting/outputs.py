@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from virnucpro.settings import PredictSettings
 
 HIDDEN = ".virnucpro"  # the directory of unfinished work
-SPOOL = ".virnucpro-stdin"  # the directory of what came through standard input
+SPOOL = ".virnucpro-stdin"  # the directory of what came through standard input or a pipe
+KEPT = ".virnucpro-input"  # the same of a finished run, for `summarize`
 
 PHRASES = {
     "contigs": "every sequence: its score, call, and why",
@@ -181,7 +182,7 @@ class Outputs:
         for path in self.names():
             with contextlib.suppress(OSError):
                 ours[_file_number(path.lstat())] = path
-        hidden = [(self.directory / name).resolve() for name in (HIDDEN, SPOOL)]
+        hidden = [(self.directory / name).resolve() for name in (HIDDEN, SPOOL, KEPT)]
         for path in given:
             found = set()
             with contextlib.suppress(OSError):
@@ -219,6 +220,11 @@ class Outputs:
                 directory_handle(path.parent, self.directory) as handle,
             ):
                 os.unlink(path.name, dir_fd=handle)
+        with (
+            contextlib.suppress(OSError),
+            directory_handle(self.directory) as handle,
+        ):
+            remove_tree(KEPT, handle)
         for folder in {path.parent for path in names} - {self.directory}:
             # not there, or something of somebody else's is in it
             with contextlib.suppress(OSError):

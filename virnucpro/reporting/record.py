@@ -49,13 +49,16 @@ Identity = Mapping[str, str]
 
 @dataclass(frozen=True)
 class InputRecord:
-    """An input file: `path` as it was given, `stem` names its folder of results."""
+    """An input file: `path` as it was given, `stem` names its folder of results; `kept`: the name
+    of its copy in the output directory, where it came through a pipe.
+    """
 
     path: str
     source: str
     stem: str
     sha256: str | None = None  # None: it could not be read
     n_records: int = 0
+    kept: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -183,6 +186,7 @@ def _check(record: RunRecord) -> None:
     wrong = {
         "stem": not all(is_plain_name(f"{stem}_merged") for stem in record.stems),
         "inputs": len(set(record.stems)) < len(record.stems),
+        "kept": not all(is_plain_name(entry.kept or "0") for entry in record.inputs),
         "features": record.features not in FEATURE_KINDS,
         "model.frame_policy": record.model.frame_policy not in FRAME_POLICIES,
         "model.chunk_length": not SHORTEST_CHUNK <= record.model.chunk_length < 1 << 31,

@@ -16,9 +16,17 @@ from pathlib import Path
 from typing import IO
 
 from virnucpro.errors import InputError, StoreError, UsageError
-from virnucpro.files import OUTPUT, Lock, open_own, refusal
+from virnucpro.files import (
+    OUTPUT,
+    Lock,
+    directory_handle,
+    explained,
+    open_own,
+    refusal,
+    remove_tree,
+)
 from virnucpro.launch import World
-from virnucpro.reporting.outputs import SPOOL
+from virnucpro.reporting.outputs import KEPT, SPOOL
 from virnucpro.sequences.compressed import compression_of
 from virnucpro.sequences.inputs import InputFile, find_inputs
 
@@ -54,6 +62,22 @@ def run_inputs(
     return find_inputs(
         given, {name: place for name, place in zip(given, places, strict=True) if place.exists()}
     )
+
+
+def keep_inputs(output_dir: Path) -> None:
+    """What a finished run has read through pipes stays for `summarize`, in the place of what an
+    earlier run has read so.
+    """
+    spool = os.environ.get(SPOOL_VARIABLE)
+    kept = output_dir / KEPT
+    with explained(kept), directory_handle(output_dir) as handle:
+        with suppress(FileNotFoundError):
+            remove_tree(KEPT, handle)
+        if spool is not None:
+            os.mkdir(KEPT, dir_fd=handle)
+            for path in Path(spool).iterdir():
+                if path.name != "lock":
+                    os.replace(path, kept / path.name)
 
 
 def _is_read_once(name: str) -> bool:
