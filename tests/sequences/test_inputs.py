@@ -64,7 +64,9 @@ def reasons(files) -> dict[str, str]:
             list(read_records(file))
             found[file.source] = ""
         except UnreadableInput as error:
-            found[file.source] = str(error)
+            named = f"{escaped(str(file.path))}: "
+            assert str(error).startswith(named)
+            found[file.source] = str(error).removeprefix(named)
     return found
 
 

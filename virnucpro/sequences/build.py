@@ -283,6 +283,7 @@ class NameBook:
             yield new
 
     def _taken(self, name: str) -> bool:
+        assert self._sorted is not None  # any_repeated has been asked
         value = np.uint64(xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")))
         place = int(np.searchsorted(self._sorted, value))
         return name in self._given or (place < len(self._sorted) and self._sorted[place] == value)

@@ -58,7 +58,7 @@ class InputBytes:
         self._file = io.BufferedReader(self._raw, 1 << 18)
         self.warnings: list[str] = []
         kind = compression_of(self._file.peek(8)[:8])
-        self.stream = self._file
+        self.stream: io.BufferedReader[Any] = self._file
         if kind != "plain":
             self.stream = io.BufferedReader(_Streams(self._file, kind, self.warnings), 1 << 18)
 
@@ -109,9 +109,14 @@ class _HashedFile(io.FileIO):
 class _Decompressor(Protocol):
     """One compressed stream, as `bz2` and `lzma` have it."""
 
-    eof: bool
-    needs_input: bool
-    unused_data: bytes
+    @property
+    def eof(self) -> bool: ...
+
+    @property
+    def needs_input(self) -> bool: ...
+
+    @property
+    def unused_data(self) -> bytes: ...
 
     def decompress(self, data: bytes, max_length: int) -> bytes: ...
 
@@ -183,7 +188,7 @@ class _Streams(io.RawIOBase):
     fails.
     """
 
-    def __init__(self, file: io.BufferedReader, kind: str, warnings: list[str]):
+    def __init__(self, file: io.BufferedReader[Any], kind: str, warnings: list[str]):
         self._file, self._kind, self._warnings = file, kind, warnings
         self._feed = FEED_ZSTD if kind == ZSTD else FEED
         self._stream: _Decompressor | None = _decompressor(kind)

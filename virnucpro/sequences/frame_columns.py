@@ -99,7 +99,7 @@ def _n_gc(sequence: bytes) -> int:
     letters = np.frombuffer(sequence, dtype=np.uint8)
     pieces = (letters[i : i + BLOCK_BASES] for i in range(0, len(letters), BLOCK_BASES))
     # only G and C are C but for that bit
-    return sum(np.count_nonzero(piece & ~_G_BUT_NOT_C == ord("C")) for piece in pieces)
+    return sum(int(np.count_nonzero(piece & ~_G_BUT_NOT_C == ord("C"))) for piece in pieces)
 
 
 @dataclass(frozen=True, slots=True)

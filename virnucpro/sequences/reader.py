@@ -99,9 +99,12 @@ class RecordReader:
 
 
 def read_records(file: InputFile) -> Iterator[Record]:
-    """The records of one file, in order. Errors: UnreadableInput, as `RecordReader`."""
-    with RecordReader(file.path) as reader:
-        yield from reader
+    """The records of one file, in order. Errors: UnreadableInput, which names the file."""
+    try:
+        with RecordReader(file.path) as reader:
+            yield from reader
+    except UnreadableInput as error:
+        raise UnreadableInput(f"{file.shown}: {error}", error.passing) from error
 
 
 def make_record(raw: RawRecord, number: int) -> Record:

@@ -240,7 +240,7 @@ def open_table(
         frames, records = (_mapped(directory / name, manifest) for name in (FRAMES, RECORDS))
     except (OSError, ValueError, pa.ArrowException) as error:
         raise StoreError(
-            f"{directory}: no whole table of frames ({one_line(error)}); {AGAIN}"
+            f"{directory}: no whole table of frames ({one_line(str(error))}); {AGAIN}"
         ) from error
     described = manifest["inputs"] if inputs is None else _described(inputs, manifest)
     return FrameTable(

@@ -207,6 +207,6 @@ def _locked(directory: Path) -> Iterator[None]:
         if number in (errno.ENOSPC, errno.EDQUOT):
             reason = "no space left for the table of frames; free some, or name another --cache-dir"
         else:
-            why = one_line(getattr(error, "strerror", None) or error).lower()
+            why = one_line(str(getattr(error, "strerror", None) or error)).lower()
             reason = f"the table of frames cannot be written ({why}); name another --cache-dir"
         raise StoreError(f"{directory.parent}: {reason}") from error
