@@ -61,7 +61,7 @@ def stand_in(change: Callable[[object, str, object], None], hub: Hub) -> None:
     pins = {
         name: hub_module.Pin(
             COMMIT,
-            frozenset(
+            tuple(
                 hashlib.sha256(file.read_bytes()).hexdigest() for file in directory.glob("*.bin")
             ),
         )

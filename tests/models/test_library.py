@@ -26,6 +26,7 @@ from played_models import DNABERT_S, ESM2, PTH, SHARDS, download_in_child
 from safetensors.torch import load_file
 
 from virnucpro.errors import ModelError
+from virnucpro.files import LEFTOVER
 from virnucpro.models import bundle as bundles
 from virnucpro.models import download as download_module
 from virnucpro.models import library
@@ -73,12 +74,14 @@ def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path):
     assert [line for line in lines if "converting" in line]
 
 
-def test_a_second_download_fetches_nothing(hub: Hub, home: Path):
+def test_a_second_download_fetches_nothing_and_leaves_no_orphans(hub: Hub, home: Path):
     download()
     before = tree(home)
+    (home / ".500.old").mkdir()  # of calls that were killed between two renames
+    (home / "500" / f"{LEFTOVER}0").touch()
     hub.requests.clear()
     download()
-    assert hub.requests == [] and tree(home) == before
+    assert hub.requests == [] and tree(home) == before and not (home / ".500.old").exists()
 
 
 def test_the_token_goes_to_the_hub_alone(hub: Hub, home: Path, monkeypatch):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -60,10 +60,7 @@ class Contents:
 
     def write(self, directory: Path) -> None:
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        record: dict[str, Any] = {"origin": self.origin, "date": date, "files": _plain(self.files)}
-        if self.converted_from:
-            record["converted_from"] = _plain(self.converted_from)
-        write_json(directory / CHECKSUMS, record, MODELS)
+        write_json(directory / CHECKSUMS, asdict(self) | {"date": date}, MODELS)
 
     def adding(self, file: Path, converted_from: Mapping[str, Entry] | None = None) -> Contents:
         """The record with `file` as it is now."""
@@ -130,7 +127,3 @@ def _entries(stored: Mapping[str, Any]) -> dict[str, Entry]:
     if not all(map(is_plain_name, entries)):
         raise ValueError("names a file of another directory")
     return entries
-
-
-def _plain(entries: Mapping[str, Entry]) -> dict[str, dict[str, Any]]:
-    return {name: {"size": entry.size, "sha256": entry.sha256} for name, entry in entries.items()}

@@ -57,22 +57,20 @@ class Pin:
     """
 
     revision: str
-    weights: frozenset[str]
+    weights: tuple[str, ...]
 
 
 PINS = {
     "facebook/esm2_t36_3B_UR50D": Pin(
         "476b639933c8baad5ad09a60ac1a87f987b656fc",
-        frozenset(
-            {
-                "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412",
-                "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c",
-            }
+        (
+            "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412",
+            "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c",
         ),
     ),
     "zhihan1996/DNABERT-S": Pin(
         "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
-        frozenset({"f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f"}),
+        ("f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f",),
     ),
 }
 
@@ -146,7 +144,8 @@ def bring(hub: str, revision: str | None, required: Sequence[str], home: Path, l
     if (index := write_index(beside)) is not None:
         contents = contents.adding(index)
         contents.write(beside)
-    put_directory_in_place(beside, target)
+    with explained(target, MODELS):
+        put_directory_in_place(beside, target)
     return target
 
 

@@ -85,11 +85,8 @@ def _check_name(name: str, path: Path) -> None:
             f"--name {name}: there is another model of this name in {place}; take another name, or"
             " remove that directory"
         )
-    if (
-        name in RESERVED
-        or "--" in name
-        or (place.exists() and not (place / "bundle.json").exists())
-    ):
+    other = place.exists() and not (place / "bundle.json").exists()
+    if other or name in RESERVED or "--" in name:
         raise UsageError(f"--name {name}: kept for something else in {models_dir()}; take another")
 
 
@@ -168,7 +165,7 @@ def _origin(encoder: HubEncoder, source: Path, came: dict[str, Entry], log: Log)
         original = {
             entry.sha256 for entry in before.converted_from.values()
         }  # ours, from elsewhere
-    if original == pin.weights:
+    if original == set(pin.weights):
         return f"{encoder.hub}@{pin.revision}"
     log(
         f"warning: {source}: not the published weights of {encoder.hub} by their sha256 (files"

@@ -12,18 +12,14 @@ only to convert weights.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import ModelError, UsageError
-from virnucpro.files import (
-    MODELS,
-    explained,
-    read_json,
-    write_json,
-)
+from virnucpro.files import LEFTOVER, MODELS, explained, read_json, write_json
 from virnucpro.models.bundle import MINI, installed, read_spec
 from virnucpro.models.contents import Contents, Entry, is_whole, put_directory_in_place
 from virnucpro.models.download import RemoteFile, Unavailable, fetch
@@ -133,6 +129,7 @@ def download(name: str, to: Path | str | None = None, log: Log = lambda line: No
         )
     home = Path(to) if to is not None else models_dir()
     with lock(home):
+        _clean(name, home)
         try:
             for encoder in ENCODERS:
                 bring(encoder.hub, None, FILES[encoder.kind], home, log)
@@ -142,6 +139,15 @@ def download(name: str, to: Path | str | None = None, log: Log = lambda line: No
         write_bundle(name, PUBLISHED[name].chunk_length, home)
     log(f"{name}: complete in {home / name}")
     return home / name
+
+
+def _clean(name: str, home: Path) -> None:
+    """Remove what a call that was killed has left where nothing would be continued."""
+    for left in home.glob(".*.old"):
+        shutil.rmtree(left, ignore_errors=True)
+    for left in (home / name).glob(f"{LEFTOVER}*"):
+        with contextlib.suppress(OSError):
+            left.unlink()
 
 
 def _by_hand(name: str, home: Path) -> str:
