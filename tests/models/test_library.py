@@ -25,9 +25,11 @@ from original_files import GOLDEN
 from played_models import DNABERT_S, ESM2, PTH, SHARDS, download_in_child
 from safetensors.torch import load_file
 
+from virnucpro import cli
 from virnucpro.errors import ModelError
 from virnucpro.files import LEFTOVER
 from virnucpro.models import bundle as bundles
+from virnucpro.models import contents as contents_module
 from virnucpro.models import download as download_module
 from virnucpro.models import library
 from virnucpro.models.contents import Contents, check_files
@@ -53,7 +55,8 @@ def tree(directory: Path) -> dict[str, object]:
     return found
 
 
-def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path):
+def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path, monkeypatch):
+    monkeypatch.setattr(contents_module, "LARGE", 1_000_000)  # what is announced
     lines = download()
     bundle = bundles.Bundle.load(home / "500")
     assert bundle.chunk_length == 500 and bundles.installed("500")
@@ -71,7 +74,10 @@ def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path):
         assert check_files(directory) == []
     # what comes and what it takes of disk is said first
     assert "to fetch" in lines[0] and "more of disk" in lines[0]
-    assert [line for line in lines if "converting" in line]
+    # then every stage of a large file
+    stages = [line for line in lines if "00001-of" in line]
+    for said, line in zip(("checking", "converting", "sha256"), stages, strict=True):
+        assert said in line and "(0.00 GB)" in line
 
 
 def test_a_second_download_fetches_nothing_and_leaves_no_orphans(hub: Hub, home: Path):
@@ -82,6 +88,17 @@ def test_a_second_download_fetches_nothing_and_leaves_no_orphans(hub: Hub, home:
     hub.requests.clear()
     download()
     assert hub.requests == [] and tree(home) == before and not (home / ".500.old").exists()
+
+
+def test_the_command_prints_the_place_and_ends_with_one_line(hub: Hub, home: Path, capfd):
+    assert cli.run(["models", "download", "500"]) == 0
+    said = capfd.readouterr()
+    assert said.out == f"{home / '500'}\n" and "to fetch" in said.err
+    (home / DNABERT_S_FOLDER / "tokenizer.json").unlink()
+    hub.faults[COMMIT] = [Fault(status=401)]
+    assert cli.run(["models", "download", "500"]) == 1
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "error:" in line]
+    assert line.startswith("virnucpro: error: models download 500: 127.0.0.1") and "401" in line
 
 
 def test_the_token_goes_to_the_hub_alone(hub: Hub, home: Path, monkeypatch):

@@ -8,8 +8,11 @@ Knows files and their record; does not know which models there are.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -20,7 +23,8 @@ from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, is_plain_name, read_json, sha256_of, sync_directory, write_json
 
 CHECKSUMS = "checksums.json"
-LARGE = 100_000_000  # bytes that take long enough to hash to be announced
+LARGE = 100_000_000  # bytes; what is done with more of them is announced
+SECONDS_BETWEEN_LINES = 10.0
 
 Log = Callable[[str], object]
 
@@ -85,10 +89,32 @@ class Contents:
             if not file.is_file() or file.stat().st_size != entry.size:
                 yield name
             elif content:
-                if entry.size > LARGE:
-                    log(f"{file}: checking {entry.size / 1e9:.1f} GB")
-                if sha256_of(file) != entry.sha256:
+                with announced(f"{file}: reading it, to check its content", entry.size, log):
+                    good = sha256_of(file) == entry.sha256
+                if not good:
                     yield name
+
+
+@contextlib.contextmanager
+def announced(what: str, size: int, log: Log) -> Iterator[None]:
+    """Say what is done with `size` bytes where they are many, and now and then that it goes on."""
+    if size < LARGE:
+        yield
+        return
+    log(f"{what} ({size / 1e9:.2f} GB)")
+    done, start = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(SECONDS_BETWEEN_LINES):
+            log(f"{what}: {time.monotonic() - start:.0f} s so far")
+
+    thread = threading.Thread(target=tell, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def is_whole(directory: Path) -> bool:

@@ -23,17 +23,16 @@ from urllib.parse import urlsplit
 from virnucpro import __version__
 from virnucpro.errors import one_line
 from virnucpro.files import MODELS, explained, git_blob_id, put_in_place, sha256_of
+from virnucpro.models.contents import SECONDS_BETWEEN_LINES, announced
 
 Log = Callable[[str], object]
 Answer = TypeVar("Answer")
 
 BLOCK = 1 << 20
-LARGE = 100_000_000  # bytes whose check takes long enough to be announced
 TIMEOUT = 60  # seconds without a byte
 WAITS = (1, 2, 4, 8, 16, 32)  # seconds; each after an attempt that brought nothing new
 WAITS_TO_CONNECT = 2  # of these: a server that cannot be reached at all is asked three times
 LONGEST_WAIT = 300  # seconds, whatever a server asks for
-SECONDS_BETWEEN_LINES = 10.0
 LARGEST_ANSWER = 1 << 26  # bytes of a listing
 PASSING = (408, 425, 429, 500, 502, 503, 504)
 PART = ".part"
@@ -108,9 +107,9 @@ def fetch(file: RemoteFile, target: Path, log: Log = lambda line: None) -> None:
         had = _size(part)
         if file.size is None or had < file.size:
             _continue(url, file, part, log)
-        if (file.size or 0) > LARGE:
-            log(f"{file.name}: checking its content")
-        if not file.is_at(part):
+        with announced(f"{file.name}: checking its content", file.size or 0, log):
+            good = file.is_at(part)
+        if not good:
             part.unlink(missing_ok=True)
             raise _Failure(
                 f"{host_of(url)}: {file.name} has another content than the published one"

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, Lock, explained, is_plain_name, sha256_of
-from virnucpro.models.contents import CHECKSUMS, Contents, Entry, put_directory_in_place
+from virnucpro.models.contents import CHECKSUMS, Contents, Entry, announced, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
 from virnucpro.models.download import (
     RemoteFile,
@@ -251,13 +251,13 @@ def _add(file: RemoteFile, contents: Contents, beside: Path, log: Log) -> Conten
         return contents
     arrived = beside / file.name
     fetch(file, arrived, log)
-    came = {}
+    came, size = {}, file.size or 0
     if name != file.name:
-        size = (file.size or 0) / 1e9
-        log(f"{file.name}: converting {size:.2f} GB to safetensors, comparing and hashing it")
-        convert(arrived, beside / name)
+        with announced(f"{file.name}: converting it to safetensors and comparing", size, log):
+            convert(arrived, beside / name)
         came = {file.name: Entry(arrived.stat().st_size, file.sha256 or sha256_of(arrived))}
-    contents = contents.adding(beside / name, came)
+    with announced(f"{name}: computing its sha256", size, log):
+        contents = contents.adding(beside / name, came)
     contents.write(beside)
     if came:
         arrived.unlink()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.files import MODELS, explained, git_blob_id, is_plain_name
-from virnucpro.models.contents import Contents, Entry, is_whole, put_directory_in_place
+from virnucpro.models.contents import Contents, Entry, announced, is_whole, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
 from virnucpro.models.files import models_dir
 from virnucpro.models.hub import PINS, SMALL_FILES, lock
@@ -103,8 +103,8 @@ def _import_encoder(source: Path, log: Log) -> Path:
     size = sum(file.stat().st_size for file in weights)
     if shutil.disk_usage(models_dir()).free < size:
         raise ModelError(f"{models_dir()}: {size / 1e9:.1f} GB needed for {encoder.hub}; make room")
-    log(f"{source}: reading {size / 1e9:.2f} GB, to compare it with what was published")
-    came = {file.name: Entry.of(file) for file in weights}
+    with announced(f"{source}: reading it, to compare it with what was published", size, log):
+        came = {file.name: Entry.of(file) for file in weights}
     contents = Contents(_origin(encoder, source, came, log))
     beside = models_dir() / f".{encoder.folder}.part"
     with explained(beside, MODELS):
@@ -113,8 +113,9 @@ def _import_encoder(source: Path, log: Log) -> Path:
         for file in (*weights, *(source / name for name in SMALL_FILES)):
             target = beside / converted_name(file.name)
             if target.name != file.name:
-                log(f"{file.name}: converting to safetensors")
-                convert(file, target)
+                size = came[file.name].size
+                with announced(f"{file.name}: converting it to safetensors", size, log):
+                    convert(file, target)
                 contents = contents.adding(target, {file.name: came[file.name]})
             elif file.is_file():
                 shutil.copyfile(file, target)
