@@ -211,10 +211,10 @@ PATTERN = {"type": "Split", "pattern": {"Regex": "(A+)+$"}, "behavior": "Removed
         (lambda d: d["model"]["merges"].append("A"), "not pairs of its tokens"),
         (lambda d: d["model"].update(merges={"A": "C"}), "not pairs of its tokens"),
         (lambda d: d["added_tokens"].append({"id": 5, "content": "A"}), "special tokens"),
-        (lambda d: d.update(post_processor=None), "special tokens or a post_processor"),
-        (lambda d: d["post_processor"]["single"].pop(), "special tokens or a post_processor"),
-        (_specials, "special tokens or a post_processor"),
-        (lambda d: d.update(model=[]), "a model that is not a table"),
+        (lambda d: d.update(post_processor=None), "special tokens or post_processor"),
+        (lambda d: d["post_processor"]["single"].pop(), "special tokens or post_processor"),
+        (_specials, "special tokens or post_processor"),
+        (lambda d: d.update(model=[]), "its model is not a table"),
     ],
 )
 def test_components_that_dnabert_s_has_not_are_refused(golden, tmp_path, change, says):

@@ -59,7 +59,7 @@ class Contents:
                 _entries(stored["files"]),
                 _entries(stored.get("converted_from", {})),
             )
-        except (ModelError, KeyError, TypeError, ValueError, AttributeError):
+        except (ModelError, LookupError, TypeError, ValueError, AttributeError, OverflowError):
             return None
 
     def write(self, directory: Path) -> None:

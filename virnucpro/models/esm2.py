@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -180,7 +180,7 @@ def read_config(directory: Path) -> EsmConfig:
     config.expect("rope_theta", (10000.0, 10000, None))
     for name in NOT_IN_ESM2:
         config.expect(name, (False, None))
-    numbers = {name: config.number(name) for name in NUMBERS}
+    numbers: dict[str, Any] = {name: config.number(name) for name in NUMBERS}
     config.head_width(numbers["hidden_size"], numbers["num_attention_heads"])
     return EsmConfig(
         **numbers,

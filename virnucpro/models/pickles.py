@@ -1,10 +1,9 @@
 """What loading a file of weights would do, read from its opcodes before anything is loaded.
 
-torch's restricted unpickler executes no foreign code, but the calls that it does allow can still
-take all memory (an array of any declared size) or never end (a key nested a million times). Here a
-pickle is walked as data, with nothing built: only the opcodes, calls and keys that `torch.save`
-writes for tables of tensors and for the original's classifier are let through. Knows pickle and
-torch's two file formats; does not know what the tensors are for.
+torch's restricted unpickler executes no foreign code, but the calls that it allows can take all
+memory (an array of any declared size) or never end (a key nested a million times). Here a pickle is
+walked as data and nothing is built: only what `torch.save` writes for tables of tensors and for the
+original's classifier is let through. Knows pickle and torch's two file formats.
 """
 
 from __future__ import annotations
@@ -24,20 +23,9 @@ MOST_DIMENSIONS = 8
 LARGEST_CHECKED = 256 << 20  # bytes of a file whose checksums are compared
 ORDERED_DICT, SET = "collections.OrderedDict", "builtins.set"
 TENSOR, PARAMETER = "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter"
-BYTES = {
-    "torch.DoubleStorage": 8,
-    "torch.FloatStorage": 4,
-    "torch.HalfStorage": 2,
-    "torch.BFloat16Storage": 2,
-    "torch.LongStorage": 8,
-    "torch.IntStorage": 4,
-    "torch.ShortStorage": 2,
-    "torch.CharStorage": 1,
-    "torch.ByteStorage": 1,
-    "torch.BoolStorage": 1,
-}  # of one value
-CALLS = (ORDERED_DICT, SET, TENSOR, PARAMETER)
-SCALARS = (str, bytes, int, float, type(None))  # bool is an int
+SIZES = ((8, "Double Long"), (4, "Float Int"), (2, "Half BFloat16 Short"), (1, "Char Byte Bool"))
+BYTES = {f"torch.{kind}Storage": size for size, kinds in SIZES for kind in kinds.split()}
+CALLS = {ORDERED_DICT: "ordered", SET: "set", TENSOR: "tensor", PARAMETER: "tensor"}
 
 
 class RefusedGlobal(ValueError):
@@ -56,12 +44,12 @@ class Storage:
     bytes: int
 
 
+@dataclass(slots=True)
 class Made:
-    """An object that loading would make."""
+    """An object that loading would make; plain: a list of numbers and texts only."""
 
-    def __init__(self, kind: str):
-        self.kind = kind  # list, dict, ordered, set, tensor or module
-        self.plain = True  # a list of numbers and texts only
+    kind: str  # list, dict, ordered, set, tensor or module
+    plain: bool = True
 
 
 def check_pickled(file: Path, classes: Collection[str] = ()) -> None:
@@ -139,7 +127,7 @@ class PickleCheck:
         self._source, self._classes = source, classes
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
-        self._memo: dict[int, Any] = {}
+        self.memo: dict[int, Any] = {}
         self._storages: dict[str, Storage] = {}
 
     def storages(self) -> list[Storage]:
@@ -162,10 +150,7 @@ class PickleCheck:
         self._stack.append(value)
 
     def memorize(self, place: int) -> None:
-        self._memo[place] = self._stack[-1]
-
-    def recall(self, place: int) -> None:
-        self.push(self._memo[place])
+        self.memo[place] = self._stack[-1]
 
     def refer(self, name: str) -> None:
         """GLOBAL: `name` is the module, a blank and the name in it."""
@@ -194,12 +179,12 @@ class PickleCheck:
         """The last value, which has to be an object of one of `kinds`."""
         value = self._stack[-1]
         if not isinstance(value, Made) or value.kind not in kinds:
-            raise ValueError("a value is changed that is no table")
+            raise ValueError("something that is not a table is changed")
         return value
 
     def append(self, items: tuple[Any, ...] | list[Any]) -> None:
         found = self.top("list")
-        found.plain = found.plain and all(isinstance(item, SCALARS) for item in items)
+        found.plain &= all(isinstance(item, str | int | float | None) for item in items)
 
     def set_items(self, items: tuple[Any, ...] | list[Any]) -> None:
         self.top("dict", "ordered")
@@ -224,15 +209,14 @@ class PickleCheck:
         called, arguments = self.take(2)
         name = called.name if isinstance(called, Global) else ""
         if not isinstance(arguments, tuple) or name not in CALLS:
-            raise ValueError("it calls what is no function of torch.save")
-        if name == ORDERED_DICT and not arguments:
-            self.push(Made("ordered"))
-        elif name == SET and len(arguments) == 1 and _is_plain_list(arguments[0]):
-            self.push(Made("set"))
-        elif _is_tensor_of(name, arguments):
-            self.push(Made("tensor"))
+            raise ValueError("it calls a function that torch.save does not use")
+        if name in (ORDERED_DICT, SET):
+            fits = arguments == (() if name == ORDERED_DICT else (Made("list"),))
         else:
+            fits = _is_tensor_of(name, arguments)
+        if not fits:
             raise ValueError(f"{name.rpartition('.')[2]} is called with wrong values")
+        self.push(Made(CALLS[name]))
 
     def refer_to_storage(self, _: None) -> None:
         """BINPERSID: ("storage", type, key, location, number of values), then None in old files."""
@@ -250,13 +234,9 @@ class PickleCheck:
         self.push(storage)
 
 
-def _is_plain_list(value: Any) -> bool:
-    return isinstance(value, Made) and value.kind == "list" and value.plain
-
-
 def _is_tensor_of(name: str, arguments: tuple[Any, ...]) -> bool:
     if name == PARAMETER and len(arguments) == 3:
-        return isinstance(arguments[0], Made) and arguments[0].kind == "tensor"
+        return bool(arguments[0] == Made("tensor"))
     return name == TENSOR and _is_within_storage(arguments)
 
 
@@ -271,11 +251,12 @@ def _is_within_storage(arguments: tuple[Any, ...]) -> bool:
     if len(arguments) != 6:
         return False
     storage, offset, shape, strides, requires_grad, _ = arguments
-    if not isinstance(storage, Storage) or not isinstance(requires_grad, bool):
+    kinds = zip(
+        (storage, requires_grad, shape, strides), (Storage, bool, tuple, tuple), strict=True
+    )
+    if not all(isinstance(value, kind) for value, kind in kinds):
         return False
-    if not isinstance(shape, tuple) or not isinstance(strides, tuple):
-        return False
-    if len(shape) != len(strides) or len(shape) > MOST_DIMENSIONS:
+    if not len(shape) == len(strides) <= MOST_DIMENSIONS:
         return False
     if not all(_is_count(number) for number in (offset, *shape, *strides)):
         return False
@@ -285,8 +266,7 @@ def _is_within_storage(arguments: tuple[Any, ...]) -> bool:
     return math.prod(shape) <= storage.values and last < storage.values
 
 
-Step = Callable[[PickleCheck, Any], object]
-STEPS: dict[str, Step] = {
+STEPS: dict[str, Callable[[PickleCheck, Any], object]] = {
     "PROTO": lambda check, number: None,
     "STOP": lambda check, _: check.take(1),
     "GLOBAL": PickleCheck.refer,
@@ -305,7 +285,7 @@ STEPS: dict[str, Step] = {
     "APPENDS": lambda check, _: check.append(check.since_mark()),
     "SETITEM": lambda check, _: check.set_items(check.take(2)),
     "SETITEMS": lambda check, _: check.set_items(check.since_mark()),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), PickleCheck.recall),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda check, place: check.push(check.memo[place])),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT"), PickleCheck.memorize),
     **dict.fromkeys(("NONE", "BININT", "BININT1", "BININT2", "BINFLOAT"), PickleCheck.push),
     **dict.fromkeys(("BINUNICODE", "SHORT_BINSTRING", "LONG1"), PickleCheck.push),

@@ -119,25 +119,26 @@ def read_dna_tokenizer(directory: Path) -> DnaTokenizer:
     stored = read_table(file, f"--dna-model needs this file; {ADVICE}")
 
     def wrong(what: str) -> ModelError:
-        return ModelError(f"{file}: {what}, which DNABERT-S has not; {ADVICE}")
+        return ModelError(f"{file}: {what}; {ADVICE}")
 
     model = stored.get("model")
     if not isinstance(model, dict):
-        raise wrong("a model that is not a table")
+        raise wrong("its model is not a table")
     others = set(stored) - {*PLAIN, *NOT_USED, "model", "added_tokens", "post_processor"}
     others |= set(model) - {*PLAIN_MODEL, "vocab", "merges"}
     others |= {name for name, plain in PLAIN.items() if not _is_one(stored.get(name), plain)}
     others |= {name for name, plain in PLAIN_MODEL.items() if not _is_one(model.get(name), plain)}
     if others:
-        raise wrong(f"{min(others)[:40]} is {_short(stored | model, min(others))}")
+        name = min(others)
+        raise wrong(f"{name[:40]} is {_short(stored | model, name)}, other than in DNABERT-S")
     vocabulary, merges = model.get("vocab"), model.get("merges")
     if not _is_vocabulary(vocabulary):
-        raise wrong("a vocabulary that is not tokens numbered from 0, special ones among them")
+        raise wrong("its vocabulary is not tokens numbered from 0, special ones among them")
     if not _are_special(stored, vocabulary):
-        raise wrong("special tokens or a post_processor other than [CLS] sequence [SEP]")
+        raise wrong("its special tokens or post_processor do not make [CLS] sequence [SEP]")
     pairs = _pairs(merges, vocabulary)
     if pairs is None:
-        raise wrong("merges that are not pairs of its tokens")
+        raise wrong("its merges are not pairs of its tokens")
     if (directory / "config.json").exists():
         size = read_table(directory / "config.json", ADVICE).get("vocab_size")
         if not isinstance(size, int) or size < len(vocabulary):
@@ -193,7 +194,7 @@ def _are_special(stored: dict[str, Any], vocabulary: dict[str, int]) -> bool:
 
 
 def _pairs(merges: Any, vocabulary: dict[str, int]) -> list[tuple[str, str]] | None:
-    """The merges as pairs, "A T" or ["A", "T"] in the file; None where they are no such thing."""
+    """The merges as pairs, "A T" or ["A", "T"] in the file; None where they are anything else."""
     if not isinstance(merges, list) or len(merges) > MOST_TOKENS:
         return None
     pairs = []
