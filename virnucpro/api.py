@@ -13,11 +13,11 @@ import os
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from virnucpro.errors import Failure, InputError, UsageError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.launch import (
     Processes,
     World,
@@ -28,6 +28,7 @@ from virnucpro.launch import (
     visible_devices,
 )
 from virnucpro.reporting.outputs import SPOOL, Outputs
+from virnucpro.reporting.result import Result
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.home import ensure_home
 from virnucpro.run.spool import keep_inputs, run_inputs
@@ -49,9 +50,7 @@ from virnucpro.settings import (
 
 if TYPE_CHECKING:
     import numpy as np
-    import pyarrow as pa
 
-    from virnucpro.calling.answers import Answers
 
 log = logging.getLogger(__name__)
 
@@ -142,46 +141,6 @@ class Options:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """A finished run: its directory, its tables as Arrow (`.to_pandas()` makes a data frame), its
-    features.
-    """
-
-    directory: Path
-    failures: tuple[Failure, ...]
-    exit_code: int
-    outputs: Outputs
-    # in memory where this process made them
-    answers: Answers | None = field(default=None, repr=False)
-
-    @property
-    def contigs(self) -> pa.Table:
-        """Every input sequence, in input order: the columns of `contigs.tsv`."""
-        return self._table("contigs")
-
-    @property
-    def chunks(self) -> pa.Table:
-        """Every chunk: the columns of `chunks.tsv`."""
-        return self._table("chunks")
-
-    @property
-    def frames(self) -> pa.Table:
-        """Every frame that was taken: the columns of `frames.tsv`."""
-        return self._table("frames")
-
-    def _table(self, name: str) -> pa.Table:
-        from virnucpro.reporting.tables import read_table
-
-        return read_table(getattr(self.outputs, name))
-
-    def features(self) -> tuple[list[str], np.ndarray]:
-        """Frame ids, and their features [frames, width], memory-mapped; nucleotides come first."""
-        from virnucpro.embedding.matrix import read_matrix
-
-        return read_matrix(self.outputs.features)
-
-
 def predict(
     paths: Path | str | Iterable[Path | str],
     output_dir: Path | str | None = None,
@@ -217,6 +176,7 @@ def embed(
         )
     with tempfile.TemporaryDirectory(prefix="virnucpro-") as directory:
         result = predict(paths, output_dir=Path(directory) / "out", model=model, **options)
+        assert result is not None  # there is no launcher, so this is the main process
         ids, matrix = result.features()
         return ids, np.array(matrix)
 
@@ -235,10 +195,7 @@ def summarize(
     ensure_home()
     given = _options(**options)
     allow_for_fork(cpu=True)
-    outputs, answers, failures, code = again(
-        Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir)
-    )
-    return Result(outputs.directory, failures, code, outputs, answers)
+    return again(Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir))
 
 
 def run(given: list[str], options: Options, own_process: bool) -> Result | None:
@@ -343,14 +300,9 @@ def _run_here(
     with make_display(
         options.quiet or not world.is_main, options.verbose, memory=GpuMemory()
     ) as display:
-        outcome = pipeline.predict(
+        return pipeline.predict(
             settings, world, processes.cpu, [processes.choice], display, own_process
         )
-    if outcome is None:
-        return None
-    return Result(
-        settings.output_dir, outcome.failures, outcome.exit_code, outcome.outputs, outcome.answers
-    )
 
 
 def _why_not(path: Path) -> str:
@@ -371,7 +323,7 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     record = read_record(outputs.run_json) if code in (0, 2) else None
     if record is None:
         raise SystemExit(code)
-    return Result(settings.output_dir, record.failures, code, outputs)
+    return Result(outputs, record.failures, code)
 
 
 def _refuse_overwriting(given: list[str], settings: PredictSettings) -> None:

@@ -13,14 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.calling.answers import Answers, call
-from virnucpro.calling.calibration import Calibration
+from virnucpro.calling.answers import call
 from virnucpro.embedding.coverage import CLASSIFY, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.files import file_digest
-from virnucpro.pipeline import with_files
 from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import KEPT, Outputs
 from virnucpro.reporting.record import (
@@ -31,7 +29,9 @@ from virnucpro.reporting.record import (
     logging_to,
     read_record,
 )
+from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
+from virnucpro.run.records import calibration_of, with_files
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
@@ -49,7 +49,7 @@ def summarize(
     classifier: Path | None,
     settings: CallSettings,
     cache_dir: Path | None = None,
-) -> tuple[Outputs, Answers, tuple[Failure, ...], int]:
+) -> Result:
     """Write the results in `directory` again.
 
     Raises StoreError where its features or its inputs are not there any more.
@@ -89,16 +89,14 @@ def summarize(
             calibrated=model.calibration is not None,
             seconds_of_embedding=before.seconds_of_embedding or before.seconds,
         )
-        calibration = Calibration.from_json(model.calibration) if model.calibration else None
         with clock.stage("call"):
-            answers = call(
-                with_files(table, inputs), scores, lost, settings, model.name, calibration
-            )
+            calibration, kept = calibration_of(model), with_files(table, inputs)
+            answers = call(kept, scores, lost, settings, model.name, calibration)
         outputs.prepare()
         if before.retry == 0:
             place.clear(but=outputs.set_aside.name)
         write_results(outputs, answers, record, clock)
-    return outputs, answers, failures, record.exit_code
+    return Result(outputs, failures, record.exit_code, answers)
 
 
 def _earlier(directory: Path) -> RunRecord:

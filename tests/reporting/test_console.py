@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from virnucpro.errors import Failure
-from virnucpro.reporting.console import show_outcome, summary
+from virnucpro.reporting.console import show_result, summary
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import counts, write_tables
 
@@ -39,11 +39,9 @@ def test_names_are_data(tmp_path, golden):
 
 
 def test_quiet_prints_nothing(tmp_path, golden, capsys):
-    show_outcome(
-        SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()), quiet=True
-    )
+    show_result(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()), quiet=True)
     assert capsys.readouterr().out == ""
-    show_outcome(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()))
+    show_result(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()))
     assert "sequences" in capsys.readouterr().out
 
 
@@ -57,7 +55,7 @@ def test_what_failed_is_warned_of_quiet_or_not(
     monkeypatch.setattr(logger, "propagate", True)
     failures = (Failure("a.fa", "read", "cut short"), Failure("b.fa", "read", "binary"))
     with caplog.at_level(logging.WARNING, "virnucpro"):
-        show_outcome(
+        show_result(
             SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=failures),
             quiet=quiet,
         )

@@ -32,6 +32,6 @@ def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
 
 def show(result: api.Result, quiet: bool) -> None:
     """The calls, the best hits and where the files are, on standard output."""
-    from virnucpro.reporting.console import show_outcome
+    from virnucpro.reporting.console import show_result
 
-    show_outcome(result, quiet)
+    show_result(result, quiet)

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, cast
 
 import numpy as np
 import torch
@@ -29,6 +29,14 @@ from virnucpro.files import LEFTOVER, put_in_place
 SLICE = 1 << 16  # ids held as text at once
 BLOCK = 8 << 20  # bytes of rows held at once
 DATA = "/data/0"  # how the archive calls the tensor's bytes
+
+
+class Ids(Protocol):
+    """The ids of the rows; slices are asked for, in order, and nothing else."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> Sequence[str]: ...
 
 
 class Rows(Protocol):
@@ -56,11 +64,9 @@ def _size(n: int) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e3:,.0f} kB"
 
 
-def write_matrix(path: Path, ids: Sequence[str], rows: Rows, model: Mapping[str, str]) -> None:
+def write_matrix(path: Path, ids: Ids, rows: Rows, model: Mapping[str, str]) -> None:
     """Write {"ids", "data" = rows [len(ids), width], "model"} to `path`, whole or not at all.
     Errors: StoreError.
-
-    Of `ids` too, slices are asked for, in order, and nothing else.
     """
     room = None
     try:
@@ -110,7 +116,7 @@ def _place_of_data(path: Path) -> tuple[int, int, zipfile.ZipInfo, int]:
 
 def _write_empty(
     path: Path,
-    ids: Sequence[str],
+    ids: Ids,
     shape: tuple[int, int],
     dtype: np.dtype,
     model: Mapping[str, str],
@@ -121,11 +127,13 @@ def _write_empty(
     sparse = path.with_suffix(".room")
     with open(sparse, "wb") as file:
         file.truncate(max(size, 1))
-    storage = (
-        torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size)
-        if size
-        else torch.UntypedStorage(0)
-    )
+    # from_file is said to give a `_StorageBase`; of this class it gives one of this class
+    storage = torch.UntypedStorage(0)
+    if size:
+        storage = cast(
+            torch.UntypedStorage,
+            torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size),
+        )
     data = torch.empty(0, dtype=kind).set_(storage, 0, torch.Size(shape))
     with skip_data():
         torch.save(
@@ -137,7 +145,7 @@ def _write_empty(
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
 
 
-def _pickle_with(ids: Sequence[str]) -> SimpleNamespace:
+def _pickle_with(ids: Ids) -> SimpleNamespace:
     """For torch.save, a pickle whose Pickler fills the empty list `ids` of what it is given, a
     slice at a time.
 

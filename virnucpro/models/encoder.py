@@ -67,7 +67,7 @@ class Encoder(ABC):
         # of all; a forward may take some over
         self.weights = sum(weight.numel() for weight in model.parameters())
         self.model = model
-        self.in_16_bits_below = self.shortest_int8 if self.precision == "int8" else 0
+        self.in_16_bits_below = (self.shortest_int8 or 0) if self.precision == "int8" else 0
         self._forward, self.choices = self.choose_forward(model, device, self.precision, compile)
         self._rescue = rescue
 

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
@@ -15,8 +14,8 @@ from rich.text import Text
 
 from virnucpro.calling.answers import Answers
 from virnucpro.calling.consensus import best_first
-from virnucpro.errors import Failure
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.result import Result
 from virnucpro.reporting.tables import counts
 
 log = logging.getLogger(__name__)
@@ -31,30 +30,22 @@ CALL_PHRASES = {
 CALL_STYLES = {"virus": "bold cyan", "non_virus": "", "ambiguous": "yellow", "not_scored": "dim"}
 
 
-class OutcomeLike(Protocol):
-    """See `pipeline.Outcome`."""
-
-    outputs: Outputs
-    answers: Answers | None
-    failures: tuple[Failure, ...]
-
-
-def show_outcome(outcome: OutcomeLike, quiet: bool = False, console: Console | None = None) -> None:
+def show_result(result: Result, quiet: bool = False, console: Console | None = None) -> None:
     """Print the summary of a finished run, and log what failed; quiet prints nothing."""
-    if outcome.answers is None:
+    if result.answers is None:
         return
     if not quiet:
         (console or Console(highlight=False, soft_wrap=False)).print(
-            summary(outcome.outputs, outcome.answers)
+            summary(result.outputs, result.answers)
         )
-    if outcome.failures:
-        first, more = outcome.failures[0], len(outcome.failures) - 1
+    if result.failures:
+        first, more = result.failures[0], len(result.failures) - 1
         log.warning(
             "failed: %s: %s%s; see %s",
             first.path,
             first.reason,
             f" ({more} more)" if more else "",
-            outcome.outputs.failed_files,
+            result.outputs.failed_files,
         )
 
 

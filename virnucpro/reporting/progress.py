@@ -37,11 +37,16 @@ Memory = Callable[[], list[tuple[int, int]]]
 class StepLike(Protocol):
     """A gathered step: see `embedding.extract.Step`."""
 
-    number: int
-    of: int
-    batches: int
-    rows: int
-    tokens: int
+    @property
+    def number(self) -> int: ...
+    @property
+    def of(self) -> int: ...
+    @property
+    def batches(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def tokens(self) -> int: ...
 
 
 @dataclass(slots=True)
