@@ -25,24 +25,12 @@ from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, Lock, explained, is_plain_name, sha256_of
 from virnucpro.models.contents import CHECKSUMS, Contents, Entry, announced, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
-from virnucpro.models.download import (
-    RemoteFile,
-    Unavailable,
-    endpoint,
-    fetch,
-    host_of,
-    read_json,
-)
+from virnucpro.models.download import RemoteFile, Unavailable, endpoint, fetch, host_of, read_json
 from virnucpro.models.files import file_digest, models_dir
 from virnucpro.models.weights import weight_files
 
-SMALL_FILES = (
-    "config.json",
-    "vocab.txt",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
+TOKENIZERS = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+SMALL_FILES = ("config.json", *TOKENIZERS)
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
 WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
@@ -179,13 +167,9 @@ def hub_files(
 
     Raises Unavailable.
     """
-    offline = [
-        name
-        for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
-        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE")
-    ]
-    if offline:
-        raise Unavailable(f"{offline[0]} is set, which forbids downloads; unset it")
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        if os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE"):
+            raise Unavailable(f"{name} is set, which forbids downloads; unset it")
     url = f"{endpoint()}/api/models/{hub}"
     url += f"/revision/{quote(revision, safe='')}" if revision else ""
     info = read_json(f"{url}?blobs=true", log)
@@ -245,7 +229,7 @@ def _keep(beside: Path, origin: str, needed: Sequence[RemoteFile], damaged: set[
 
 
 def _add(file: RemoteFile, contents: Contents, beside: Path, log: Log) -> Contents:
-    """Fetch, convert and note one file that is not there yet."""
+    """Fetch, convert and record one file that is not there yet."""
     name = converted_name(file.name)
     if name in contents.files:
         return contents
