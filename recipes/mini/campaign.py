@@ -3,11 +3,11 @@
     export PYTHONPATH=.
     python -m recipes.mini.campaign --data PACKED [--more PACKED_MORE] --out OUT
 
-PACKED and PACKED_MORE come from mini_folds.py. The lane `main` trains two networks from nothing
+PACKED and PACKED_MORE come from folds.py. The lane `main` trains two networks from nothing
 (`TEACHERS`) and one that learns their mean answers (`STUDENT`), each kept as it was best on the
 validation groups; OUT/final gets the best network, its validation scores and then its scores of the
 test contigs, at which nobody looks here. The lane `groups`, with `--lanes groups` or beside `main`,
-is described in mini_groups.py. Results are written as they come; a lane that dies is started again
+is described in groups.py. Results are written as they come; a lane that dies is started again
 and goes on after its last result. OUT/log.jsonl has a line an event.
 """
 
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from recipes.mini.data import blurred_sets
+from recipes.mini.contig_sets import blurred_sets
 from recipes.mini.groups import groups
 from recipes.mini.lane import Lane, Recipe, figures
 from recipes.mini.teachers import Teachers
@@ -102,17 +102,21 @@ class Main:
         )
 
     def kept_batches(self, rows: np.ndarray) -> tuple[np.ndarray, list]:
+        """The contigs and their batches, made once."""
         rows = self.lane.some(rows)
         return rows, list(self.lane.contig_batches(self.lane.validation, rows))
 
     def measure(self, rows_batches) -> dict:
+        """Figures on such batches."""
         rows, batches = rows_batches
         return figures(self.lane.validation, self.lane.score(batches), rows)
 
     def value(self, name: str) -> float:
+        """By which runs are compared."""
         return self.done[name]["validation"][MATTERS]["auroc"]
 
     def keep(self, name: str, result: dict) -> None:
+        """The network's state and its result, on disk."""
         folder = self.out / "runs" / name
         folder.mkdir(exist_ok=True)
         torch.save(self.lane.state(), folder / "state.part")
@@ -150,7 +154,7 @@ class Main:
             self.begin(recipe.start, recipe.seed)
             maker = lane.maker(recipe, lane.genomes, lane.markers, self.fragments)
 
-            def report(progress, live, mean):
+            def report(progress, _live, mean):
                 nonlocal best
                 facts = {
                     "step": progress.step,
@@ -195,6 +199,7 @@ class Main:
                 raise
 
     def teachers(self, recipe: Recipe) -> Teachers | None:
+        """The networks that teach, if any do."""
         lane, networks = self.lane, []
         for name in recipe.teachers:
             networks.append(Network(lane.network.shape).to(lane.device))
@@ -245,7 +250,7 @@ class Main:
                     lane.contig_batches(contigs, lane.some(rows), policy), exact=True
                 )
                 everything |= {f"{prefix}_{k}": v for k, v in scores._asdict().items()}
-            np.savez_compressed(final / "part.npz", **everything)
+            np.savez_compressed(final / "part.npz", **everything)  # type: ignore[arg-type]
             (final / "part.npz").replace(final / f"{place}-{side}.npz")
         lane.say("finished", run=name, place=place)
 
@@ -254,6 +259,7 @@ class Main:
         return max((n for n in (name, f"{name}-peak") if n in self.done), key=self.value)
 
     def work(self) -> None:
+        """Teachers, student, and the files of the best."""
         lane = self.lane
         self.recall()
         total = (lane.options.deadline - lane.options.began) - KEEP_BACK
@@ -279,6 +285,7 @@ class Main:
 
 
 def run_lane(options: argparse.Namespace) -> None:
+    """One lane, in this process."""
     lane = None
     try:
         if options.lane == "main":
@@ -346,6 +353,7 @@ def supervise(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Supervise, or be one of the lanes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -3,7 +3,7 @@ test figure.
 
     python -m recipes.mini.compare work run_a run_b ...        # with PYTHONPATH=.
 
-Each run as finish_mini.py wants it. All are measured on the contigs that all have scores of (with
+Each run as finish.py wants it. All are measured on the contigs that all have scores of (with
 N: that `run_a` has). Prints one JSON, by name of the run's folder, and what the mean of the
 networks' logits comes to, uncalibrated.
 """
@@ -22,7 +22,7 @@ from recipes.mini.finish import (
     choose_limits,
     columns_of,
     fit_validation,
-    frame_scores,
+    needed_scores,
     policy_of,
     robustness,
     rounded,
@@ -66,8 +66,9 @@ def left_out(s: Scored, share: np.ndarray, frames: np.ndarray, features: tuple) 
 
 
 def compare(contigs: Store, run: Path, scored: np.ndarray, as_in: Path) -> dict:
+    """Every figure of one run on the contigs where `scored` (bool) is true."""
     path, lab = run / "scores.npz", contigs.labels
-    scores = frame_scores(path, policy_of(path))
+    scores = needed_scores(path, policy_of(path))
     scores = FrameScores(*(c[scored[scores.contig]] for c in scores))
     columns = columns_of(scores, contigs)
     fitted, name, compared = fit_validation(contigs, columns)
@@ -115,7 +116,7 @@ def mean_of(contigs: Store, runs: tuple[Path, ...]) -> dict:
     """AUROC and recall of the mean of the networks' logits: what one network of their size together
     might reach.
     """
-    every = [frame_scores(run / "scores.npz", policy_of(run / "scores.npz")) for run in runs]
+    every = [needed_scores(run / "scores.npz", policy_of(run / "scores.npz")) for run in runs]
     names = [s.contig.astype(np.int64) * 1_000_000 + s.chunk * 10 + s.frame for s in every]
     shared = reduce(np.intersect1d, names)
     at = [np.searchsorted(name, shared) for name in names]
@@ -134,6 +135,7 @@ def mean_of(contigs: Store, runs: tuple[Path, ...]) -> dict:
 
 
 def main(work: Path, *runs: Path) -> None:
+    """Print what each of the runs reaches."""
     contigs = Store.load(work / "contigs.npz")
     scored = np.logical_and.reduce(
         [taken(run / "scores.npz", policy_of(run / "scores.npz"), contigs) for run in runs]

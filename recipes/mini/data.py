@@ -1,6 +1,6 @@
 """The data `mini` is trained, chosen and tested on: from the labelled genomes to packed stores.
 
-    python recipes/mini/data.py DATA_DIR OUT_DIR
+    PYTHONPATH=. python -m recipes.mini.data DATA_DIR OUT_DIR
 
 DATA_DIR holds the FASTA files and manifests described in STUDY.md. OUT_DIR gets `genomes.npz`
 (training windows), `contigs.npz` (validation and test contigs, and the robustness sets),
@@ -16,33 +16,23 @@ import json
 import multiprocessing
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from recipes.mini.augment import blur
+from recipes.mini.contig_sets import CATEGORIES, choice_sets, draw_contigs, robustness_sets
 from recipes.mini.kmers import protein_kmers, translated_kmers
-from recipes.mini.shuffling import shuffled
 from virnucpro.launch import cores
 from virnucpro.training.similarity import dna_kmers, kmer_set, share_seen
-from virnucpro.training.store import Labels, Store, StoreBuilder, decode, substitute
+from virnucpro.training.store import Labels, Store, StoreBuilder
 
-CATEGORIES = (
-    "viral",
-    "bacteria",
-    "archaea",
-    "plasmids",
-    "fungi",
-    "protozoa",
-    "plants",
-    "invertebrates",
-    "vertebrates",
-)
+KmersOf = Callable[[np.ndarray], np.ndarray]  # codes -> hashes of their k-mers
 GROUP_CAP = 8_000_000  # bases a group may bring to the training windows
 TILE = 20_000
-LENGTHS = (300, 500, 1000, 3000, 10000)
 
 VALIDATION_GROUPS = {
     "viral": (
@@ -100,8 +90,10 @@ VALIDATION_SOURCES = {
 DROPPED_GROUPS = ("AE003852", "AE003853")
 
 
-def read_fasta(path: Path):
-    name, lines = None, []
+def read_fasta(path: Path) -> Iterator[tuple[str, bytes]]:
+    """(id, upper-case sequence) of each record of a compressed FASTA file; U becomes T."""
+    name: str | None = None
+    lines: list[bytes] = []
     with gzip.open(path, "rb") as handle:
         for line in handle:
             if line.startswith(b">"):
@@ -114,7 +106,8 @@ def read_fasta(path: Path):
         yield name, b"".join(lines).upper().replace(b"U", b"T")
 
 
-def kind_of(row: dict) -> str:
+def kind_of(row: dict[str, str]) -> str:
+    """What sort of sequence a line of the manifest is."""
     note, source = row["note"], row["source"]
     if "VIROID" in note or "SATELLITE" in note:
         return "subviral"
@@ -129,7 +122,8 @@ def kind_of(row: dict) -> str:
     return "genome"
 
 
-def split_of(row: dict, rng: np.random.Generator) -> str:
+def split_of(row: dict[str, str], rng: np.random.Generator) -> str:
+    """Test as the manifest says; of the rest some groups are validation."""
     if row["split"] == "test":
         return "test"
     category = row["category"]
@@ -141,6 +135,7 @@ def split_of(row: dict, rng: np.random.Generator) -> str:
 
 
 def load_genomes(data: Path) -> Store:
+    """Genomes of all categories, with their side."""
     rng = np.random.default_rng(1)
     with gzip.open(data / "manifest.tsv.gz", "rt") as handle:
         rows = {(r["file"], r["record_id"]): r for r in csv.DictReader(handle, delimiter="\t")}
@@ -164,6 +159,7 @@ def load_genomes(data: Path) -> Store:
 
 
 def load_markers(data: Path) -> Store:
+    """Genes of more species."""
     with gzip.open(data / "manifest_markers.tsv.gz", "rt") as handle:
         rows = {(r["file"], r["record_id"]): r for r in csv.DictReader(handle, delimiter="\t")}
     builder = StoreBuilder()
@@ -179,6 +175,7 @@ def load_markers(data: Path) -> Store:
 
 
 def load_proteins(data: Path) -> Store:
+    """Proteins, long ones cut at random."""
     builder = StoreBuilder(amino_acids=True)
     rng = np.random.default_rng(2)
     for stem, longest in (("viral", 700), ("cellular", 260)):
@@ -190,16 +187,17 @@ def load_proteins(data: Path) -> Store:
     return builder.build()
 
 
-def by_processes(work: Callable, items: Sequence) -> list:
+def by_processes(work: Callable, items: Sequence | np.ndarray) -> list:
     """[work(item) for item in items], dealt to a process a core; what `work` holds is inherited,
     where a Pool would send it.
     """
     fork, n = multiprocessing.get_context("fork"), cores()
 
-    def answer(part: int, sender) -> None:
+    def answer(part: int, sender: Connection) -> None:
         sender.send([work(item) for item in items[part::n]])
 
-    receivers, found = [], [None] * len(items)
+    receivers = []
+    found: list[Any] = [None] * len(items)
     for part in range(n):
         receiver, sender = fork.Pipe(duplex=False)
         fork.Process(target=answer, args=(part, sender), daemon=True).start()
@@ -210,7 +208,7 @@ def by_processes(work: Callable, items: Sequence) -> list:
     return found
 
 
-def kmers_of(store: Store, kmers) -> Callable[[int], np.ndarray]:
+def kmers_of(store: Store, kmers: KmersOf) -> Callable[[Any], np.ndarray]:
     """The function from a record to the hashes of its k-mers."""
     by_record = np.argsort(store.record, kind="stable")
     edges = np.searchsorted(store.record[by_record], np.arange(len(store.labels) + 1))
@@ -221,7 +219,7 @@ def kmers_of(store: Store, kmers) -> Callable[[int], np.ndarray]:
 
 
 def drop_relatives(
-    store: Store, against: np.ndarray, kmers, rows: np.ndarray, most: float
+    store: Store, against: np.ndarray, kmers: KmersOf, rows: np.ndarray, most: float
 ) -> np.ndarray:
     """bool [R]: records of `rows` whose share of k-mers in the set `against` is over `most`."""
     drop, of = np.zeros(len(store.labels), dtype=bool), kmers_of(store, kmers)
@@ -294,180 +292,14 @@ def cap_groups(store: Store, rng: np.random.Generator) -> np.ndarray:
     return np.sort(order[total - length - before < GROUP_CAP])
 
 
-def draw_contigs(store: Store, split: str, rng: np.random.Generator, scale: float) -> StoreBuilder:
-    """Contigs of the five lengths: by group among viruses, by category and group among cells;
-    clusters drawn evenly.
-    """
-    builder = StoreBuilder()
-    per_viral_group = {300: 120, 500: 220, 1000: 110, 3000: 60, 10000: 25}
-    per_category = {300: 400, 500: 700, 1000: 350, 3000: 200, 10000: 80}
-    lab = store.labels
-    for category in CATEGORIES:
-        rows = (lab.split == split) & (lab.category == category)
-        groups = sorted(set(lab.group[rows]))
-        if category == "viral":
-            groups = [
-                g for g in groups if not (lab.kind[rows & (lab.group == g)] == "subviral").all()
-            ]
-        for length in LENGTHS:
-            for group in groups:
-                want = (
-                    per_viral_group[length]
-                    if category == "viral"
-                    else per_category[length] / len(groups)
-                )
-                segments = np.flatnonzero(
-                    rows[store.record]
-                    & (lab.group[store.record] == group)
-                    & (lab.kind[store.record] != "subviral")
-                    & (store.length >= length)
-                )
-                if not len(segments):
-                    continue
-                clusters = lab.cluster[store.record[segments]]
-                distinct, index = np.unique(clusters, return_inverse=True)
-                bases = np.bincount(index, weights=store.length[segments])
-                room = np.minimum(bases / length, np.maximum(bases.sum() / length, 1))
-                n = int(min(np.ceil(want * scale), np.ceil(0.8 * room.sum())))
-                for c in rng.choice(len(distinct), n, p=np.sqrt(bases) / np.sqrt(bases).sum()):
-                    mine = segments[index == c]
-                    s = rng.choice(mine, p=store.length[mine] / store.length[mine].sum())
-                    a = int(rng.integers(store.length[s] - length + 1))
-                    add_contig(builder, store, s, a, length, split, f"contig{length}")
-    return builder
-
-
-def add_contig(builder, store, segment, a, length, split, kind, change=None) -> None:
-    codes = store.segment(segment)[a : a + length]
-    if change is not None:
-        codes = change(codes)
-    lab, r = store.labels, store.record[segment]
-    name = f"{lab.name[r]}:{store.offset[segment] + a + 1}-{store.offset[segment] + a + length}"
-    builder.add(
-        decode(codes),
-        name,
-        bool(lab.virus[r]),
-        lab.category[r],
-        lab.group[r],
-        lab.kind[r],
-        split,
-        kind,
-    )
-
-
-def robustness_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -> None:
-    """Test contigs shuffled (3000, 500) and with 1 % substitutions (500); phages spliced into
-    bacteria; organelles; TEs.
-    """
-    lab = store.labels
-    for length, n in ((500, 1200), (3000, 400)):
-        add_shuffled(store, builder, rng, "test", length, n)
-    for kind, split in (
-        ("organelle", "test"),
-        ("organelle", "validation"),
-        ("transposon", "validation"),
-    ):
-        for length, n in ((1000, 200), (3000, 100)):
-            rows = (lab.split == split) & (lab.kind == kind)
-            segments = np.flatnonzero(rows[store.record] & (store.length >= length))
-            for s in rng.choice(segments, min(n, 2 * len(segments))) if len(segments) else []:
-                a = int(rng.integers(store.length[s] - length + 1))
-                add_contig(builder, store, s, a, length, split, f"{kind}{length}")
-    for split in ("validation", "test"):
-        add_spliced(store, builder, rng, split, "spliced", 40)
-
-
-def choice_sets(store: Store, builder: StoreBuilder, rng: np.random.Generator) -> None:
-    """Of the validation side: more shuffled contigs and spliced phages, for what is chosen
-    by them.
-    """
-    for length, n in ((500, 600), (3000, 400)):
-        add_shuffled(store, builder, rng, "validation", length, n)
-    add_spliced(store, builder, rng, "validation", "spliced_choice", 120)
-
-
-def add_shuffled(
-    store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, length: int, n: int
-) -> None:
-    """`n` shuffled contigs, half of them of viruses; of 500 bases also as they are, and with 1 %
-    substitutions.
-    """
-    lab = store.labels
-    for virus in (0, 1):
-        rows = (lab.split == split) & (lab.virus == virus) & (lab.kind != "subviral")
-        segments = np.flatnonzero(rows[store.record] & (store.length >= length))
-        groups = lab.group[store.record[segments]]
-        for g in rng.choice(sorted(set(groups)), n // 2):
-            s = rng.choice(segments[groups == g])
-            a = int(rng.integers(store.length[s] - length + 1))
-            add_contig(
-                builder, store, s, a, length, split, f"shuffled{length}", lambda c: shuffled(c, rng)
-            )
-            if length == 500:
-                add_contig(
-                    builder,
-                    store,
-                    s,
-                    a,
-                    length,
-                    split,
-                    "substituted1pct",
-                    lambda c: substitute(c, 0.01, rng),
-                )
-                add_contig(builder, store, s, a, length, split, "substituted0pct")
-
-
-def add_spliced(
-    store: Store, builder: StoreBuilder, rng: np.random.Generator, split: str, kind: str, n: int
-) -> None:
-    """`n` phages of 5 to 15 kb, each inside 40 kb of bacterium."""
-    lab = store.labels
-    mine = lab.split == split
-    phages = np.flatnonzero(
-        (mine & np.char.startswith(lab.group, "phage"))[store.record] & (store.length >= 15_000)
-    )
-    hosts = np.flatnonzero(
-        (mine & (lab.category == "bacteria"))[store.record] & (store.length >= 40_000)
-    )
-    groups = lab.group[store.record[phages]]
-    for _ in range(n):
-        p = rng.choice(phages[groups == rng.choice(sorted(set(groups)))])
-        h = rng.choice(hosts)
-        size = int(rng.integers(5_000, 15_001))
-        pa, ha = (
-            int(rng.integers(store.length[p] - size + 1)),
-            int(rng.integers(store.length[h] - 40_000 + 1)),
-        )
-        at = int(rng.integers(8_000, 32_001))
-        host, phage = store.segment(h)[ha : ha + 40_000], store.segment(p)[pa : pa + size]
-        name = f"{lab.name[store.record[p]]}|{lab.name[store.record[h]]}|{at + 1}-{at + size}"
-        codes = np.concatenate([host[:at], phage, host[at:]])
-        builder.add(
-            decode(codes), name, False, "spliced", lab.group[store.record[p]], "genome", split, kind
-        )
-
-
-def blurred_sets(contigs: Store) -> Store:
-    """The windows of `substituted0pct` (test and validation) with 1, 5 and 10 % of N: single ones,
-    and one run.
-
-    Kinds `n1pct`, `n5pct`, `n10pct` and `nrun1pct` ...; codes 4 cannot be saved in two bits, so
-    they are made where they are scored.
-    """
-    rows = np.flatnonzero(contigs.labels.kind[contigs.record] == "substituted0pct")
-    plain, parts = contigs.select(rows), []
-    for run in (False, True):
-        for percent in (1, 5, 10):
-            rng = np.random.default_rng([13, run, percent])
-            codes = [blur(plain.segment(i), percent / 100, run, rng) for i in range(len(plain))]
-            kind = np.full(len(plain.labels), f"{'nrun' if run else 'n'}{percent}pct")
-            parts.append(
-                replace(plain, codes=np.concatenate(codes), labels=replace(plain.labels, kind=kind))
-            )
-    return Store.concatenate(parts)
+def teller() -> Callable[[str], None]:
+    """Prints with the seconds since it was made."""
+    began = time.time()
+    return lambda text: print(f"{time.time() - began:6.0f} s  {text}", flush=True)
 
 
 def bases_by(labels: Labels, store: Store, rows: np.ndarray) -> dict:
+    """Records, groups, clusters and bases of each category."""
     out: dict[str, dict] = {}
     for c in sorted(set(labels.category[rows])):
         mine = rows & (labels.category == c)
@@ -480,88 +312,126 @@ def bases_by(labels: Labels, store: Store, rows: np.ndarray) -> dict:
     return out
 
 
-def main(data: Path, out: Path) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    began = time.time()
+@dataclass(frozen=True)
+class Stores:
+    """All labelled sequences."""
 
-    def say(text: str) -> None:
-        print(f"{time.time() - began:6.0f} s  {text}", flush=True)
+    genomes: Store
+    markers: Store
+    proteins: Store
 
-    counts: dict = {}
-    genomes = load_genomes(data)
-    lab = genomes.labels
-    say(f"{len(lab)} records, {genomes.length.sum():,} bases")
-    markers, proteins = load_markers(data), load_proteins(data)
-    say(f"{len(markers.labels)} markers, {len(proteins.labels)} proteins")
+
+@dataclass(frozen=True)
+class Dropped:
+    """Records that resemble the validation side, bool [R] of each store."""
+
+    genomes: np.ndarray
+    markers: np.ndarray
+    proteins: np.ndarray
+
+
+def find_relatives(s: Stores, say: Callable[[str], None]) -> Dropped:
+    """What training must leave out, by shared k-mers or by the name of the group."""
+    lab, of_markers = s.genomes.labels, s.markers.labels
     train, held = lab.split == "train", lab.split == "validation"
-
     viral_held = kmer_set(
-        map(kmers_of(genomes, translated_kmers), np.flatnonzero(held & (lab.virus == 1)))
+        map(kmers_of(s.genomes, translated_kmers), np.flatnonzero(held & (lab.virus == 1)))
     )
-    cell_held = kmer_set(map(kmers_of(genomes, dna_kmers), np.flatnonzero(held & (lab.virus == 0))))
+    cell_held = kmer_set(
+        map(kmers_of(s.genomes, dna_kmers), np.flatnonzero(held & (lab.virus == 0)))
+    )
     say(f"held-out k-mers: {len(viral_held):,} viral 9-mers, {len(cell_held):,} cellular 21-mers")
-    viral_train = np.flatnonzero(train & (lab.virus == 1))
-    drop = drop_relatives(genomes, viral_held, translated_kmers, viral_train, 0.05)
-    drop |= drop_relatives(
-        genomes, cell_held, dna_kmers, np.flatnonzero(train & (lab.virus == 0)), 0.10
-    )
-    say(f"genomes dropped as relatives of the validation side: {int(drop.sum())}")
-    mlab = markers.labels
-    mdrop = drop_relatives(
-        markers, viral_held, translated_kmers, np.flatnonzero(mlab.virus == 1), 0.05
-    )
-    mdrop |= drop_relatives(markers, cell_held, dna_kmers, np.flatnonzero(mlab.virus == 0), 0.10)
-    mdrop |= (mlab.virus == 1) & np.isin(mlab.group, VALIDATION_GROUPS["viral"])
-    mdrop |= (mlab.virus == 0) & np.isin(
-        mlab.group, VALIDATION_GROUPS["bacteria"] + VALIDATION_GROUPS["archaea"]
-    )
-    pdrop = drop_relatives(
-        proteins, viral_held, protein_kmers, np.flatnonzero(proteins.labels.virus == 1), 0.05
-    )
-    say(f"markers dropped: {int(mdrop.sum())}, proteins dropped: {int(pdrop.sum())}")
-    counts["dropped_as_relatives_of_validation"] = {
-        "genomes": {c: int((drop & (lab.category == c)).sum()) for c in CATEGORIES},
-        "markers_viral": int((mdrop & (mlab.virus == 1)).sum()),
-        "markers_cellular": int((mdrop & (mlab.virus == 0)).sum()),
-        "proteins_viral": int(pdrop.sum()),
-    }
-    phages, viral = (
-        train & ~drop & np.char.startswith(lab.group, "phage"),
-        ~pdrop & (proteins.labels.virus == 1),
-    )
-    viral_known = kmer_set(
+
+    def viral(store: Store, kmers: KmersOf, rows: np.ndarray) -> np.ndarray:
+        return drop_relatives(store, viral_held, kmers, np.flatnonzero(rows), 0.05)
+
+    def cellular(store: Store, rows: np.ndarray) -> np.ndarray:
+        return drop_relatives(store, cell_held, dna_kmers, np.flatnonzero(rows), 0.10)
+
+    genomes = viral(s.genomes, translated_kmers, train & (lab.virus == 1))
+    genomes |= cellular(s.genomes, train & (lab.virus == 0))
+    say(f"genomes dropped as relatives of the validation side: {int(genomes.sum())}")
+    is_virus = of_markers.virus == 1
+    markers = viral(s.markers, translated_kmers, is_virus) | cellular(s.markers, ~is_virus)
+    prokaryotes = VALIDATION_GROUPS["bacteria"] + VALIDATION_GROUPS["archaea"]
+    markers |= is_virus & np.isin(of_markers.group, VALIDATION_GROUPS["viral"])
+    markers |= ~is_virus & np.isin(of_markers.group, prokaryotes)
+    proteins = viral(s.proteins, protein_kmers, s.proteins.labels.virus == 1)
+    say(f"markers dropped: {int(markers.sum())}, proteins dropped: {int(proteins.sum())}")
+    return Dropped(genomes, markers, proteins)
+
+
+def training_genomes(s: Stores, dropped: Dropped) -> tuple[Store, int]:
+    """(training genomes without what looks like prophages and with a cap a group, how many bases
+    were masked).
+    """
+    lab = s.genomes.labels
+    train = (lab.split == "train") & ~dropped.genomes
+    phages = train & np.char.startswith(lab.group, "phage")
+    viral = ~dropped.proteins & (s.proteins.labels.virus == 1)
+    known = kmer_set(
         [
-            *map(kmers_of(genomes, lambda s: translated_kmers(s, 4)), np.flatnonzero(phages)),
-            *map(kmers_of(proteins, lambda s: protein_kmers(s, 4)), np.flatnonzero(viral)),
+            *map(kmers_of(s.genomes, lambda c: translated_kmers(c, 4)), np.flatnonzero(phages)),
+            *map(kmers_of(s.proteins, lambda c: protein_kmers(c, 4)), np.flatnonzero(viral)),
         ]
     )
-    masked, lost = mask_prophages(genomes.select_records(train & ~drop), viral_known)
-    say(f"prophage-like bases masked in training bacteria: {lost:,}")
-    counts["prophage_bases_masked"] = lost
-    rng = np.random.default_rng(3)
+    masked, lost = mask_prophages(s.genomes.select_records(train), known)
     cut = tiles(masked)
-    chosen = merge_adjacent(cut, cap_groups(cut, rng))
-    chosen = chosen.select(np.arange(len(chosen)))
-    chosen.save(out / "genomes.npz", bits=2)
-    counts["train"] = bases_by(chosen.labels, chosen, np.ones(len(chosen.labels), bool))
-    for split in ("validation", "test"):
-        counts[split] = bases_by(lab, genomes, lab.split == split)
-    kept = markers.select_records(~mdrop)
-    kept.save(out / "markers.npz", bits=2)
-    counts["markers"] = bases_by(kept.labels, kept, np.ones(len(kept.labels), bool))
-    kept = proteins.select_records(~pdrop)
-    kept.save(out / "proteins.npz", bits=5)
-    counts["proteins"] = bases_by(kept.labels, kept, np.ones(len(kept.labels), bool))
-    say("contigs")
+    chosen = merge_adjacent(cut, cap_groups(cut, np.random.default_rng(3)))
+    return chosen.select(np.arange(len(chosen))), lost
+
+
+def evaluation_contigs(genomes: Store) -> Store:
+    """Contigs of the validation and the test side, and the robustness sets."""
     rng = np.random.default_rng(4)
     parts = [
-        draw_contigs(genomes, s, rng, 1.0 if s == "test" else 0.6).build()
-        for s in ("validation", "test")
+        draw_contigs(genomes, side, rng, 1.0 if side == "test" else 0.6).build()
+        for side in ("validation", "test")
     ]
     extra = StoreBuilder()
     robustness_sets(genomes, extra, rng)
     choice_sets(genomes, extra, np.random.default_rng(12))
-    contigs = Store.concatenate([*parts, extra.build()])
+    return Store.concatenate([*parts, extra.build()])
+
+
+def all_bases(store: Store) -> dict:
+    """`bases_by` of all records."""
+    return bases_by(store.labels, store, np.ones(len(store.labels), bool))
+
+
+def main(data: Path, out: Path) -> None:
+    """Write the stores and counts.json into `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    say = teller()
+    counts: dict[str, Any] = {}
+    s = Stores(load_genomes(data), load_markers(data), load_proteins(data))
+    lab = s.genomes.labels
+    say(f"{len(lab)} records, {s.genomes.length.sum():,} bases")
+    say(f"{len(s.markers.labels)} markers, {len(s.proteins.labels)} proteins")
+    dropped = find_relatives(s, say)
+    viral_markers = s.markers.labels.virus == 1
+    counts["dropped_as_relatives_of_validation"] = {
+        "genomes": {c: int((dropped.genomes & (lab.category == c)).sum()) for c in CATEGORIES},
+        "markers_viral": int((dropped.markers & viral_markers).sum()),
+        "markers_cellular": int((dropped.markers & ~viral_markers).sum()),
+        "proteins_viral": int(dropped.proteins.sum()),
+    }
+    chosen, lost = training_genomes(s, dropped)
+    say(f"prophage-like bases masked in training bacteria: {lost:,}")
+    counts["prophage_bases_masked"] = lost
+    chosen.save(out / "genomes.npz", bits=2)
+    counts["train"] = all_bases(chosen)
+    for split in ("validation", "test"):
+        counts[split] = bases_by(lab, s.genomes, lab.split == split)
+    for name, store, gone, bits in (
+        ("markers", s.markers, dropped.markers, 2),
+        ("proteins", s.proteins, dropped.proteins, 5),
+    ):
+        kept = store.select_records(~gone)
+        kept.save(out / f"{name}.npz", bits)
+        counts[name] = all_bases(kept)
+    say("contigs")
+    contigs = evaluation_contigs(s.genomes)
     contigs.save(out / "contigs.npz", bits=2)
     keys, n = np.unique(
         np.char.add(np.char.add(contigs.labels.split, " "), contigs.labels.kind), return_counts=True

@@ -5,7 +5,7 @@ test side, once.
     virnucpro/models/mini [--hits hits.tsv]
 
 Run with PYTHONPATH=.. Writes the bundle and `mini_evaluation.json`, which docs/MODELS.md
-and STUDY.md quote. `--run`: what mini_gather.py wrote, with folds and learning curve in
+and STUDY.md quote. `--run`: what gather.py wrote, with folds and learning curve in
 groups.npz where they were made. `--hits`: DIAMOND's blastx of the test windows against the training
 proteins (queries named by their row in contigs.npz, targets V... or C...).
 """
@@ -19,8 +19,10 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.mini.data import blurred_sets
+from recipes.mini.contig_sets import blurred_sets
+from recipes.mini.splices import region_scores
 from recipes.mini.windows import CHUNK_LENGTH, POLICY, draw_training
+from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.settings import FRAME_POLICIES
 from virnucpro.training.bundle.save import write_bundle
@@ -38,6 +40,14 @@ def frame_scores(path: Path, prefix: str) -> FrameScores | None:
         if f"{prefix}_logit" not in z:
             return None
         return FrameScores(*(z[f"{prefix}_{f}"] for f in FrameScores._fields))
+
+
+def needed_scores(path: Path, prefix: str) -> FrameScores:
+    """The same, which must be there."""
+    scores = frame_scores(path, prefix)
+    if scores is None:
+        raise SystemExit(f"{path}: has no scores of {prefix}; run the stages before this one")
+    return scores
 
 
 def policy_of(path: Path) -> str:
@@ -59,6 +69,7 @@ def taken(path: Path, prefix: str, contigs: Store) -> np.ndarray:
 
 
 def table(contigs: Store, columns: tuple, rows: np.ndarray, fitted=None) -> Scored:
+    """The contigs `rows` with score and, by `fitted`, probability."""
     score, share, frames = (c[rows] for c in columns)
     lab, length = contigs.labels, contigs.length[rows]
     probability = np.full(len(rows), np.nan)
@@ -147,7 +158,7 @@ def blurred(
         )
         scored = taken((as_in or run) / "scores.npz", prefix, store)
         out |= robustness(
-            store, columns_of(frame_scores(run / "scores.npz", prefix), store), fitted, scored
+            store, columns_of(needed_scores(run / "scores.npz", prefix), store), fitted, scored
         )
         plain = np.flatnonzero(
             (contigs.labels.split == split) & (contigs.labels.kind == "substituted0pct")
@@ -196,8 +207,6 @@ def spliced(
     """Phages of 5-15 kb inside 40 kb of bacterium: the regions `calling.regions` finds against
     where they are.
     """
-    from recipes.mini.splices import region_scores
-
     lab = contigs.labels
     rows = np.flatnonzero(
         np.isin(lab.kind, kinds)
@@ -330,6 +339,7 @@ def folds(packed: Path, run: Path) -> dict:
 
 
 def read_log(run: Path) -> list[dict]:
+    """The events of a campaign."""
     return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
 
 
@@ -345,7 +355,7 @@ def curve_of_groups(packed: Path, run: Path) -> dict:
         for e in read_log(run)
         if e["event"] == "groups" and e["task"].startswith("curve") and e["whole"]
     ):
-        scores = frame_scores(run / "groups.npz", e["task"])
+        scores = needed_scores(run / "groups.npz", e["task"])
         score = call_contigs(
             scores._replace(logit=scores.logit.astype(np.float32)), length, CHUNK_LENGTH, POLICY
         )[1].virus_score
@@ -373,6 +383,7 @@ def curve_of_groups(packed: Path, run: Path) -> dict:
 
 
 def of_500(validation: dict) -> dict:
+    """AUROC and recall of 500-base windows."""
     return {"auroc": validation["500"]["auroc"], "recall_at_5pct": validation["500"]["recall5"]}
 
 
@@ -407,6 +418,7 @@ def campaign(log: list[dict]) -> dict:
 
 
 def rounded(x):
+    """Numbers of nested results with four decimals; None for what is not finite."""
     if isinstance(x, dict):
         return {str(k): rounded(v) for k, v in x.items()}
     if isinstance(x, float | np.floating):
@@ -414,92 +426,100 @@ def rounded(x):
     return x
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+def split_results(contigs: Store, columns: tuple, fitted, scores: FrameScores, split: str) -> dict:
+    """Every figure of one side."""
+    rows = np.flatnonzero(
+        np.char.startswith(contigs.labels.kind, "contig") & (contigs.labels.split == split)
     )
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--packed", type=Path, required=True, help="what mini_folds.py packed")
-    parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--bundle", type=Path, required=True)
-    parser.add_argument("--hits", type=Path)
-    parser.add_argument("--version", default="8", help="of the bundle")
-    parser.add_argument("--results", type=Path, default=Path("recipes/mini/mini_evaluation.json"))
-    options = parser.parse_args()
-    contigs = Store.load(options.data / "contigs.npz")
-    lab = contigs.labels
-    scores = frame_scores(options.run / "scores.npz", POLICY)
+    long = table(contigs, columns, rows[contigs.length[rows] >= 3000], fitted)
+    classes = by_class(long)
+    return {
+        **evaluate(table(contigs, columns, rows, fitted)),
+        "3000 and more": {"all": measure(long), "classes": classes, "macro": macro(classes)},
+        "spliced": spliced(contigs, scores, split, fitted.regions),
+    }
+
+
+def headline(test: dict) -> dict:
+    """What bundle.json says of the accuracy."""
+    long = test["3000 and more"]
+    return {
+        "side": "test: viral families, phage components and cellular species not trained on",
+        "auroc_500": test["500"]["all"]["auroc"],
+        "recall_at_5pct_500": test["500"]["all"]["recall_at_5pct"],
+        "auroc_3000_and_more": long["all"]["auroc"],
+        "false_positive_rate_3000_and_more": {
+            k: v["false_positive_rate"][0] for k, v in long["classes"].items()
+        },
+        "calibration_error_3000_and_more": long["all"]["calibration_error"],
+        "intervals": "value, then 95 % limits from drawing groups again",
+    }
+
+
+def all_results(options: argparse.Namespace, contigs: Store) -> tuple[dict, Calibration]:
+    """(what mini_evaluation.json says, the calibration that ships)."""
+    lab, path = contigs.labels, options.run / "scores.npz"
+    scores = needed_scores(path, POLICY)
     columns = columns_of(scores, contigs)
-    plain = np.char.startswith(lab.kind, "contig")
     fitted, features, compared = fit_validation(contigs, columns)
     limits, tried = choose_limits(contigs, scores)
     fitted = replace(fitted, regions=limits)
-
     results: dict = {
         "counts": json.loads((options.data / "counts.json").read_text()),
         "policies": policies(options.run, contigs),
         "calibration": {"chosen": features, "crossvalidated": rounded(compared)},
+        "regions": {"chosen": [limits.opens, limits.stays], "validation": tried},
     }
-    results["regions"] = {"chosen": [limits.opens, limits.stays], "validation": tried}
     for split in ("validation", "test"):
-        rows = np.flatnonzero(plain & (lab.split == split))
-        results[split] = evaluate(table(contigs, columns, rows, fitted))
-        long = table(contigs, columns, rows[contigs.length[rows] >= 3000], fitted)
-        classes = by_class(long)
-        results[split]["3000 and more"] = {
-            "all": measure(long),
-            "classes": classes,
-            "macro": macro(classes),
-        }
-        results[split]["spliced"] = spliced(contigs, scores, split, limits)
-    scored = taken(options.run / "scores.npz", POLICY, contigs)
+        results[split] = split_results(contigs, columns, fitted, scores, split)
+    scored = taken(path, POLICY, contigs)
     results["robustness"] = robustness(contigs, columns, fitted, scored) | blurred(
         contigs, columns, options.run, fitted
     )
     windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500"))
     results["baselines"] = baselines(options.data, contigs, windows, options.hits)
     if options.hits:
-        results["by_identity"] = by_identity(
-            contigs, windows, table(contigs, columns, windows, fitted), options.hits
-        )
+        answered = table(contigs, columns, windows, fitted)
+        results["by_identity"] = by_identity(contigs, windows, answered, options.hits)
     results["campaign"] = campaign(read_log(options.run))
     if (share := options.run / "protein_share.json").exists():
         results["campaign"]["share_of_the_proteins_classifier"] = json.loads(share.read_text())
     if (options.run / "groups.npz").exists():
         results["groups"] = curve_of_groups(options.packed, options.run)
         results["folds"] = folds(options.packed, options.run)
-    options.results.write_text(json.dumps(results, indent=1) + "\n")
-    head = results["test"]
-    accuracy = {
-        "side": "test: viral families, phage components and cellular species not trained on",
-        "auroc_500": head["500"]["all"]["auroc"],
-        "recall_at_5pct_500": head["500"]["all"]["recall_at_5pct"],
-        "auroc_3000_and_more": head["3000 and more"]["all"]["auroc"],
-        "false_positive_rate_3000_and_more": {
-            k: v["false_positive_rate"][0] for k, v in head["3000 and more"]["classes"].items()
-        },
-        "calibration_error_3000_and_more": head["3000 and more"]["all"]["calibration_error"],
-        "intervals": "value, then 95 % limits from drawing groups again",
-    }
-    write_bundle(
-        options.bundle,
-        options.run,
-        options.data / "dnabert_s",
-        NetworkShape(),
-        {
-            "name": "mini",
-            "version": options.version,
-            "chunk_length": CHUNK_LENGTH,
-            "frame_policy": POLICY,
-            "licence": "MIT",
-            "training_data": (
-                "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in"
-                " docs/MODELS.md"
-            ),
-            "accuracy": accuracy,
-            "calibration": fitted.to_json(),
-        },
+    return results, fitted
+
+
+def main() -> None:
+    """Measure, and write the results and the bundle."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--packed", type=Path, required=True, help="what folds.py packed")
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--bundle", type=Path, required=True)
+    parser.add_argument("--hits", type=Path)
+    parser.add_argument("--version", default="8", help="of the bundle")
+    parser.add_argument("--results", type=Path, default=Path("recipes/mini/mini_evaluation.json"))
+    options = parser.parse_args()
+    results, fitted = all_results(options, Store.load(options.data / "contigs.npz"))
+    options.results.write_text(json.dumps(results, indent=1) + "\n")
+    accuracy = headline(results["test"])
+    description = {
+        "name": "mini",
+        "version": options.version,
+        "chunk_length": CHUNK_LENGTH,
+        "frame_policy": POLICY,
+        "licence": "MIT",
+        "training_data": (
+            "public INSDC, RefSeq, UniProt and phagesdb records; counts and split in docs/MODELS.md"
+        ),
+        "accuracy": accuracy,
+        "calibration": fitted.to_json(),
+    }
+    tokenizer = options.data / "dnabert_s"
+    write_bundle(options.bundle, options.run, tokenizer, NetworkShape(), description)
     print(json.dumps({"test": accuracy, "policies": results["policies"]}, indent=1))
 
 

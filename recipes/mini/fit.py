@@ -3,7 +3,7 @@
     python -m recipes.mini.fit work run        # with PYTHONPATH=., on a CPU: 8
     minutes
 
-`run` as mini_gather.py leaves it. Windows of 500 bases as the network was trained on, but whole and
+`run` as gather.py leaves it. Windows of 500 bases as the network was trained on, but whole and
 as they are. Prints one JSON: AUROC and recall at 5 % false positives of the classifier, of proteins
 alone and of nucleotides alone, each window by its longest stretch.
 """
@@ -89,6 +89,7 @@ def figures(store: Store, scores: FrameScores, rows: np.ndarray) -> dict:
 
 
 def main(work: Path, run: Path) -> None:
+    """Print the figures of training and validation windows."""
     results = {}
     shape = NetworkShape(hidden=len(load_file(run / "classifier.safetensors")["hidden_layer.bias"]))
     with multiprocessing.get_context("fork").Pool() as pool:

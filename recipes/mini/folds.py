@@ -3,11 +3,11 @@ small.
 
     python -m recipes.mini.folds DATA_DIR work PACKED PACKED_MORE
 
-Run with PYTHONPATH=., after mini_data.py. Every training genome gets two folds of four:
+Run with PYTHONPATH=., after data.py. Every training genome gets two folds of four:
 by family (viral families and phage components, cellular families and sources, whole) and by genus
 (a genus of cells by name; of viruses, records of a family linked by over 5 % of their translated
 9-mers). For each held-out fold, the records of other folds that resemble it (the limits of
-mini_data.py) are marked, and left out of that fold's training.
+data.py) are marked, and left out of that fold's training.
 
 PACKED gets all viral genomes and genes, a part of the rest, the validation contigs and the folds'
 contigs; PACKED_MORE the remainder, but for a part of the cellular proteins. Each fits where 45 MiB
@@ -21,12 +21,13 @@ import gzip
 import json
 import shutil
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from recipes.mini.data import CATEGORIES, by_processes, kmers_of, merge_adjacent, tiles
+from recipes.mini.contig_sets import CATEGORIES
+from recipes.mini.data import by_processes, kmers_of, merge_adjacent, teller, tiles
 from recipes.mini.kmers import translated_kmers
 from virnucpro.training.similarity import dna_kmers
 from virnucpro.training.store import Store
@@ -68,7 +69,9 @@ def all_kmers(store: Store) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def genera(store: Store, species: dict, hashes: np.ndarray, records: np.ndarray) -> np.ndarray:
+def genera(
+    store: Store, species: dict[tuple[str, str], str], hashes: np.ndarray, records: np.ndarray
+) -> np.ndarray:
     """A name a record: group and genus of cells; of viruses, group and linked component."""
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -190,12 +193,105 @@ def part(name: str, store: Store, rng: np.random.Generator) -> tuple[Store, np.n
     return cut, chosen | (cut.labels.virus[cut.record] == 1)
 
 
+def species_of(data: Path) -> dict[tuple[str, str], str]:
+    """(category, record) -> species, or organism, by the manifest."""
+    with gzip.open(data / "manifest.tsv.gz", "rt") as handle:
+        return {
+            (r["category"], r["record_id"]): r["species"] or r["organism"]
+            for r in csv.DictReader(handle, delimiter="\t")
+        }
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """The genomes' folds, and what the other stores need of them."""
+
+    folds: dict[str, np.ndarray]  # by KINDS, int8 [R]
+    known: list[tuple[np.ndarray, np.ndarray, np.ndarray]]  # as `seen_by_fold` takes it
+    family_of: dict[tuple[int, str], int]  # (virus, group) -> fold
+
+
+def deal_genomes(
+    genomes: Store, species: dict[tuple[str, str], str], rng: np.random.Generator, counts: dict
+) -> Dealt:
+    """Deal genomes to folds by family and by genus."""
+    lab = genomes.labels
+    hashes, records = all_kmers(genomes)
+    genus = genera(genomes, species, hashes, records)
+    folds = {
+        "family": deal(lab.group, lab.category, rng),
+        "genus": deal(genus, lab.category, rng),
+    }
+    names = zip(lab.virus.tolist(), lab.group.tolist(), strict=True)
+    for c in CATEGORIES:
+        mine = lab.category == c
+        counts[c] = {"groups": len(set(lab.group[mine])), "genera": len(set(genus[mine]))}
+    return Dealt(
+        folds,
+        [(folds[k], hashes, records) for k in KINDS],
+        dict(zip(names, folds["family"].tolist(), strict=True)),
+    )
+
+
+def folds_of_genes(markers: Store, dealt: Dealt) -> dict[str, np.ndarray]:
+    """Genes are never measured: -1, but those of a held-out family are left out with it."""
+    lab = markers.labels
+    names = zip(lab.virus.tolist(), lab.group.tolist(), strict=True)
+    family = np.array([dealt.family_of.get(name, -1) for name in names], dtype=np.int8)
+    return {"family": family, "genus": np.full(len(lab), -1, dtype=np.int8)}
+
+
+def left_out(
+    name: str, store: Store, folds: dict[str, np.ndarray], dealt: Dealt, counts: dict
+) -> np.ndarray:
+    """bool [R, kinds x FOLDS]: records that each fold's training leaves out: its own, and those
+    that resemble it.
+    """
+    if name == "genomes":
+        _, hashes, records = dealt.known[0]
+    else:
+        hashes, records = all_kmers(store)
+    share = seen_by_fold(dealt.known, hashes, records, len(store.labels))
+    relative = share > np.array(MOST_SEEN)[store.labels.virus.astype(int)][:, None]
+    own = np.concatenate([folds[k][:, None] == np.arange(FOLDS) for k in KINDS], axis=1)
+    counts[f"{name} left out as relatives of the held-out fold"] = {
+        f"{k} {f}": int((relative & ~own)[:, i * FOLDS + f].sum())
+        for i, k in enumerate(KINDS)
+        for f in range(FOLDS)
+    }
+    return relative | own
+
+
+def save_parts(
+    name: str,
+    store: Store,
+    folds: dict[str, np.ndarray],
+    places_for: tuple[Path, Path],
+    rng: np.random.Generator,
+) -> None:
+    """The store as two, and its folds beside each, if it has any."""
+    cut, chosen = part(name, store, rng)
+    is_cellular = cut.labels.virus[cut.record] == 0
+    spare = (name == "proteins") & is_cellular & (rng.random(len(cut)) < 0.4)
+    packed, more = places_for
+    parts = ((packed, np.flatnonzero(chosen)), (more, np.flatnonzero(~chosen & ~spare)))
+    for directory, rows in parts:
+        kept = merge_adjacent(cut, rows) if name == "genomes" else cut.select(rows)
+        of = np.unique(kept.record) if name == "genomes" else np.unique(cut.record[rows])
+        kept = kept.select(np.arange(len(kept)))
+        if name != "genomes":  # names of a hundred thousand genes would weigh a megabyte
+            kept.labels.name[:] = ""
+        kept.save(directory / f"{name}.npz", 5 if name == "proteins" else 2)
+        if folds:
+            of_records = {k: v[of] for k, v in folds.items()}
+            np.savez_compressed(directory / f"{name}_folds.npz", **of_records)  # type: ignore[arg-type]
+        if name == "genomes" and directory == packed:
+            np.save(packed / "fold_places.npy", places(kept, rng).astype(np.int32))
+
+
 def main(data: Path, work: Path, packed: Path, more: Path) -> None:
-    began = time.time()
-
-    def say(text: str) -> None:
-        print(f"{time.time() - began:6.0f} s  {text}", flush=True)
-
+    """Deal, pack and save."""
+    say = teller()
     for directory in (packed, more):
         directory.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(21)
@@ -204,90 +300,22 @@ def main(data: Path, work: Path, packed: Path, more: Path) -> None:
         contigs.select_records(contigs.labels.split == side).save(packed / f"{side}.npz", bits=2)
     for tokenizer in ("esm2", "dnabert_s"):
         shutil.copytree(work / tokenizer, packed / tokenizer, dirs_exist_ok=True)
-    with gzip.open(data / "manifest.tsv.gz", "rt") as handle:
-        species = {
-            (r["category"], r["record_id"]): r["species"] or r["organism"]
-            for r in csv.DictReader(handle, delimiter="\t")
-        }
-
     counts: dict = {}
-    known: list = []
-    for name, bits in (("genomes", 2), ("markers", 2), ("proteins", 5)):
-        store = Store.load(work / f"{name}.npz")
-        lab = store.labels
-        extra = {}
-        if name != "proteins":
-            hashes, records = all_kmers(store)
-            say(f"{name}: {len(hashes):,} k-mers")
-            if name == "genomes":
-                genus = genera(store, species, hashes, records)
-                folds = {
-                    "family": deal(lab.group, lab.category, rng),
-                    "genus": deal(genus, lab.category, rng),
-                }
-                known = [(folds[k], hashes, records) for k in KINDS]
-                family_of = dict(
-                    zip(
-                        zip(lab.virus.tolist(), lab.group.tolist(), strict=True),
-                        folds["family"].tolist(),
-                        strict=True,
-                    )
-                )
-                counts = {
-                    c: {
-                        "groups": len(set(lab.group[lab.category == c])),
-                        "genera": len(set(genus[lab.category == c])),
-                    }
-                    for c in CATEGORIES
-                }
-            # genes are never measured: -1, but those of a held-out family are left out with it
-            else:
-                folds = {k: np.full(len(lab), -1, dtype=np.int8) for k in KINDS}
-                folds["family"] = np.array(
-                    [
-                        family_of.get((v, g), -1)
-                        for v, g in zip(lab.virus.tolist(), lab.group.tolist(), strict=True)
-                    ],
-                    dtype=np.int8,
-                )
-            share = seen_by_fold(known, hashes, records, len(lab))
-            relative = share > np.array(MOST_SEEN)[lab.virus.astype(int)][:, None]
-            out = np.concatenate([folds[k][:, None] == np.arange(FOLDS) for k in KINDS], axis=1)
-            counts[f"{name} left out as relatives of the held-out fold"] = {
-                f"{k} {f}": int((relative & ~out)[:, i * FOLDS + f].sum())
-                for i, k in enumerate(KINDS)
-                for f in range(FOLDS)
-            }
-            extra = {"out": relative | out, **{k: folds[k] for k in KINDS}}
-            say(f"{name}: {json.dumps(counts)}")
-        cut, chosen = part(name, store, rng)
-        spare = (
-            (name == "proteins")
-            & (cut.labels.virus[cut.record] == 0)
-            & (rng.random(len(cut)) < 0.4)
-        )
-        for directory, rows in (
-            (packed, np.flatnonzero(chosen)),
-            (more, np.flatnonzero(~chosen & ~spare)),
-        ):
-            kept = merge_adjacent(cut, rows) if name == "genomes" else cut.select(rows)
-            of = np.unique(kept.record) if name == "genomes" else np.unique(cut.record[rows])
-            kept = kept.select(np.arange(len(kept)))
-            if name != "genomes":  # names of a hundred thousand genes would weigh a megabyte
-                kept.labels.name[:] = ""
-            kept.save(directory / f"{name}.npz", bits)
-            if extra:
-                np.savez_compressed(
-                    directory / f"{name}_folds.npz", **{k: v[of] for k, v in extra.items()}
-                )
-            if name == "genomes" and directory == packed:
-                np.save(packed / "fold_places.npy", places(kept, rng).astype(np.int32))
+    genomes = Store.load(work / "genomes.npz")
+    dealt = deal_genomes(genomes, species_of(data), rng, counts)
+    out = left_out("genomes", genomes, dealt.folds, dealt, counts)
+    save_parts("genomes", genomes, {"out": out, **dealt.folds}, (packed, more), rng)
+    say(f"genomes: {json.dumps(counts)}")
+    markers = Store.load(work / "markers.npz")
+    folds = folds_of_genes(markers, dealt)
+    out = left_out("markers", markers, folds, dealt, counts)
+    save_parts("markers", markers, {"out": out, **folds}, (packed, more), rng)
+    say(f"markers: {json.dumps(counts)}")
+    save_parts("proteins", Store.load(work / "proteins.npz"), {}, (packed, more), rng)
     (packed / "folds.json").write_text(json.dumps(counts, indent=1))
     for directory in (packed, more):
-        say(
-            f"{directory.name}:"
-            f" {sum(p.stat().st_size for p in directory.rglob('*') if p.is_file()) / 2**20:.1f} MiB"
-        )
+        size = sum(p.stat().st_size for p in directory.rglob("*") if p.is_file())
+        say(f"{directory.name}: {size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

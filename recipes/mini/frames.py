@@ -4,7 +4,7 @@
     python -m recipes.mini.frames work run bundle        # with PYTHONPATH=.; ten
     minutes on two cores
 
-`run` and `bundle` as in mini_more_scores.py. Of every window the longest stretch of each frame is
+`run` and `bundle` as in more_scores.py. Of every window the longest stretch of each frame is
 scored. Prints a line for each way of joining them: the mean of the logits of the `most` longest
 ones that have a `share` of the longest one's residues, weighted by residues to a power, or
 `maxima`, the highest score of a virus against the highest of another, as of open frames. `cost`:
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from recipes.mini.finish import frame_scores, policy_of
+from recipes.mini.finish import needed_scores, policy_of
 from recipes.mini.more_scores import score, scored
 from recipes.mini.windows import CHUNK_LENGTH, POLICY
 from virnucpro.sequences import frames
@@ -33,6 +33,7 @@ MOST, SHARES, POWERS = (1, 2, 3, 6), (0.0, 0.4, 0.5, 0.7), (0, 1, 2, 3)
 
 
 def main(work: Path, run: Path, bundle: Path) -> None:
+    """Print a line for each way of joining."""
     contigs, path = Store.load(work / "contigs.npz"), run / "scores.npz"
     frames.LEAST_OF_THE_LONGEST = 0, 1  # all that have 20 residues
     lab = contigs.labels.select(contigs.record)
@@ -49,7 +50,7 @@ def main(work: Path, run: Path, bundle: Path) -> None:
     )
     with multiprocessing.get_context("fork").Pool() as pool:
         work_of = partial(pool.map, partial(score, run, bundle), chunksize=1)
-        found = scored(what, every, frame_scores(path, policy_of(path)), work_of)
+        found = scored(what, every, needed_scores(path, policy_of(path)), work_of)
     order = np.lexsort((found.frame, -found.aa_length, found.contig))
     contig = found.contig[order]
     at = np.searchsorted(rows, contig)

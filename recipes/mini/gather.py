@@ -1,4 +1,4 @@
-"""What a campaign left, put where finish_mini.py looks for it.
+"""What a campaign left, put where finish.py looks for it.
 
     python -m recipes.mini.gather CAMPAIGN work run [PLACE]        # with
     PYTHONPATH=.
@@ -143,6 +143,7 @@ def share_proteins(out: Path, scores: dict, contigs: Store) -> None:
 
 
 def main(campaign: Path, work: Path, out: Path, place: int = 1) -> None:
+    """Parts, scores, and the files beside them."""
     split_parts(campaign / "final", place, out)
     contigs = Store.load(work / "contigs.npz")
     share_proteins(out, gather_scores(campaign / "final", place, contigs), contigs)
@@ -152,4 +153,5 @@ def main(campaign: Path, work: Path, out: Path, place: int = 1) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:4]), *map(int, sys.argv[4:]))
+    campaign_at, work_at, out_at = map(Path, sys.argv[1:4])
+    main(campaign_at, work_at, out_at, *map(int, sys.argv[4:]))

@@ -26,6 +26,8 @@ UNITS = {"curve": 2, "folds": 1}  # of steps
 
 @dataclass(frozen=True)
 class Task:
+    """One network: which groups it may learn from."""
+
     name: str
     viral: float = 1.0  # of the groups
     cellular: float = 1.0
@@ -34,6 +36,7 @@ class Task:
 
     @property
     def units(self) -> int:
+        """How long it trains."""
         return UNITS["curve" if self.name.startswith("curve") else "folds"]
 
 
@@ -72,7 +75,8 @@ def kept_groups(
     first = stores[0].labels
     for category in sorted(set(first.category[first.virus == virus])):
         mine = sorted(
-            set(first.group[(first.virus == virus) & (first.category == category)]), key=rank.get
+            set(first.group[(first.virus == virus) & (first.category == category)]),
+            key=rank.__getitem__,
         )
         n = max(1, round(share * len(mine)))
         kept = (kept - set(mine[n:])) | set(mine[:n])
@@ -86,7 +90,8 @@ def part_of_groups(genomes: Store, markers: Store, task: Task) -> tuple[Store, S
         v: kept_groups([genomes, markers], share, v, rng)
         for v, share in ((1, task.viral), (0, task.cellular))
     }
-    parts, n = [], {}
+    parts: list[Store] = []
+    n: dict[str, int] = {}
     for name, store in (("genomes", genomes), ("genes", markers)):
         lab = store.labels
         keep = np.where(
@@ -97,93 +102,107 @@ def part_of_groups(genomes: Store, markers: Store, task: Task) -> tuple[Store, S
             n[f"{side}_{name}"] = len(set(part.labels.group[part.labels.virus == v]))
         n[f"bacterial_{name}"] = len(set(part.labels.group[part.labels.category == "bacteria"]))
         parts.append(part)
-    return *parts, n
+    return parts[0], parts[1], n
+
+
+class GroupTasks:
+    """The networks of the lane: their data, and what is already done."""
+
+    def __init__(self, lane: Lane):
+        self.lane, self.done_file = lane, lane.options.out / "groups.npz"
+        self.contigs, self.fold_of = fold_contigs(lane.options.data)
+        self.left_out = {
+            n: np.concatenate([np.load(f / f"{n}_folds.npz")["out"] for f in lane.folders])
+            for n in ("genomes", "markers")
+        }
+        self.tasks = CURVE + ([] if lane.options.no_folds else HELD_OUT)
+        lane.say("ready", contigs=len(self.contigs), tasks=len(self.tasks))
+
+    def done(self) -> dict[str, np.ndarray]:
+        """Scores of the tasks that are done, by name and field."""
+        return dict(np.load(self.done_file)) if self.done_file.exists() else {}
+
+    def unit_steps(self) -> int:
+        """Steps that a unit of a task takes, so that all fit into the time; measured once."""
+        lane, plan = self.lane, self.lane.options.out / "groups_steps.json"
+        if not plan.exists():
+            lane.rebuild()
+            marks: list = []
+            # what DNABERT-S being fixed compiles anew is no part of the rate
+            lane.train(
+                lane.maker(RECIPE, lane.genomes, lane.markers, None),
+                Recipe(rate=RECIPE.rate),
+                60.0,
+                lane.options.warm_up,
+                lambda p, *_: marks.append((p.step, p.seconds)),
+            )
+            (step, seconds), (last, end) = next(m for m in marks if m[0] >= 10), marks[-1]
+            rate = (last - step) / max(end - seconds, 1e-3)
+            overhead = lane.options.overhead * len(self.tasks)
+            seconds_each = (lane.left - 15 - overhead) / sum(t.units for t in self.tasks)
+            unit = int(np.clip(rate * seconds_each, 3, lane.options.unit_steps))
+            plan.write_text(json.dumps({"unit": unit, "rate": rate}))
+            lane.say("plan", unit_steps=unit, unit_frames=unit * lane.batch.frames, rate=rate)
+        return json.loads(plan.read_text())["unit"]
+
+    def data_of(self, task: Task) -> tuple[Store, Store, tuple[Store, np.ndarray], dict]:
+        """(genomes, genes, (contigs and which of them to score), how many groups) of a task."""
+        lane = self.lane
+        genomes, markers, store = lane.genomes, lane.markers, lane.validation
+        n: dict = {}
+        rows = np.flatnonzero(np.char.startswith(store.labels.kind[store.record], "contig"))
+        if task.fold is not None:
+            genomes = genomes.select_records(~self.left_out["genomes"][:, task.fold])
+            markers = markers.select_records(~self.left_out["markers"][:, task.fold])
+            store, kind = self.contigs, KINDS[task.fold // FOLDS]
+            rows = np.flatnonzero(self.fold_of[kind] == task.fold % FOLDS)
+        elif task.name.startswith("curve"):
+            genomes, markers, n = part_of_groups(genomes, markers, task)
+            rows = rows[np.isin(store.length[rows], (500, 3000, 10000))]
+        return genomes, markers, (store, lane.some(rows)), n
+
+    def run(self, task: Task, unit: int) -> None:
+        """Train the network of a task, score it, and keep the scores."""
+        lane = self.lane
+        genomes, markers, (store, rows), n = self.data_of(task)
+        torch.manual_seed(7)
+        lane.rebuild()
+        maker = lane.maker(RECIPE, genomes, markers, None)
+        took = lane.train(maker, RECIPE, max(lane.left - 10, 5), unit * task.units)
+        plain = lane.maker(RECIPE, genomes, markers, None, augment=False)
+        lane.settle(lane.settling(plain, min(8, lane.options.settle)))
+        scores = lane.score(lane.contig_batches(store, rows))
+        whole = took["frames"] >= unit * task.units * lane.batch.frames
+        if whole:
+            found = {
+                f"{task.name}_{field}": (
+                    column.astype(np.float16) if field.endswith("logit") else column
+                )
+                for field, column in scores._asdict().items()
+            }
+            unfinished = self.done_file.with_name("groups.part.npz")
+            np.savez_compressed(unfinished, **(self.done() | found))  # type: ignore[arg-type]
+            unfinished.replace(self.done_file)
+        lane.say(
+            "groups",
+            task=task.name,
+            whole=whole,
+            took=took,
+            groups=n,
+            records=[len(genomes.labels), len(markers.labels)],
+            **figures(store, scores, rows, odd=False),
+        )
 
 
 def groups(lane: Lane) -> None:
     """All tasks that time allows, in order; those done by an earlier process are not done again."""
-    out = lane.options.out
-    contigs, fold_of = fold_contigs(lane.options.data)
-    left_out = {
-        n: np.concatenate([np.load(f / f"{n}_folds.npz")["out"] for f in lane.folders])
-        for n in ("genomes", "markers")
-    }
-    tasks = CURVE + ([] if lane.options.no_folds else HELD_OUT)
-    lane.say("ready", contigs=len(contigs), tasks=len(tasks))
-    plan = out / "groups_steps.json"
-    if not plan.exists():
-        lane.rebuild()
-        marks: list = []
-        # what DNABERT-S being fixed compiles anew is no part of the rate
-        warm_up = Recipe(rate=RECIPE.rate)
-        lane.train(
-            lane.maker(RECIPE, lane.genomes, lane.markers, None),
-            warm_up,
-            60.0,
-            lane.options.warm_up,
-            lambda p, *_: marks.append((p.step, p.seconds)),
-        )
-        (step, seconds), (last, end) = next(m for m in marks if m[0] >= 10), marks[-1]
-        rate = (last - step) / max(end - seconds, 1e-3)
-        seconds_each = (lane.left - 15 - lane.options.overhead * len(tasks)) / sum(
-            t.units for t in tasks
-        )
-        unit = int(np.clip(rate * seconds_each, 3, lane.options.unit_steps))
-        plan.write_text(json.dumps({"unit": unit, "rate": rate}))
-        lane.say("plan", unit_steps=unit, unit_frames=unit * lane.batch.frames, rate=rate)
-    unit = json.loads(plan.read_text())["unit"]
-    done_file = out / "groups.npz"
-    for task in tasks:
-        done = dict(np.load(done_file)) if done_file.exists() else {}
-        if f"{task.name}_logit" in done or lane.left < 12:
+    tasks = GroupTasks(lane)
+    unit = tasks.unit_steps()
+    for task in tasks.tasks:
+        if f"{task.name}_logit" in tasks.done() or lane.left < 12:
             continue
         try:
-            genomes, markers, n = lane.genomes, lane.markers, {}
-            store = lane.validation
-            rows = np.flatnonzero(np.char.startswith(store.labels.kind[store.record], "contig"))
-            if task.fold is not None:
-                genomes = genomes.select_records(~left_out["genomes"][:, task.fold])
-                markers = markers.select_records(~left_out["markers"][:, task.fold])
-                store, rows = (
-                    contigs,
-                    np.flatnonzero(fold_of[KINDS[task.fold // FOLDS]] == task.fold % FOLDS),
-                )
-            elif task.name.startswith("curve"):
-                genomes, markers, n = part_of_groups(genomes, markers, task)
-                rows = rows[np.isin(store.length[rows], (500, 3000, 10000))]
-            rows = lane.some(rows)
-            torch.manual_seed(7)
-            lane.rebuild()
-            took = lane.train(
-                lane.maker(RECIPE, genomes, markers, None),
-                RECIPE,
-                max(lane.left - 10, 5),
-                unit * task.units,
-            )
-            lane.settle(
-                lane.settling(
-                    lane.maker(RECIPE, genomes, markers, None, augment=False),
-                    min(8, lane.options.settle),
-                )
-            )
-            scores = lane.score(lane.contig_batches(store, rows))
-            whole = took["frames"] >= unit * task.units * lane.batch.frames
-            for field, column in scores._asdict().items():
-                if whole:
-                    done[f"{task.name}_{field}"] = (
-                        column.astype(np.float16) if field.endswith("logit") else column
-                    )
-            np.savez_compressed(out / "groups.part.npz", **done)
-            (out / "groups.part.npz").replace(done_file)
-            lane.say(
-                "groups",
-                task=task.name,
-                whole=whole,
-                took=took,
-                groups=n,
-                records=[len(genomes.labels), len(markers.labels)],
-                **figures(store, scores, rows, odd=False),
-            )
+            tasks.run(task, unit)
         except Exception as error:
             print(traceback.format_exc(), flush=True)
             lane.say("groups failed", task=task.name, error=repr(error)[:300])

@@ -1,5 +1,5 @@
 """One network on one device, trained and measured again and again: what both lanes of
-mini_campaign.py are made of.
+campaign.py are made of.
 """
 
 from __future__ import annotations
@@ -107,12 +107,14 @@ class Lane:
         self.samplers: dict = {}
 
     def load(self, name: str) -> Store:
+        """The store of this name, of all folders."""
         parts = [
             Store.load(f / f"{name}.npz") for f in self.folders if (f / f"{name}.npz").exists()
         ]
         return parts[0] if len(parts) == 1 else Store.concatenate(parts)
 
     def say(self, event: str, **facts) -> None:
+        """A line of the log."""
         line = json.dumps(
             {
                 "at": round(time.time() - self.options.began, 1),
@@ -127,6 +129,7 @@ class Lane:
 
     @property
     def left(self) -> float:
+        """Seconds until the deadline."""
         return self.deadline - time.time()
 
     def rebuild(self) -> None:
@@ -135,6 +138,7 @@ class Lane:
         torch.cuda.empty_cache()
 
     def state(self) -> dict:
+        """The network's tensors, on the CPU."""
         return {k: v.detach().cpu().clone() for k, v in self.network.state_dict().items()}
 
     def maker(
@@ -145,6 +149,7 @@ class Lane:
         fragments: Store | None,
         augment: bool = True,
     ) -> BatchMaker:
+        """Draws batches as the recipe says; without `augment` windows as they are."""
         key = (
             id(genomes),
             id(markers),
@@ -154,22 +159,22 @@ class Lane:
             recipe.mutated,
         )
         if key not in self.samplers:
-            common = {
-                "length": CHUNK_LENGTH,
-                "kind_share": HARD_KINDS if recipe.hard else KIND_SHARE,
-                "group_exponent": recipe.group_exponent,
-                "full_share": recipe.full_share,
-                "mutated_share": recipe.mutated,
-            }
+            rules = WindowRules(
+                length=CHUNK_LENGTH,
+                kind_share=HARD_KINDS if recipe.hard else KIND_SHARE,
+                group_exponent=recipe.group_exponent,
+                full_share=recipe.full_share,
+                mutated_share=recipe.mutated,
+            )
             shares = HARD_GENOMES if recipe.hard else GENOME_SHARE
             self.samplers[key] = [
-                WindowSampler(genomes, WindowRules(category_share=shares, **common)),
-                WindowSampler(markers, WindowRules(category_share=MARKER_SHARE, **common)),
+                WindowSampler(genomes, replace(rules, category_share=shares)),
+                WindowSampler(markers, replace(rules, category_share=MARKER_SHARE)),
             ]
         samplers = list(zip((1 - recipe.markers, recipe.markers), self.samplers[key], strict=True))
-        rules, how = BatchRules(mask_share=0.0), Augmentation()
+        masks, how = BatchRules(mask_share=0.0), Augmentation()
         if augment:
-            rules = BatchRules(mask_share=recipe.mask_share)
+            masks = BatchRules(mask_share=recipe.mask_share)
             how = Augmentation(
                 distant=recipe.distant,
                 shuffled=recipe.shuffled,
@@ -183,8 +188,26 @@ class Lane:
             self.tokenizers,
             batch,
             VOCABULARY,
-            rules,
+            masks,
             how,
+        )
+
+    def rules(self, recipe: Recipe, seconds: float, steps: int) -> TrainRules:
+        """The recipe as rules of the training loop."""
+        return TrainRules(
+            seconds=max(seconds, 1.0),
+            steps=max(steps, 2),
+            learning_rate=recipe.rate,
+            esm2_rate=recipe.esm2_rate,
+            dnabert_s_rate=recipe.dna_rate,
+            dnabert_s_share=recipe.dna_share,
+            weight_decay=recipe.decay,
+            esm2_weight=recipe.protein_weight,
+            dnabert_s_weight=recipe.dna_weight,
+            token_weight=recipe.token_weight,
+            seed=recipe.seed,
+            workers=self.workers,
+            report_every=self.options.report,
         )
 
     def train(
@@ -202,21 +225,7 @@ class Lane:
         torch.manual_seed(recipe.seed)
         free_dnabert_s(self.network)
         set_dropout(self.network, self.network.shape.dropout, recipe.depth)
-        rules = TrainRules(
-            seconds=max(seconds, 1.0),
-            steps=max(steps, 2),
-            learning_rate=recipe.rate,
-            esm2_rate=recipe.esm2_rate,
-            dnabert_s_rate=recipe.dna_rate,
-            dnabert_s_share=recipe.dna_share,
-            weight_decay=recipe.decay,
-            esm2_weight=recipe.protein_weight,
-            dnabert_s_weight=recipe.dna_weight,
-            token_weight=recipe.token_weight,
-            seed=recipe.seed,
-            workers=self.workers,
-            report_every=self.options.report,
-        )
+        rules = self.rules(recipe, seconds, steps)
         took: dict = {"frames": 0}
         began = time.time()
 
@@ -242,30 +251,38 @@ class Lane:
             loss_term=loss_term,
         )
         took.update(frames=mean.steps * self.batch.frames, seconds=round(time.time() - began, 1))
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        # else the next `prepare` leaves it as it is, without autocast
-        self.network._is_accelerate_prepared = False
-        self.accelerator._models.clear()
-        self.accelerator._optimizers.clear()
+        self.release()
         mean.swap()
         free_dnabert_s(self.network)
         return took
 
+    def release(self) -> None:
+        """Take the network back from Accelerate."""
+        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
+        # else the next `prepare` leaves it as it is, without autocast
+        self.network._is_accelerate_prepared = False  # type: ignore[assignment]
+        self.accelerator._models.clear()
+        self.accelerator._optimizers.clear()
+
     def settling(self, maker: BatchMaker, n: int) -> list:
+        """Batches for the batch-norm statistics."""
         rng = np.random.default_rng(99)
         return [maker.draw(rng) for _ in range(n)]
 
     def settle(self, batches: list) -> None:
+        """Set the batch-norm statistics."""
         with self.accelerator.autocast():
             set_batch_norm(self.network, batches, self.device)
 
     def contig_batches(self, store: Store, rows: np.ndarray, policy: str = POLICY):
+        """Batches of the contigs `rows`, for `score`."""
         frames = ContigFrames(
             store, rows, self.tokenizers, self.scoring, CHUNK_LENGTH, policy, block=200_000
         )
         return loader(frames, min(self.workers, len(frames.blocks)))
 
     def some(self, rows: np.ndarray) -> np.ndarray:
+        """All rows, or in a trial a few."""
         few = self.options.few
         return rows[:: len(rows) // few + 1] if few else rows
 

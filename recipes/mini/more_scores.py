@@ -4,7 +4,7 @@ another frame policy, on the same contigs.
     python -m recipes.mini.more_scores work run bundle out        # with
     PYTHONPATH=.; 45 minutes on two cores
 
-`run` as mini_gather.py leaves it; its contigs are rows of work/contigs.npz. `out` gets the same
+`run` as gather.py leaves it; its contigs are rows of work/contigs.npz. `out` gets the same
 files: those scores of the run that are of POLICY too with the missing ones, and the classifier with
 a share of the proteins' one chosen anew. Of the windows with N it has every `EVERY_BLURRED`th
 (`blurred-SIDE_taken`).
@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from recipes.mini.data import blurred_sets
-from recipes.mini.finish import frame_scores, policy_of
+from recipes.mini.contig_sets import blurred_sets
+from recipes.mini.finish import needed_scores, policy_of
 from recipes.mini.gather import share_proteins
 from recipes.mini.windows import CHUNK_LENGTH, POLICY
 from virnucpro.embedding.plan import make_plan
@@ -74,6 +74,7 @@ def score(run: Path, bundle: Path, frames: tuple[list[bytes], list[bytes]]) -> n
 
 
 def key(scores: FrameScores) -> np.ndarray:
+    """A number a frame: contig, chunk and frame."""
     return (scores.contig.astype(np.int64) * 1_000 + scores.chunk) * 10 + scores.frame
 
 
@@ -100,9 +101,10 @@ def scored(what: FrameScores, found: Frames, known: FrameScores, work) -> FrameS
 
 
 def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
+    """Score what is missing, and write the run anew."""
     contigs, path = Store.load(work / "contigs.npz"), run / "scores.npz"
     lab = contigs.labels.select(contigs.record)
-    known, sets, kept = frame_scores(path, policy_of(path)), [], {}
+    known, sets, kept = needed_scores(path, policy_of(path)), [], {}
     for split in ("validation", "test"):
         for kind in sorted(
             set(lab.kind[lab.split == split]),
@@ -123,7 +125,7 @@ def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
             f"blurred-{split}",
         )
         kept[f"{prefix}_taken"] = np.arange(0, len(store), EVERY_BLURRED)
-        sets.append((prefix, store, kept[f"{prefix}_taken"], frame_scores(path, prefix), prefix))
+        sets.append((prefix, store, kept[f"{prefix}_taken"], needed_scores(path, prefix), prefix))
     sets = sorted(sets, key=lambda s: "blurred" in s[0])
     with multiprocessing.get_context("fork").Pool() as pool, np.load(path) as z:
         kept |= {name: z[name] for name in z.files if name.startswith(("open_", "longest_"))}

@@ -10,6 +10,7 @@ cellular from 120) and genes (from 60).
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,12 @@ import numpy as np
 
 from virnucpro.training.baselines import long_orfs
 from virnucpro.training.store import Store, decode, decode_protein
+
+SEARCH = (
+    "makedb --in train.faa -d train",
+    "blastx -q windows.fna -d train --sensitive -k 30 -e 0.01 -o hits.tsv"
+    " -f 6 qseqid sseqid pident length bitscore evalue",
+)
 
 
 def proteins(work: Path):
@@ -34,47 +41,20 @@ def proteins(work: Path):
 
 
 def main(work: Path) -> None:
+    """Write the database and the windows, and search."""
     search = work / "search"
     search.mkdir(exist_ok=True)
     with (search / "train.faa").open("wb") as handle:
         for number, (virus, letters) in enumerate(proteins(work)):
             handle.write(b">%s%d\n%s\n" % (b"V" if virus else b"C", number, letters))
     contigs = Store.load(work / "contigs.npz")
+    lab = contigs.labels
+    windows = np.flatnonzero((lab.split == "test") & (lab.kind == "contig500")).tolist()
     with (search / "windows.fna").open("wb") as handle:
-        for row in np.flatnonzero(
-            (contigs.labels.split == "test") & (contigs.labels.kind == "contig500")
-        ):
+        for row in windows:
             handle.write(b">%d\n%s\n" % (row, decode(contigs.segment(row))))
-    subprocess.run(
-        ["diamond", "makedb", "--in", "train.faa", "-d", "train"], cwd=search, check=True
-    )
-    subprocess.run(
-        [
-            "diamond",
-            "blastx",
-            "-q",
-            "windows.fna",
-            "-d",
-            "train",
-            "--sensitive",
-            "-k",
-            "30",
-            "-e",
-            "0.01",
-            "-o",
-            "hits.tsv",
-            "-f",
-            "6",
-            "qseqid",
-            "sseqid",
-            "pident",
-            "length",
-            "bitscore",
-            "evalue",
-        ],
-        cwd=search,
-        check=True,
-    )
+    for command in SEARCH:
+        subprocess.run(["diamond", *shlex.split(command)], cwd=search, check=True)
 
 
 if __name__ == "__main__":

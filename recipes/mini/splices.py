@@ -31,7 +31,8 @@ def region_scores(
     chunks, sequences = call_contigs(part, lengths, chunk_length, frame_policy)
     regions = find_regions(chunks, sequences, lengths, limits=limits)
     both = truly = found = false = 0
-    errors, hits = [], 0
+    errors: list[int] = []
+    hits = 0
     for i, row in enumerate(rows):
         start, end = map(
             int, str(contigs.labels.name[contigs.record[row]]).rsplit("|", 1)[1].split("-")
@@ -46,9 +47,10 @@ def region_scores(
         false += len(own) - len(overlap)
         if overlap:
             hits += 1
-            best = max(
-                overlap, key=lambda r: min(end, regions.end[r]) - max(start, regions.start[r])
-            )
+            shared = [
+                min(end, int(regions.end[r])) - max(start, int(regions.start[r])) for r in overlap
+            ]
+            best = overlap[int(np.argmax(shared))]
             errors += [abs(int(regions.start[best]) - start), abs(int(regions.end[best]) - end)]
     precision, recall = both / max(found, 1), both / max(truly, 1)
     return {

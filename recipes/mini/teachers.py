@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch.nn import functional as F
+import torch.nn.functional as fn
 
 from virnucpro.training.bundle.network import Network, NetworkInput, NetworkOutput
 from virnucpro.training.bundle.trainer import SUPERVISED, TrainRules, weighted
@@ -44,9 +44,9 @@ def distances(output: NetworkOutput, taught: tuple[torch.Tensor, ...]) -> dict[s
     """How far the output is from what Teachers taught, by the names of SUPERVISED."""
 
     def distance(logits, target):
-        warm = F.log_softmax(logits.float() / TEMPERATURE, dim=1)
+        warm = fn.log_softmax(logits.float() / TEMPERATURE, dim=1)
         return (
-            F.kl_div(warm, F.softmax(target / TEMPERATURE, dim=1), reduction="batchmean")
+            fn.kl_div(warm, fn.softmax(target / TEMPERATURE, dim=1), reduction="batchmean")
             * TEMPERATURE**2
         )
 

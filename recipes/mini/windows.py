@@ -76,6 +76,7 @@ def draw_training(data: Path, n: int) -> Windows:
 
 
 def write_tokenizers(data: Path) -> None:
+    """Both tokenizers, the DNA one learned from training windows."""
     rules = WindowRules(
         length=200,
         shortest=200,
