@@ -248,3 +248,16 @@ def test_json_comes_back_as_it_was_written(tmp_path):
 )
 def test_a_plain_name_stays_in_its_directory(name, plain):
     assert files.is_plain_name(name) is plain
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of another user")
+def test_a_directory_of_another_user_is_not_written_to(tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.chown(theirs, 4321, 4321)
+    assert not files.is_ours(theirs)
+    with pytest.raises(OSError, match="it belongs to another user"):
+        files.make_directory(theirs)
+    with Lock(tmp_path / "mine", tmp_path), Lock(tmp_path / "shared", tmp_path, wait=True):
+        modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("mine", "shared")]
+    assert modes[0] == 0o600 and modes[1] & 0o444 == 0o444

@@ -161,7 +161,7 @@ def directory_handle(path: Path, below: Path | None = None) -> Iterator[int]:
 
 def make_directory(path: Path) -> None:
     """Make the directory `path` in its parent where it is not there. Errors: OSError, also where
-    it is a link.
+    it is a link, or another user's, who could replace what is written there.
     """
     try:
         os.mkdir(path)
@@ -169,6 +169,8 @@ def make_directory(path: Path) -> None:
         if not stat.S_ISDIR(os.lstat(path).st_mode):
             reason = A_LINK if path.is_symlink() else "there is a file of this name"
             raise OSError(errno.ENOTDIR, reason, str(path)) from None
+        if not is_ours(path):
+            raise OSError(errno.EPERM, "it belongs to another user", str(path)) from None
 
 
 def remove_tree(name: str, parent: int) -> None:
@@ -190,14 +192,14 @@ def remove_tree(name: str, parent: int) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def open_own(path: Path, flags: int) -> int:
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
     """A file handle of a regular file of one name; never of a link, and never waiting for a pipe.
 
     Errors: OSError.
     """
     try:
         flags |= os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        handle = os.open(path, flags, 0o666)
+        handle = os.open(path, flags, mode)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise OSError(errno.ELOOP, A_LINK, str(path)) from None
@@ -255,7 +257,7 @@ class Lock:
                 make_directory(self._path.parent)
             writable = self._open()
         except OSError as error:
-            raise refusal(self._what, error, self._purpose) from error
+            raise refusal(Path(error.filename or self._what), error, self._purpose) from error
         try:
             self._take()
         except OSError as error:
@@ -272,7 +274,9 @@ class Lock:
     def _open(self) -> bool:
         """Open the file; False where only to be read: another user's, which is enough to lock."""
         try:
-            self._handle = open_own(self._path, os.O_RDWR | os.O_CREAT)
+            # whoever can read a lock can hold it: only one that users share is for others too
+            mode = 0o666 if self._wait else 0o600
+            self._handle = open_own(self._path, os.O_RDWR | os.O_CREAT, mode)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EROFS) or not self._path.exists():
                 raise

@@ -66,13 +66,13 @@ class WorkPlace:
         return Lock(shards.with_suffix(".lock"), self.checkpoint_dir, WORK)
 
     def shards(self, encoder: str, content: Mapping[str, str]) -> Path:
-        """Directory of an encoder's finished rows, named by all that decides their values; not one
-        that another user has made, who could have put other rows there.
+        """Directory of an encoder's finished rows, named by all that decides their values; of this
+        user alone, since another could put other rows there.
         """
         name = f"{encoder}-{digest(content)[:24]}"
         if self.checkpoint_dir is None:
             return self.hidden / name
-        shared = self.checkpoint_dir / name
+        shared = self.checkpoint_dir / f"{name}-user-{os.geteuid()}"
         if not os.path.lexists(shared) or (is_ours(shared) and not shared.is_symlink()):
             return shared
         log.warning("%s: another user's; work is kept in %s instead", shared, self.output_dir)
