@@ -231,7 +231,8 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
         before = _file_state(outputs.run_json)
         if processes.spawn:
             words = ["predict", *replace(options, output_dir=output_dir).arguments()]
-            result = _launched_result(settings, launch_processes(processes, words, given))
+            code = launch_processes(processes, words, given)
+            result: Result | None = _launched_result(settings, code)
         else:
             result = _run_here(settings, options, world, processes, own_process)
         if not world.launched and _file_state(outputs.run_json) not in (None, before):

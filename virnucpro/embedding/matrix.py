@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -127,14 +127,10 @@ def _write_empty(
     sparse = path.with_suffix(".room")
     with open(sparse, "wb") as file:
         file.truncate(max(size, 1))
-    # from_file is said to give a `_StorageBase`; of this class it gives one of this class
-    storage = torch.UntypedStorage(0)
+    storage: Any = torch.UntypedStorage(0)  # Any: the stub of from_file names another class
     if size:
-        storage = cast(
-            torch.UntypedStorage,
-            torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size),
-        )
-    data = torch.empty(0, dtype=kind).set_(storage, 0, torch.Size(shape))
+        storage = torch.UntypedStorage.from_file(str(sparse), shared=False, nbytes=size)
+    data = torch.empty(0, dtype=kind).set_(storage, 0, shape, (shape[1], 1))
     with skip_data():
         torch.save(
             {"ids": [], "data": data, "model": dict(model)}, path, pickle_module=_pickle_with(ids)
