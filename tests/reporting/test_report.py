@@ -302,3 +302,8 @@ def test_multiqc_reads_it(tmp_path, golden):
         for path in (tmp_path / "out" / "multiqc_data").glob("*virnucpro_calls*.txt")
     ]
     assert found and re.search(rf"^input\t{counts(golden)['virus']}", found[0], re.M)
+
+
+def test_control_characters_of_the_command_are_escaped(golden, tmp_path):
+    page = render(Outputs(tmp_path), golden, {"command": ["virnucpro", "a\033[31mb.fa"]})
+    assert "\033" not in page and r"a\x1b[31mb.fa" in page

@@ -20,6 +20,7 @@ from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns, Note
 from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.calling.regions import fewest_scored
+from virnucpro.errors import escaped
 from virnucpro.files import writing
 from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
@@ -277,7 +278,7 @@ def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
             for stage, seconds in record.get("seconds", {}).items()
         ),
     ]
-    return [(name, str(value)) for name, value in rows if value not in (None, "", [])]
+    return [(name, escaped(str(value))) for name, value in rows if value not in (None, "", [])]
 
 
 def _choice(choice: Mapping[str, str]) -> tuple[str, str]:
