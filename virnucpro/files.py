@@ -87,7 +87,7 @@ def writing(
     A link at `path` is replaced, not followed; nor is one between `below` and `path`. Raises
     `purpose.error` where the disk is full or the place cannot be written.
     """
-    text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
+    encoding, newline = (None, None) if "b" in mode else ("utf-8", "\n")
     name = LEFTOVER + secrets.token_hex(8)
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.ExitStack() as stack:
@@ -97,7 +97,10 @@ def writing(
         except OSError as error:
             raise refusal(path, error, purpose) from error
         try:
-            with explained(path, purpose), open(handle, mode, **text) as stream:
+            with (
+                explained(path, purpose),
+                open(handle, mode, encoding=encoding, newline=newline) as stream,
+            ):
                 yield stream
                 stream.flush()
                 os.fsync(stream.fileno())

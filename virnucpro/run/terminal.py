@@ -64,7 +64,7 @@ def _unfailing(stream: TextIO | None, number: int) -> TextIO:
     if stream is None:
         return io.TextIOWrapper(io.BufferedWriter(raw), "utf-8", "backslashreplace")
     stream.flush()
-    lines = stream.line_buffering or stream.write_through or number == 2
+    lines = bool(stream.line_buffering or getattr(stream, "write_through", False) or number == 2)
     return io.TextIOWrapper(
         io.BufferedWriter(raw), stream.encoding, "backslashreplace", line_buffering=lines
     )
