@@ -6,7 +6,7 @@
 PACKED and PACKED_MORE come from folds.py. The lane `main` trains two networks from nothing
 (`TEACHERS`) and one that learns their mean answers (`STUDENT`), each kept as it was best on the
 validation groups; OUT/final gets the best network, its validation scores and then its scores of the
-test contigs, at which nobody looks here. The lane `groups`, with `--lanes groups` or beside `main`,
+test contigs, which are not evaluated here. The lane `groups` (`--lanes groups`, or both lanes)
 is described in groups.py. Results are written as they come; a lane that dies is started again
 and goes on after its last result. OUT/log.jsonl has a line an event.
 """
@@ -394,7 +394,7 @@ def main() -> None:
         "--overhead",
         type=float,
         default=9.0,
-        help="seconds a network of `groups` needs beside training",
+        help="seconds a network of `groups` needs in addition to training",
     )
     parser.add_argument(
         "--few", type=int, default=0, help="score only about this many contigs (a trial)"

@@ -1,5 +1,5 @@
-"""Coding sequences -> relatives of theirs that never were: residues replaced as BLOSUM62 replaces
-them, frames kept open.
+"""Coding sequences -> invented distant relatives: residues replaced as BLOSUM62 replaces them,
+frames kept open.
 
 A position takes a codon from elsewhere in its own sequence, drawn in proportion to the odds of the
 two residues. So composition, codon usage and the absence of stops are the sequence's own. Does not

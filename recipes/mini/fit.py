@@ -1,4 +1,5 @@
-"""How well a network of `mini` fits its own training windows, by part, beside validation windows.
+"""How well a network of `mini` fits its training windows, by part, compared with validation
+windows.
 
     python -m recipes.mini.fit work run        # with PYTHONPATH=., on a CPU: 8
     minutes

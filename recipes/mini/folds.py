@@ -269,7 +269,7 @@ def save_parts(
     places_for: tuple[Path, Path],
     rng: np.random.Generator,
 ) -> None:
-    """The store as two, and its folds beside each, if it has any."""
+    """Save the store in two parts, each with its folds if it has any."""
     cut, chosen = part(name, store, rng)
     is_cellular = cut.labels.virus[cut.record] == 0
     spare = (name == "proteins") & is_cellular & (rng.random(len(cut)) < 0.4)

@@ -143,7 +143,7 @@ def share_proteins(out: Path, scores: dict, contigs: Store) -> None:
 
 
 def main(campaign: Path, work: Path, out: Path, place: int = 1) -> None:
-    """Parts, scores, and the files beside them."""
+    """Write the parts, the scores, the log and the scores of groups."""
     split_parts(campaign / "final", place, out)
     contigs = Store.load(work / "contigs.npz")
     share_proteins(out, gather_scores(campaign / "final", place, contigs), contigs)

@@ -128,7 +128,7 @@ class GroupTasks:
         if not plan.exists():
             lane.rebuild()
             marks: list = []
-            # what DNABERT-S being fixed compiles anew is no part of the rate
+            # the rate is measured without the second compilation, when DNABERT-S is fixed
             lane.train(
                 lane.maker(RECIPE, lane.genomes, lane.markers, None),
                 Recipe(rate=RECIPE.rate),

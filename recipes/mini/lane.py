@@ -305,7 +305,8 @@ def means(store: Store, scores: FrameScores, rows: np.ndarray, which: str = "log
 def figures(store: Store, scores: FrameScores, rows: np.ndarray, odd: bool = True) -> dict:
     """AUROC by length and class and recall at 5 % false positives on `rows`.
 
-    With `odd` contigs of other kinds than `contig...` count apart: the share with a score over 0.
+    With `odd`, contigs of kinds other than `contig...` are reported separately: the share with a
+    score over 0.
     """
     lab, found = store.labels.select(store.record[rows]), {}
     virus, length = lab.virus.astype(bool), store.length[rows]

@@ -6,8 +6,8 @@ another frame policy, on the same contigs.
 
 `run` as gather.py leaves it; its contigs are rows of work/contigs.npz. `out` gets the same
 files: those scores of the run that are of POLICY too with the missing ones, and the classifier with
-a share of the proteins' one chosen anew. Of the windows with N it has every `EVERY_BLURRED`th
-(`blurred-SIDE_taken`).
+a share of the proteins' one that is chosen again. Of the windows with N it has every
+`EVERY_BLURRED`th (`blurred-SIDE_taken`).
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def scored(what: FrameScores, found: Frames, known: FrameScores, work) -> FrameS
 
 
 def main(work: Path, run: Path, bundle: Path, out: Path) -> None:
-    """Score what is missing, and write the run anew."""
+    """Score what is missing, and write the whole run."""
     contigs, path = Store.load(work / "contigs.npz"), run / "scores.npz"
     lab = contigs.labels.select(contigs.record)
     known, sets, kept = needed_scores(path, policy_of(path)), [], {}

@@ -1,5 +1,5 @@
-"""A sequence -> another with the same dinucleotides: what is left of it when only its composition
-is.
+"""A sequence -> a random one with the same dinucleotides, which has its composition and nothing
+else of it.
 """
 
 from __future__ import annotations

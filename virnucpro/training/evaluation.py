@@ -2,8 +2,8 @@
 again.
 
 Knows arrays; does not know where scores came from. Unscored sequences (NaN) rank last, and are left
-out where a figure says `scored`. A claim per class rests on its number of independent groups, so
-that number stands beside it.
+out where a figure says `scored`. Each figure of a class comes with its number of independent
+groups, because that is what the claim rests on.
 """
 
 from __future__ import annotations

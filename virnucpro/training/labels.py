@@ -66,7 +66,7 @@ def _line(path: Path, number: int, row: dict[str, str | None]) -> Line:
     file = path.parent / cell("file")
     if not file.is_file():
         raise InputError(
-            f"{path} line {number}: {file} is no file; paths are relative to the table"
+            f"{path} line {number}: {file} is not a file; paths are relative to the table"
         )
     virus = label in VIRUS
     category = cell("category") or ("viral" if virus else "others")

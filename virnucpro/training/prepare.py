@@ -109,7 +109,8 @@ def labelled_records(lines: list[Line]) -> Iterator[tuple[Record, Line]]:
 def deal_groups(lines: list[Line], settings: PrepareSettings) -> dict[tuple[bool, str], str]:
     """(virus, group) -> side.
 
-    Given splits stay; a group name counts on each label apart, and is never on two sides of one.
+    Given splits stay. Groups of viruses and of others are separate, whatever their names; none is
+    on two sides.
     """
     given: dict[tuple[bool, str], set[str]] = defaultdict(set)
     for line in lines:

@@ -2,8 +2,8 @@
 holds.
 
 Canonical 21-mers of the DNA find near-identical sequences. A k-mer is sampled by its hash, so both
-sides sample the same ones. Low-complexity k-mers (few distinct letters) are ignored: AT repeats
-would make strangers relatives.
+sides sample the same ones. Low-complexity k-mers (few distinct letters) are ignored: otherwise
+AT repeats would make unrelated sequences look alike.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ class Transform:
 
 
 class BatchMaker:
-    """Draws training batches from `samplers` (share, sampler), and protein fragments besides."""
+    """Draws training batches from `samplers` (share, sampler) and protein fragments."""
 
     def __init__(
         self,

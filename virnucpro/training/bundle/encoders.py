@@ -32,7 +32,7 @@ class TokenTensors(NamedTuple):
 class BranchDropout(nn.Module):
     """Dropout of single values and of a row's whole branch.
 
-    The rates are tensors: changing them compiles nothing anew.
+    The rates are tensors, so that changing them does not compile again.
     """
 
     values: torch.Tensor

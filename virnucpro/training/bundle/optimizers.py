@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
     def step(  # type: ignore[override]  # torch declares two overloads; this is both of them
         self, closure: Callable[[], float] | None = None
     ) -> float | None:
-        """One step; `closure`, if any, computes the gradients anew and gives the loss."""
+        """One step; `closure`, if any, computes the gradients again and gives the loss."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

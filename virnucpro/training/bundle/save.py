@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from virnucpro.files import put_in_place, write_text
+from virnucpro.files import write_text
+from virnucpro.models.convert import write_safetensors
 from virnucpro.training.bundle.network import Network
 from virnucpro.training.bundle.shape import NetworkShape
 from virnucpro.training.bundle.vocabulary import write_esm2_tokenizer
@@ -38,12 +39,8 @@ def half_parts(network: Network) -> dict[str, dict[str, torch.Tensor]]:
 
 def save_parts(network: Network, directory: Path) -> None:
     """`esm2`, `dnabert_s`, `classifier` and `heads` `.safetensors`, each whole or not at all."""
-    from safetensors.torch import save_file
-
     for part, tensors in half_parts(network).items():
-        unfinished = directory / f"{part}.part"
-        save_file(tensors, unfinished, metadata={"format": "pt"})
-        put_in_place(unfinished, directory / f"{part}.safetensors")
+        write_safetensors(tensors, directory / f"{part}.safetensors")
 
 
 def write_bundle(

@@ -17,7 +17,7 @@ NO_LIMIT = int(1e30)  # as transformers writes it
 
 
 def write_esm2_tokenizer(directory: Path) -> None:
-    """`vocab.txt` and its two companions, as beside the published weights."""
+    """`vocab.txt`, `special_tokens_map.json` and `tokenizer_config.json`, as published."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
     special = {
