@@ -33,6 +33,7 @@ LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
 BLOCK = 1 << 20  # bytes hashed at once
 LARGEST_JSON = 256 << 20  # bytes; run.json lists every record that failed
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CLOSED = -1  # in the place of a file handle
 A_LINK = "it is a link, and links are not followed here; remove it"
 
 
@@ -251,7 +252,7 @@ class Lock:
 
     def __init__(self, path: Path, what: Path, purpose: Purpose = OUTPUT, wait: bool = False):
         self._path, self._what, self._purpose, self._wait = path, what, purpose, wait
-        self._handle: int | None = None
+        self._handle = CLOSED
 
     def __enter__(self) -> Lock:
         try:
@@ -304,9 +305,9 @@ class Lock:
             fcntl.flock(self._handle, fcntl.LOCK_EX)
 
     def __exit__(self, *_: object) -> None:
-        if self._handle is not None:
+        if self._handle != CLOSED:
             os.close(self._handle)
-            self._handle = None
+            self._handle = CLOSED
 
 
 @functools.cache

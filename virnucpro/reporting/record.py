@@ -14,8 +14,9 @@ import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from io import TextIOWrapper
 from pathlib import Path
-from typing import Any, TextIO, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from virnucpro.errors import Failure, StoreError, escaped
 from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
@@ -282,7 +283,7 @@ class _LogFile(logging.FileHandler):
     its last words.
     """
 
-    def _open(self) -> TextIO:
+    def _open(self) -> TextIOWrapper:
         handle = open_own(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         return open(handle, "a", encoding=self.encoding, errors=self.errors)
 
