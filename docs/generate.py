@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 from virnucpro.reporting.columns import TABLES, Table
+from virnucpro.settings import CALLS, DEVICES, INPUTS, MODEL, RUN, Options, flag, words
 
 DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- made from (.+?) -->\n).*?(<!-- end -->)", re.S)
@@ -25,7 +27,25 @@ def columns(table: Table) -> str:
     return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"
 
 
+def options() -> str:
+    """The options of `predict`, by the panels of its help."""
+    rows = []
+    panels: dict[str, list[str]] = {panel: [] for panel in (INPUTS, MODEL, DEVICES, RUN, CALLS)}
+    known = words(Options)
+    for one in fields(Options):
+        meaning = one.metadata["option"]
+        names = ", ".join(f"`{name}`" for name in meaning.names or [flag(one.name)])
+        names += " " + " / ".join(known.get(one.name, [meaning.metavar or ""]))
+        default = "" if one.default is None or one.default is False else f"`{one.default}`"
+        panels[meaning.panel].append(f"| {names.strip()} | {default} | {meaning.help} |")
+    for panel, lines in panels.items():
+        rows += [f"| **{panel}** | | |", *lines]
+    return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows]) + "\n"
+
+
 PARTS: dict[str, Callable[[], str]] = {
+    "the options of predict": options,
+} | {
     f"the columns of {table.name}": lambda table=table: columns(table)
     for table in TABLES
     if table.name != "virus_summary"

@@ -15,7 +15,6 @@ from command import GOLDEN, environment, virnucpro
 
 import virnucpro as package
 from virnucpro import pipeline
-from virnucpro.api import Options
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.run import job as preparation
 
@@ -211,11 +210,6 @@ def test_an_unknown_option_or_a_wrong_value_is_a_usage_error():
         package.predict("x.fa", thresholds=0.3)
     with pytest.raises(UsageError, match="--min-length -1"):
         package.predict("x.fa", min_length=-1)
-
-
-def test_options_say_themselves_as_a_command_line():
-    words = Options(output_dir="out dir", model="mini", force=True, min_score=0.4).arguments()
-    assert words == ["--output-dir=out dir", "--model=mini", "--force", "--min-score=0.4"]
 
 
 def test_drop_in_for_the_original_in_a_pipeline(home, options, fasta, tmp_path):

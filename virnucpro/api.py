@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,111 +34,14 @@ from virnucpro.run.home import ensure_home
 from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
-from virnucpro.sequences.inputs import NO_INPUT, STDIN, InputFile, stem_of
-from virnucpro.settings import (
-    COMPILE,
-    CONSERVATIVE,
-    FEATURE_KINDS,
-    PRECISIONS,
-    RELAXED,
-    TABLE_FORMATS,
-    CallPoints,
-    CallSettings,
-    ModelSettings,
-    PredictSettings,
-)
+from virnucpro.sequences.inputs import NO_INPUT, STDIN, stem_of
+from virnucpro.settings import Options, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """The options of `virnucpro predict`, by their names there."""
-
-    output_dir: Path | str | None = None
-    model: str | None = None
-    esm_model: str | None = None
-    dna_model: str | None = None
-    classifier: str | None = None
-    chunk_length: int | None = None
-    gpus: str | None = None
-    num_processes: int | None = None
-    precision: str = "auto"
-    batch_size: int | None = None
-    compile: str = "auto"
-    features: str = "float32"
-    min_length: int = 0
-    stride: int | None = None
-    resume: bool = False
-    force: bool = False
-    checkpoint_dir: Path | str | None = None
-    cache_dir: Path | str | None = None
-    partial_ok: bool = False
-    min_score: float | None = None
-    conservative: bool = False
-    relaxed: bool = False
-    allow_short: bool = False
-    prevalence: float | None = None
-    table_format: str = "tsv"
-    quiet: bool = False
-    verbose: bool = False
-
-    def __post_init__(self) -> None:
-        for name, allowed in (
-            ("precision", PRECISIONS),
-            ("compile", COMPILE),
-            ("features", FEATURE_KINDS),
-            ("table_format", TABLE_FORMATS),
-        ):
-            if getattr(self, name) not in allowed:
-                raise UsageError(
-                    f"{_flag(name)} {getattr(self, name)}: choose one of {', '.join(allowed)}"
-                )
-        if self.resume and self.force:
-            raise UsageError("--resume continues and --force starts over; give one of them")
-        if self.min_length < 0:
-            raise UsageError(f"--min-length {self.min_length}: a length; give 0 or more")
-        self.call_settings()
-
-    def arguments(self) -> list[str]:
-        """The command line that says the same, less what is as usual."""
-        words: list[str] = []
-        for option in fields(self):
-            value = getattr(self, option.name)
-            if value is True:
-                words.append(_flag(option.name))
-            elif value is not None and value is not False and value != option.default:
-                words.append(f"{_flag(option.name)}={value}")
-        return words
-
-    def call_settings(self) -> CallSettings:
-        points = call_points(self.min_score, self.conservative, self.relaxed)
-        return CallSettings(points, self.allow_short, self.prevalence, self.table_format)
-
-    def settings(self, inputs: tuple[InputFile, ...], output_dir: Path) -> PredictSettings:
-        return PredictSettings(
-            inputs=inputs,
-            output_dir=output_dir,
-            model=ModelSettings(
-                self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length
-            ),
-            precision=self.precision,
-            batch_tokens=self.batch_size,
-            compile=self.compile,
-            features=self.features,
-            min_length=self.min_length,
-            stride=self.stride or 0,
-            call=self.call_settings(),
-            resume=self.resume,
-            force=self.force,
-            checkpoint_dir=_path(self.checkpoint_dir),
-            cache_dir=_path(self.cache_dir),
-            partial_ok=self.partial_ok,
-        )
 
 
 def predict(
@@ -195,7 +98,9 @@ def summarize(
     ensure_home()
     given = _options(**options)
     allow_for_fork(cpu=True)
-    return again(Path(directory), _path(classifier), given.call_settings(), _path(given.cache_dir))
+    another = None if classifier is None else Path(classifier)
+    cache_dir = None if given.cache_dir is None else Path(given.cache_dir)
+    return again(Path(directory), another, given.call_settings(), cache_dir)
 
 
 def run(given: list[str], options: Options, own_process: bool) -> Result | None:
@@ -247,26 +152,6 @@ def _file_state(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return status.st_ino, status.st_mtime_ns
-
-
-def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
-    """The points of `--min-score`, `--conservative`, `--relaxed`, of which at most one may stand
-    there.
-    """
-    if sum((min_score is not None, conservative, relaxed)) > 1:
-        raise UsageError(
-            "--min-score, --conservative and --relaxed exclude each other; give one of them"
-        )
-    virus = (
-        min_score
-        if min_score is not None
-        else CONSERVATIVE
-        if conservative
-        else RELAXED
-        if relaxed
-        else None
-    )
-    return CallPoints() if virus is None else CallPoints(virus=virus, relaxed=min(virus, RELAXED))
 
 
 def default_output(given: list[str]) -> Path:
@@ -347,11 +232,3 @@ def _options(**given: Any) -> Options:
 
 def _listed(paths: Path | str | Iterable[Path | str]) -> list[str]:
     return [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
-
-
-def _flag(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _path(given: Path | str | None) -> Path | None:
-    return None if given is None else Path(given)

@@ -1,5 +1,5 @@
 """The command line: its commands, errors to one line, and the exit code. Only this module exits;
-only it and `commands` print.
+only it and the `commands` of tools and training print.
 
 Nothing heavy is imported before a command needs it: `virnucpro --help` must answer at once.
 """
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
 from virnucpro import __version__
-from virnucpro.commands.benchmark import benchmark
-from virnucpro.commands.models import citation, doctor, models
-from virnucpro.commands.predict import predict
-from virnucpro.commands.summarize import summarize
 from virnucpro.errors import UsageError, VirNucProError, one_line
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.terminal import close_standard_streams, open_standard_streams
+from virnucpro.settings import INPUTS, Options, argument, flag, option
+from virnucpro.tools.commands import benchmark, citation, command, console_logging, doctor, models
 from virnucpro.training import commands as training
 
 UNEXPECTED = 1
@@ -35,7 +36,8 @@ STOPPED = [128 + number for number in SIGNALS]
 # commands that take up what an interrupted one has done
 GOING_ON = {"predict", "train", "download"}
 SECONDS_FOR_THE_MAIN_PROCESS = 3.0
-LIBRARY_USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]
+
+log = logging.getLogger("virnucpro")
 
 app = typer.Typer(
     name="virnucpro",
@@ -66,13 +68,153 @@ def _top(
 ) -> None: ...
 
 
-for command in (predict, summarize):
-    app.command()(command)
-for name, command in training.COMMANDS.items():
-    app.command(name)(command)
+@dataclass(frozen=True)
+class Inputs:
+    """What `predict` reads."""
+
+    inputs: list[str] | None = argument(
+        "FASTA or FASTQ, also gz, bz2, xz, zst; a directory of such; - for standard input.",
+        "INPUT",
+        None,
+    )
+    more_inputs: list[str] | None = option(
+        None, "The same, repeatable.", "-i", "--input", panel=INPUTS
+    )
+
+
+@dataclass(frozen=True)
+class LegacyOptions:
+    """What the original's command line has besides; the help leaves it out."""
+
+    model_type: Literal["300", "500", "custom"] | None = option(None, "", hidden=True)
+    model_path: str | None = option(None, "", hidden=True)
+    expected_length: int | None = option(None, "", hidden=True)
+    no_progress: bool = option(False, "", "--no-progress", hidden=True)
+    device: str | None = option(None, "", hidden=True)
+    # these do nothing any more
+    esm_batch_size: int | None = option(None, "", hidden=True)
+    dnabert_batch_size: int | None = option(None, "", hidden=True)
+    threads: int | None = option(None, "", hidden=True)
+    parallel: bool = option(False, "", "--parallel", hidden=True)
+    persistent_models: bool = option(False, "", "--persistent-models", hidden=True)
+    v1_fallback: bool = option(False, "", "--v1-fallback", hidden=True)
+    v1_attention: bool = option(False, "", "--v1-attention", hidden=True)
+
+    def obsolete(self) -> list[str]:
+        """The options given that do nothing."""
+        return [flag(name) for name in OBSOLETE if getattr(self, name)]
+
+    def translate(self, options: Options) -> Options:
+        """The options of the original in today's words."""
+        if self.model_type and options.model:
+            raise UsageError("--model-type is the older name of --model; give one of them")
+        if self.model_type == "custom" and not self.model_path:
+            raise UsageError("--model-type custom: give the classifier with --model-path FILE.pth")
+        # beside it, --batch-size is the classifier's rows, which need no choice
+        if self.model_type is not None:
+            custom = self.model_type == "custom"
+            base = "300" if self.expected_length == 300 else "500"
+            options = replace(
+                options,
+                model=base if custom else self.model_type,
+                chunk_length=options.chunk_length or (self.expected_length if custom else None),
+                batch_size=None,
+            )
+        return replace(
+            options,
+            classifier=options.classifier or self.model_path,
+            gpus=_gpus(options.gpus, self.device),
+            quiet=options.quiet or self.no_progress,
+        )
+
+
+OBSOLETE = (
+    "esm_batch_size",
+    "dnabert_batch_size",
+    "threads",
+    "parallel",
+    "persistent_models",
+    "v1_fallback",
+    "v1_attention",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What `summarize` starts from."""
+
+    directory: Path = argument("Output directory of a finished predict.", "DIR")
+    classifier: Path | None = option(None, "Another classifier: .safetensors or .pth.")
+
+
+OF_SUMMARIZE = (
+    "min_score",
+    "conservative",
+    "relaxed",
+    "allow_short",
+    "prevalence",
+    "table_format",
+    "cache_dir",
+    "quiet",
+    "verbose",
+)
+
+
+def predict(inputs: Inputs, legacy: LegacyOptions, given: Options) -> None:
+    """Say for every sequence whether it is viral."""
+    from virnucpro import api
+    from virnucpro.launch import read_world
+
+    options, world = legacy.translate(given), read_world()
+    console_logging(options.verbose, options.quiet, world.is_main)
+    for name in legacy.obsolete() if world.is_main and not world.self_launched else ():
+        log.warning("%s is no longer needed and does nothing", name)
+    words = [*(inputs.inputs or []), *(inputs.more_inputs or [])]
+    result = api.run(words, options, own_process=True)
+    if result is not None:
+        _show(result, options.quiet)
+        raise typer.Exit(result.exit_code)
+
+
+def summarize(finished: Finished, options: Options) -> None:
+    """Call again from stored features.
+
+    Other thresholds, another classifier; nothing is embedded again.
+    """
+    from virnucpro import api
+
+    console_logging(options.verbose, options.quiet, True)
+    given = {name: getattr(options, name) for name in OF_SUMMARIZE}
+    result = api.summarize(finished.directory, finished.classifier, **given)
+    _show(result, options.quiet)
+    raise typer.Exit(result.exit_code)
+
+
+def _show(result: Any, quiet: bool) -> None:
+    """The calls, the best hits and where the files are, on standard output."""
+    if result.answers is not None:
+        from virnucpro.reporting.console import show_result
+
+        show_result(result, quiet)
+
+
+def _gpus(gpus: str | None, device: str | None) -> str | None:
+    """`--gpus`, or what `--device auto|cpu|cuda|cuda:1` means."""
+    if gpus is not None or device in (None, "auto"):
+        return gpus
+    kind, _, number = device.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not number.isdigit()):
+        raise UsageError(f"--device {device}: use --gpus all, none or numbers such as 0,2")
+    return "none" if kind == "cpu" else number or "all"
+
+
+app.command()(command(predict, Inputs, LegacyOptions, Options))
+app.command()(command(summarize, Finished, Options, only=OF_SUMMARIZE))
+for word, made in training.COMMANDS.items():
+    app.command(word)(made)
 app.add_typer(models, name="models")
-for command in (doctor, citation, benchmark):
-    app.command()(command)
+for made in (doctor, citation, benchmark):
+    app.command()(made)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -116,15 +258,15 @@ def run(arguments: list[str]) -> int:
         ensure_home()
         world = read_world()
         _refuse_nothing(options)
-        command = typer.main.get_command(app)
+        group: Any = typer.main.get_command(app)
         # the list of commands needs no panels, and answers in half the time without rich
-        command.rich_markup_mode = None
-        code = command(arguments or ["--help"], standalone_mode=False)
+        group.rich_markup_mode = None
+        code = group(arguments or ["--help"], standalone_mode=False)
         code = int(code) if isinstance(code, int) else 0
     except VirNucProError as error:
         code, said = error.exit_code, True
         _complain(error, verbose, world)
-    except LIBRARY_USAGE_ERROR as error:
+    except typer.TyperException as error:
         code = UsageError.exit_code
         _complain(_explained(error), verbose, world)
     except (KeyboardInterrupt, typer.Abort):
@@ -162,24 +304,23 @@ def _refuse_nothing(arguments: Sequence[str]) -> None:
     """An option's empty value is a shell variable that was not set, and as a path would be the
     current directory.
     """
-    for option, value in itertools.pairwise([*arguments, "-"]):
-        if (option.startswith("-") and not value) or (
-            option.startswith("--") and option.endswith("=")
-        ):
+    for name, value in itertools.pairwise([*arguments, "-"]):
+        if (name.startswith("-") and not value) or (name.startswith("--") and name.endswith("=")):
             raise UsageError(
-                f"{option.rstrip('=')}: its value is empty, perhaps a variable that is not set;"
+                f"{name.rstrip('=')}: its value is empty, perhaps a variable that is not set;"
                 " give one, or leave it out"
             )
 
 
-def _explained(error: Any) -> VirNucProError:
-    context = (
-        f"virnucpro {error.ctx.info_name}"
-        if error.ctx is not None and error.ctx.parent is not None
+def _explained(error: typer.TyperException) -> VirNucProError:
+    context = getattr(error, "ctx", None)
+    name = (
+        f"virnucpro {context.info_name}"
+        if context is not None and context.parent is not None
         else "virnucpro"
     )
     return UsageError(
-        f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {context} --help"
+        f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {name} --help"
     )
 
 

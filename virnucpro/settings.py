@@ -1,29 +1,90 @@
-"""What a run is asked to do: the settings of `predict` as plain data, checked once.
+"""What a run is asked to do, as plain data, checked once.
 
-Knows the options and their limits (SPEC: command line); does not know how they are parsed or
-carried out.
+An option is one field of `Options`: the command line, the Python interface and the table in
+docs/USAGE.md are made from it. Does not know how options are parsed or carried out.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 from virnucpro.errors import UsageError
 
 if TYPE_CHECKING:
     from virnucpro.sequences.inputs import InputFile
 
-PRECISIONS: tuple[str, ...] = ("auto", "bf16", "fp16", "fp32", "int8")
-FEATURE_KINDS: tuple[str, ...] = ("float32", "float16", "none")
-COMPILE: tuple[str, ...] = ("auto", "on", "off")
-TABLE_FORMATS: tuple[str, ...] = ("tsv", "parquet")
+Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
+FeatureKind = Literal["float32", "float16", "none"]
+Compile = Literal["auto", "on", "off"]
+TableFormat = Literal["tsv", "parquet"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
+COMPILE: tuple[str, ...] = get_args(Compile)
+TABLE_FORMATS: tuple[str, ...] = get_args(TableFormat)
 STRETCHES = "stretches"  # the frame policy whose chunks have several frames of unequal weight
 FRAME_POLICIES: tuple[str, ...] = ("open", "longest", STRETCHES)
 SHORTEST_CHUNK, LONGEST_CHUNK = 30, 100_000  # bases
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
+
+
+INPUTS, MODEL, DEVICES, RUN, CALLS = (
+    "Input and output",
+    "Model",
+    "Devices and speed",
+    "The run",
+    "Calls",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How an option stands on a command line and in its help."""
+
+    help: str
+    names: tuple[str, ...] = ()  # else it is called as its field is
+    panel: str | None = None  # of the help
+    metavar: str | None = None
+    min: float | None = None
+    max: float | None = None
+    hidden: bool = False
+    is_argument: bool = False  # given by its place
+
+
+def option(default: Any, help: str, *names: str, **more: Any) -> Any:
+    """A field that is an option. more: the other fields of `Option`."""
+    return field(default=default, metadata={"option": Option(help, names, **more)})
+
+
+def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
+    """A field that is given by its place."""
+    meaning = Option(help, metavar=metavar, is_argument=True)
+    return field(default=default, metadata={"option": meaning})
+
+
+def words(options: type) -> dict[str, tuple[str, ...]]:
+    """The words that an option may be, of those fields that are one of some words."""
+    found = {}
+    for name, kind in get_type_hints(options).items():
+        for one in (kind, *get_args(kind)):  # the latter of `Literal[...] | None`
+            if get_origin(one) is Literal:
+                found[name] = get_args(one)
+    return found
+
+
+def check_words(options: Any) -> None:
+    """Raise UsageError unless every option that is one of some words is one of these."""
+    for name, known in words(type(options)).items():
+        value = getattr(options, name)
+        if value is not None and value not in known:
+            raise UsageError(f"{flag(name)} {value}: choose one of {', '.join(known)}")
+
+
+def flag(name: str) -> str:
+    """The option of a field."""
+    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,3 +165,157 @@ class PredictSettings:
     checkpoint_dir: Path | None = None
     cache_dir: Path | None = None
     partial_ok: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The options of `virnucpro predict`."""
+
+    output_dir: Path | str | None = option(
+        None, "Default: {first input}_virnucpro.", "-o", "--output-dir", panel=INPUTS
+    )
+    table_format: TableFormat = option("tsv", "Of contigs, chunks and frames.", panel=INPUTS)
+    features: FeatureKind = option("float32", "What merged_features.pt keeps.", panel=INPUTS)
+    min_length: int = option(0, "Skip shorter sequences (they are listed).", panel=INPUTS, min=0)
+    stride: int | None = option(
+        None,
+        "Search long sequences for regions in windows this many bases apart.",
+        panel=INPUTS,
+        metavar="BASES",
+        min=1,
+    )
+    model: str | None = option(
+        None,
+        "500, 300, mini, or a bundle directory. Default: the best installed.",
+        "-m",
+        "--model",
+        panel=MODEL,
+    )
+    esm_model: str | None = option(None, "Replace ESM-2: hub id or directory.", panel=MODEL)
+    dna_model: str | None = option(None, "Replace DNABERT-S: hub id or directory.", panel=MODEL)
+    classifier: str | None = option(
+        None, "Replace the classifier: .safetensors or .pth.", panel=MODEL
+    )
+    chunk_length: int | None = option(
+        None, "Default: the model's.", panel=MODEL, min=SHORTEST_CHUNK
+    )
+    gpus: str | None = option(None, "all, none, or numbers such as 0,2.", panel=DEVICES)
+    num_processes: int | None = option(None, "Processes without GPUs.", panel=DEVICES)
+    precision: Precision = option(
+        "auto", f"Of the encoders: {', '.join(PRECISIONS)}.", panel=DEVICES, metavar="TYPE"
+    )
+    batch_size: int | None = option(
+        None,
+        "Tokens in a batch; lower it when memory is short.",
+        panel=DEVICES,
+        metavar="TOKENS",
+        min=1,
+    )
+    compile: Compile = option("auto", "Own, faster encoder layers; off: plain ones.", panel=DEVICES)
+    resume: bool = option(
+        False,
+        "Continue what is unfinished in the output directory, an older version's too. The default"
+        " when it is the same run.",
+        "--resume",
+        panel=RUN,
+    )
+    force: bool = option(False, "Start over.", "--force", panel=RUN)
+    checkpoint_dir: Path | str | None = option(
+        None, "Keep unfinished work here, so that a retry elsewhere finds it.", panel=RUN
+    )
+    cache_dir: Path | str | None = option(
+        None, "Where tokenized frames are cached (HF_DATASETS_CACHE).", panel=RUN
+    )
+    partial_ok: bool = option(
+        False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok", panel=RUN
+    )
+    min_score: float | None = option(
+        None, "Score at or over which a sequence is virus (0.5).", panel=CALLS
+    )
+    conservative: bool = option(
+        False, "Virus from 0.8: fewer, surer.", "--conservative", panel=CALLS
+    )
+    relaxed: bool = option(False, "Virus from 0.3: more, less sure.", "--relaxed", panel=CALLS)
+    allow_short: bool = option(
+        False,
+        "Call sequences shorter than half the model's length too.",
+        "--allow-short",
+        panel=CALLS,
+    )
+    prevalence: float | None = option(
+        None, "Share of viral sequences you expect: moves probabilities and FDR.", panel=CALLS
+    )
+    quiet: bool = option(False, "No progress display.", "-q", "--quiet", panel=RUN)
+    verbose: bool = option(
+        False, "Debug log, GPU memory every 10 s, tracebacks.", "-v", "--verbose", panel=RUN
+    )
+
+    def __post_init__(self) -> None:
+        check_words(self)
+        for one in fields(self):
+            value, least = getattr(self, one.name), one.metadata["option"].min
+            if value is not None and least is not None and value < least:
+                raise UsageError(f"{flag(one.name)} {value}: give {least} or more")
+        if self.resume and self.force:
+            raise UsageError("--resume continues and --force starts over; give one of them")
+        self.call_settings()
+
+    def arguments(self) -> list[str]:
+        """The command line that says the same, less what is as usual."""
+        said: list[str] = []
+        for option in fields(self):
+            value = getattr(self, option.name)
+            if value is True:
+                said.append(flag(option.name))
+            elif value is not None and value is not False and value != option.default:
+                said.append(f"{flag(option.name)}={value}")
+        return said
+
+    def call_settings(self) -> CallSettings:
+        points = call_points(self.min_score, self.conservative, self.relaxed)
+        return CallSettings(points, self.allow_short, self.prevalence, self.table_format)
+
+    def settings(self, inputs: tuple[InputFile, ...], output_dir: Path) -> PredictSettings:
+        return PredictSettings(
+            inputs=inputs,
+            output_dir=output_dir,
+            model=ModelSettings(
+                self.model, self.esm_model, self.dna_model, self.classifier, self.chunk_length
+            ),
+            precision=self.precision,
+            batch_tokens=self.batch_size,
+            compile=self.compile,
+            features=self.features,
+            min_length=self.min_length,
+            stride=self.stride or 0,
+            call=self.call_settings(),
+            resume=self.resume,
+            force=self.force,
+            checkpoint_dir=_path(self.checkpoint_dir),
+            cache_dir=_path(self.cache_dir),
+            partial_ok=self.partial_ok,
+        )
+
+
+def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
+    """The points of `--min-score`, `--conservative`, `--relaxed`, of which at most one may stand
+    there.
+    """
+    if sum((min_score is not None, conservative, relaxed)) > 1:
+        raise UsageError(
+            "--min-score, --conservative and --relaxed exclude each other; give one of them"
+        )
+    virus = (
+        min_score
+        if min_score is not None
+        else CONSERVATIVE
+        if conservative
+        else RELAXED
+        if relaxed
+        else None
+    )
+    return CallPoints() if virus is None else CallPoints(virus=virus, relaxed=min(virus, RELAXED))
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)

@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from virnucpro import api
-from virnucpro.commands.models import models
 from virnucpro.errors import ModelError
 from virnucpro.models.files import read_verification
 from virnucpro.tools import verify as module
+from virnucpro.tools.commands import models
 from virnucpro.tools.figures import NEAR, PASSED, WRONG, Figures, Given, Rows
 from virnucpro.tools.verify import Verification, sign_off, verify
 

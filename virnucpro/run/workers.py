@@ -32,7 +32,7 @@ LOOPBACK = "127.0.0.1"
 SECONDS_TO_END = 20.0
 POLL_SECONDS = 0.05
 FINISHED = (0, 2)  # exit codes of a run that has answered: 2 with failures
-HINTS = {
+HINTS: dict[int, str] = {
     signal.SIGKILL: " (out of host memory?)",
     signal.SIGBUS: " (a file of the run was cut short, or its disk failed?)",
 }
@@ -146,13 +146,14 @@ def _end(started: Sequence[subprocess.Popen]) -> None:
 def _failed(codes: Sequence[int | None], forced: bool) -> int:
     """The exit code of a run in which a process failed and has said why itself; else raise."""
 
-    def order(rank: int) -> int:
-        code = codes[rank]
-        return 0 if 0 < code < 128 else 1 if code < 0 else 2
+    def order(item: tuple[int, int]) -> int:
+        return 0 if 0 < item[1] < 128 else 1 if item[1] < 0 else 2
 
-    failed = [rank for rank, code in enumerate(codes) if code not in (None, *FINISHED)]
-    rank = min(failed, key=order)
-    code, who = codes[rank], f"process {rank} of {len(codes)}"
+    ended = {
+        rank: code for rank, code in enumerate(codes) if code is not None and code not in FINISHED
+    }
+    rank, code = min(ended.items(), key=order)
+    who = f"process {rank} of {len(codes)}"
     if code > 128:
         raise Interrupted(f"{who} was {stopped(code - 128, forced)}", code - 128)
     if code > 0:

@@ -15,8 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.util import find_spec
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +30,7 @@ from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.packing import PackedBatch, pack
 from virnucpro.models.precision import compute_dtype, resolve_precision
 from virnucpro.settings import Choice, ModelSettings, PredictSettings
+from virnucpro.tools.commands import BenchmarkSettings
 from virnucpro.tools.random_models import (
     SHAPES,
     esm2_config,
@@ -53,33 +53,6 @@ SENSE = [
     if a + b + c not in ("TAA", "TAG", "TGA")
 ]
 ENCODER_STAGES = ("dnabert_s", "esm2")
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkSettings:
-    """What to measure. `frames`, `batch_tokens`: None is the device's default."""
-
-    model_shape: str = "3B"
-    lengths: str = "500bp"
-    precision: str = "auto"
-    compile: str = "auto"
-    against: str | None = None
-    frames: int | None = None
-    batch_tokens: int | None = None
-    cpu: bool = False
-
-    def __post_init__(self) -> None:
-        for option, value, known in (
-            ("--model-shape", self.model_shape, SHAPES),
-            ("--lengths", self.lengths, LENGTHS),
-            ("--against", self.against, (None, "original")),
-        ):
-            if value not in known:
-                raise UsageError(
-                    f"{option} {value}: choose one of {', '.join(map(str, filter(None, known)))}"
-                )
-        if self.against and find_spec("esm") is None:
-            raise UsageError("--against original: needs fair-esm; run `pip install fair-esm` first")
 
 
 def run_benchmark(

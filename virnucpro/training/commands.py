@@ -4,16 +4,15 @@ everything heavy is imported when called. `cli.py` registers them.
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Any
 
 from virnucpro.errors import Interrupted, UsageError
+from virnucpro.tools.commands import command
 from virnucpro.training.settings import (
     CalibrateSettings,
     EvaluateSettings,
@@ -21,37 +20,21 @@ from virnucpro.training.settings import (
     TrainSettings,
 )
 
-Settings = TypeVar("Settings")
-
 
 def say(text: str) -> None:
     """Progress goes to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
-def command(settings: type[Settings], run: Callable[[Settings], None]) -> Callable[..., None]:
-    """`run` as typer takes a command: an option for each field of `settings`.
+def _checked(settings: type, run: Callable[[Any], None]) -> Callable[..., None]:
+    """The command; its output directory is checked before the work, not after."""
 
-    The output directory is checked before the work, not after.
-    """
-    hints = get_type_hints(settings)
-    parameters = [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=Annotated[hints[field.name], field.metadata["typer"]],
-        )
-        for field in fields(settings)  # type: ignore[arg-type]  # all of them are dataclasses
-    ]
-
-    def call(**options: Any) -> None:
-        _check_writable(options["output"])
-        run(settings(**options))
+    def call(given: Any) -> None:
+        _check_writable(given.output)
+        run(given)
 
     call.__name__, call.__doc__ = run.__name__, settings.__doc__
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call
+    return command(call, settings)
 
 
 def _prepare(settings: PrepareSettings) -> None:
@@ -106,10 +89,10 @@ def _calibrate(settings: CalibrateSettings) -> None:
 
 
 COMMANDS = {
-    "prepare": command(PrepareSettings, _prepare),
-    "train": command(TrainSettings, _train),
-    "evaluate": command(EvaluateSettings, _evaluate),
-    "calibrate": command(CalibrateSettings, _calibrate),
+    "prepare": _checked(PrepareSettings, _prepare),
+    "train": _checked(TrainSettings, _train),
+    "evaluate": _checked(EvaluateSettings, _evaluate),
+    "calibrate": _checked(CalibrateSettings, _calibrate),
 }
 
 

@@ -4,28 +4,14 @@ here: `commands.py` makes the command line from them.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any
-
-import typer
 
 from virnucpro.errors import UsageError
-from virnucpro.settings import FRAME_POLICIES, SHORTEST_CHUNK, STRETCHES
+from virnucpro.settings import FRAME_POLICIES, SHORTEST_CHUNK, STRETCHES, argument, option
 
 SPLITS = ("train", "validation", "test")
 SIZES = ("mini", "small", "tiny")
-
-
-def option(default: Any, help: str, *names: str, **more: Any) -> Any:
-    """A field that is an option; without `names` it is called as the field is."""
-    return field(default=default, metadata={"typer": typer.Option(*names, help=help, **more)})
-
-
-def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
-    """A field that is given by its place."""
-    info = typer.Argument(metavar=metavar, help=help, show_default=False)
-    return field(default=default, metadata={"typer": info})
 
 
 def check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -150,9 +136,7 @@ class CalibrateSettings:
     """Make a bundle's scores probabilities. By sequences it was not trained on."""
 
     bundle: Path = argument("A bundle directory; its bundle.json is written.", "BUNDLE")
-    labelled: Path = option(
-        MISSING, "Directory of prepare.", "--labelled", metavar="PREPARED", show_default=False
-    )
+    labelled: Path = option(MISSING, "Directory of prepare.", "--labelled", metavar="PREPARED")
     output: Path = option(Path("calibration"), "Contigs and their answers.", "-o", "--output-dir")
     side: str = option("validation", "validation, test or train.")
     per_group: int = option(100, "Contigs of a length from a group, at most.", min=1)

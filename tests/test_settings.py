@@ -1,0 +1,83 @@
+"""An option is one field: the command line, Python and the docs' table are made from it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import typer
+
+from virnucpro import cli
+from virnucpro.errors import UsageError
+from virnucpro.settings import Options
+
+GIVEN = {
+    "output_dir": "out dir",
+    "table_format": "parquet",
+    "features": "none",
+    "min_length": 7,
+    "stride": 100,
+    "model": "-odd",
+    "esm_model": "esm",
+    "dna_model": "dna",
+    "classifier": "c.pth",
+    "chunk_length": 300,
+    "gpus": "0,2",
+    "num_processes": 3,
+    "precision": "bf16",
+    "batch_size": 512,
+    "compile": "off",
+    "force": True,
+    "checkpoint_dir": "kept",
+    "cache_dir": "cache",
+    "partial_ok": True,
+    "min_score": 0.4,
+    "allow_short": True,
+    "prevalence": 0.01,
+    "quiet": True,
+    "verbose": True,
+}
+OTHERS = {"resume": True, "conservative": True}  # that exclude some of these
+
+
+@pytest.mark.parametrize("given", [GIVEN, OTHERS, {"relaxed": True}, {}])
+def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeypatch):
+    """As they reach the processes of our own launch, with inputs that look like options."""
+    seen: list[Options] = []
+
+    def run(inputs: list[str], options: Options, own_process: bool) -> None:
+        assert inputs == ["-a.fa", "--force"] and own_process
+        seen.append(options)
+
+    monkeypatch.setattr("virnucpro.api.run", run)
+    options = Options(**given)
+    assert cli.run(["predict", *options.arguments(), "--", "-a.fa", "--force"]) == 0
+    assert seen[0].arguments() == options.arguments()
+    assert len(options.arguments()) == len(given)
+
+
+def test_every_option_is_tried_here():
+    assert {*GIVEN, *OTHERS, "relaxed"} == {one.name for one in fields(Options)}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"precision": "int4"}, "--precision int4: choose one of auto, bf16, fp16, fp32, int8"),
+        ({"min_length": -1}, "--min-length -1: give 0 or more"),
+        ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
+        ({"chunk_length": 3}, "--chunk-length 3: give 30 or more"),
+        ({"resume": True, "force": True}, "give one of them"),
+    ],
+)
+def test_python_checks_what_the_command_line_checks(given, said):
+    with pytest.raises(UsageError, match=said):
+        Options(**given)
+
+
+def test_no_command_takes_another_option_of_the_same_name():
+    """A second definition would shadow the first."""
+    group = typer.main.get_command(cli.app)
+    for command in group.commands.values():
+        names = [name for parameter in command.params for name in parameter.opts]
+        assert len(names) == len(set(names))

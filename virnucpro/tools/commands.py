@@ -1,0 +1,267 @@
+"""How a command is made of its options, and the commands `models`, `doctor`, `citation` and
+`benchmark`. `cli.py` registers them; everything heavy is imported when called.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+
+import typer
+
+from virnucpro.errors import UsageError
+from virnucpro.settings import Compile, Option, Precision, check_words, option
+
+
+def command(
+    run: Callable[..., None], *parts: type, only: Sequence[str] = ()
+) -> Callable[..., None]:
+    """`run(*parts)` as typer takes a command: an option for each field of these dataclasses.
+
+    only: the fields of the last one that are options; all where it is empty. Name and help are
+    those of `run`.
+    """
+    names = [[one.name for one in fields(part)] for part in parts]
+    if only:
+        names[-1] = list(only)
+    parameters = [
+        _parameter(part, name) for part, some in zip(parts, names, strict=True) for name in some
+    ]
+
+    def call(**given: Any) -> None:
+        run(
+            *(
+                part(**{name: given[name] for name in some})
+                for part, some in zip(parts, names, strict=True)
+            )
+        )
+
+    call.__name__, call.__doc__ = run.__name__.lstrip("_"), run.__doc__
+    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return call
+
+
+def _parameter(part: Any, name: str) -> inspect.Parameter:
+    """What typer reads of the field `name` of a dataclass."""
+    (one,) = (one for one in fields(part) if one.name == name)
+    meaning: Option = one.metadata["option"]
+    if meaning.is_argument:
+        info = typer.Argument(metavar=meaning.metavar, help=meaning.help, show_default=False)
+    else:
+        info = typer.Option(
+            *meaning.names,
+            help=meaning.help,
+            metavar=meaning.metavar,
+            min=meaning.min,
+            max=meaning.max,
+            hidden=meaning.hidden,
+            rich_help_panel=meaning.panel,
+        )
+    kind = get_type_hints(part)[name]
+    if set(get_args(kind)) >= {Path, str}:  # from Python both are taken
+        kind = Path | None
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=inspect.Parameter.empty if one.default is MISSING else one.default,
+        annotation=Annotated[kind, info],
+    )
+
+
+def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
+    """Send the package's log to standard error; a process that does not speak says warnings
+    only.
+    """
+    from virnucpro.reporting.record import PrintableFormatter
+
+    logger = logging.getLogger("virnucpro")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    for old in [h for h in logger.handlers if getattr(h, "virnucpro_console", False)]:
+        logger.removeHandler(old)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.virnucpro_console = True  # type: ignore[attr-defined]
+    handler.setFormatter(PrintableFormatter("%(message)s"))
+    handler.setLevel(
+        logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO
+    )
+    logger.addHandler(handler)
+
+
+models = typer.Typer(help="List, download, import and verify models.")
+
+
+@models.command("list")
+def models_list() -> None:
+    """What is installed, and where."""
+    from virnucpro.models.library import list_models
+
+    rows = [("model", "state", "chunk", "where", "what")]
+    rows += [
+        (row.name, row.state, str(row.chunk_length), row.where, row.what) for row in list_models()
+    ]
+    _print_columns(rows)
+
+
+@models.command("download")
+def models_download(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="500 or 300.", show_default=False)],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro."),
+    ] = None,
+) -> None:
+    """Fetch a published model, checked and converted once (11.8 GB to download and to keep; 20 GB
+    of disk in between). Continues where it was interrupted, and mends damaged files.
+    """
+    from virnucpro.models.library import download
+
+    console_logging(False, False, True)
+    print(download(name, to, _say))
+
+
+@models.command("import")
+def models_import(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="PATH",
+            show_default=False,
+            help="The original's .pth, a .safetensors, or an encoder's directory.",
+        ),
+    ],
+    name: Annotated[
+        str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")
+    ] = None,
+) -> None:
+    """Take a model that was brought by other means; nothing in it is executed."""
+    from virnucpro.models.importing import import_model
+
+    print(import_model(path, name, _say))
+
+
+@models.command("verify")
+def models_verify(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="500, 300, or any installed bundle.", show_default=False
+        ),
+    ],
+) -> None:
+    """Compare an installed model with the published figures on this machine, in every precision it
+    has.
+    """
+    from virnucpro.tools.figures import PASSED, WRONG
+    from virnucpro.tools.verify import verify_model
+
+    found = verify_model(name, _say)
+    for line in (*found.wrong_files, *(comparison.line() for comparison in found.comparisons)):
+        print(line)
+    if found.verdict != PASSED:
+        print(f"{name}: {'not passed' if found.verdict == WRONG else 'a near miss'};", end=" ")
+        print(found.advice(name))
+        raise typer.Exit(1)
+    if not found.comparisons:
+        print(f"{name}: its files are whole; no figures of it were published to compare with")
+    elif found.record is not None:
+        print(f"{name}: passed, kept in {found.record}")
+    else:
+        print(f"{name}: passed; later runs will not know of it: {found.not_kept}")
+
+
+def doctor(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="Where results would go.", show_default=False),
+    ] = None,
+) -> None:
+    """Look this machine over. A verdict a line, and a fix where one is needed."""
+    from virnucpro.tools.doctor import PROBLEM, check_all, worst
+
+    checks = check_all(directory)
+    for check in checks:
+        print(
+            f"{check.verdict:8} {check.name:12} {check.found}"
+            + (f" -> {check.fix}" if check.fix else "")
+        )
+    raise typer.Exit(1 if worst(checks) == PROBLEM else 0)
+
+
+def citation(bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX.")] = False) -> None:
+    """What to cite."""
+    from virnucpro.tools import citation as works
+
+    print(works.bibtex() if bibtex else works.text())
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """What to measure. `frames`, `batch_tokens`: None is the device's default."""
+
+    model_shape: Literal["3B", "650M", "mini", "tiny"] = option(
+        "3B", "Random weights of this shape."
+    )
+    lengths: Literal["500bp", "reads", "mix"] = option("500bp", "Of the random sequences.")
+    precision: Precision = option("auto", "As for predict.", metavar="TYPE")
+    compile: Compile = option("auto", "As for predict.")
+    against: Literal["original"] | None = option(
+        None, "Run fair-esm in fp32 at 2,048 tokens a batch beside it."
+    )
+    frames: int | None = option(None, "Sequences of the whole run.", min=1)
+    batch_tokens: int | None = option(
+        None, "Tokens in a batch.", "--batch-size", metavar="TOKENS", min=512
+    )
+    cpu: bool = option(False, "Measure the CPU, GPU or not.", "--cpu")
+    output: Path | None = option(None, "Also as JSON.", "-o", "--output", metavar="FILE")
+
+    def __post_init__(self) -> None:
+        check_words(self)
+        if self.against and find_spec("esm") is None:
+            raise UsageError("--against original: needs fair-esm; run `pip install fair-esm` first")
+
+
+def _benchmark(settings: BenchmarkSettings) -> None:
+    """Measure this machine. The matrix-product ceiling, each encoder, and a whole run."""
+    from virnucpro.tools.benchmark import closing_lines, run_benchmark, table
+
+    output = settings.output
+    # before minutes of work, not after
+    if output is not None and (output.is_dir() or not os.access(output.parent, os.W_OK)):
+        raise UsageError(f"--output {output}: cannot be written; choose another")
+    result = run_benchmark(settings, _say)
+    rows = table(result)
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for name, *cells in rows:
+        print(
+            name.ljust(widths[0]),
+            *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)),
+            sep="  ",
+        )
+    for line in closing_lines(result):
+        print(line)
+    if output is not None:
+        output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+benchmark = command(_benchmark, BenchmarkSettings)
