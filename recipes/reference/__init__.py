@@ -1,0 +1,1 @@
+"""How the reference proteins and the weights of their evidence were made."""

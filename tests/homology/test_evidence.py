@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+
+from virnucpro.homology.evidence import FEATURES, Evidence, Weights, weigh
+from virnucpro.homology.reference import LABELS, ProteinLabel, Reference
+from virnucpro.homology.search import Hits
+from virnucpro.homology.stretches import Proteins
+
+LABELLED = Reference(
+    Proteins.join([b"M"] * len(LABELS)),
+    np.zeros(0, bool),
+    [ProteinLabel(label, "", "", "", label) for label in LABELS],
+    "",
+)
+
+
+def hits(*rows: tuple[int, str, int, int, float]) -> Hits:
+    """Of (sequence, label, start, end, bits), which come by sequence and falling bits."""
+    sequence, label, start, end, bits = zip(*rows, strict=True) if rows else ((),) * 5
+    n = len(rows)
+    return Hits(
+        np.array(sequence, np.int32),
+        np.array([LABELS.index(x) for x in label], np.int32),
+        np.array(start, np.int64),
+        np.array(end, np.int64),
+        np.zeros(n, bool),
+        np.full(n, 30, np.int32),
+        np.full(n, 60, np.int32),
+        np.array(bits, float),
+        np.array([1e-9 if b > 40 else 1.0 for b in bits]),
+    )
+
+
+def of(evidence: Evidence, name: str) -> np.ndarray:
+    return evidence.features[:, FEATURES.index(name)]
+
+
+def test_a_sequence_without_hits_has_nothing():
+    evidence = weigh(hits(), np.array([500, 800]), LABELLED)
+    assert not evidence.features.any()
+    assert evidence.closest_virus.tolist() == [-1, -1]
+    assert np.isnan(evidence.closest_identity).all()
+    assert evidence.cellular_like.tolist() == [-1, -1]
+
+
+def test_overlapping_hits_count_once():
+    found = hits(
+        (0, "viral", 0, 300, 130.0), (0, "viral", 100, 390, 90.0), (0, "viral", 400, 600, 80.0)
+    )
+    evidence = weigh(found, np.array([1000]), LABELLED)
+    assert of(evidence, "best_viral")[0] == pytest.approx(np.log1p(10))
+    assert of(evidence, "viral_per_kb")[0] == pytest.approx(np.log1p(15))
+    assert of(evidence, "sign_of_difference")[0] == 1
+    assert evidence.viral_hits.tolist() == [3]
+    assert evidence.closest_identity[0] == 0.5
+
+
+def test_weak_hits_weigh_but_are_not_told():
+    evidence = weigh(hits((1, "viral", 0, 90, 35.0)), np.array([500, 500]), LABELLED)
+    assert of(evidence, "best_viral").tolist() == [0, pytest.approx(np.log1p(0.5))]
+    assert evidence.viral_hits.sum() == 0
+    assert evidence.closest_virus[1] == -1
+
+
+def test_the_kind_of_cell_and_plasmids():
+    found = hits(
+        (0, "bacteria", 0, 300, 90.0),
+        (0, "plasmid", 400, 700, 60.0),
+        (1, "plasmid", 0, 300, 100.0),
+        (1, "viral", 300, 600, 90.0),
+        (2, "viral", 0, 300, 110.0),
+        (2, "plasmid", 0, 300, 100.0),
+        (3, "cellular", 0, 300, 100.0),
+    )
+    evidence = weigh(found, np.full(4, 1000), LABELLED)
+    kinds = [LABELS[k] if k >= 0 else None for k in evidence.cellular_like]
+    assert kinds == ["bacteria", "plasmid", "plasmid", None]
+    assert evidence.plasmid_like.tolist() == [False, True, False, False]
+
+
+def test_weights_are_interpolated_between_lengths():
+    weights = Weights.from_json({"lengths": [100, 10_000], "weights": [[0, 1, 0], [4, 3, 0]]})
+    lengths = np.array([10, 100, 1000, 10_000, 10**7])
+    odds = weights.log_odds(np.ones((5, 2)), lengths)
+    assert odds.tolist() == pytest.approx([1, 1, 4, 7, 7])
+    assert Weights.from_json(weights.to_json()).log_odds(np.ones((5, 2)), lengths)[2] == odds[2]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"lengths": [2, 1], "weights": [[0], [0]]},
+        {"lengths": [1], "weights": [[0], [0]]},
+        {"lengths": [1], "weights": [[float("nan")]]},
+        {"lengths": [1], "weights": [1]},
+    ],
+)
+def test_weights_that_are_none_are_refused(data):
+    with pytest.raises(ValueError, match="evidence weights"):
+        Weights.from_json(data)

@@ -1,0 +1,168 @@
+"""What the hits of a sequence say together: numbers a logistic model weighs, the closest virus, and
+what kind of cell the others come from.
+
+A hit counts by how far its bit score is over LEAST_BITS, below which chance finds as many hits in
+any sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from virnucpro.homology.reference import LABELS, Reference
+from virnucpro.homology.search import LEAST_BITS, Hits
+
+FEATURES = (
+    "best_viral",
+    "best_cellular",
+    "viral_per_kb",
+    "cellular_per_kb",
+    "sign_of_difference",
+    "difference",
+)
+SCALE = 10.0  # bits over the least that count about linearly; more count by their logarithm
+REPORTED_E = 1e-3  # E value of hits that are counted and written
+CELLULAR = tuple(label for label in LABELS if label != "viral")
+PLASMID_SHARE = 0.5  # of the cellular score, from which on a sequence is like a plasmid
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One entry a sequence; [N] each."""
+
+    features: np.ndarray  # float64 [N, FEATURES]
+    closest_virus: np.ndarray  # int32: row of the reference, -1 without a hit
+    closest_identity: np.ndarray  # float64: identical among aligned columns; NaN without a hit
+    viral_hits: np.ndarray  # int32
+    cellular_hits: np.ndarray  # int32
+    cellular_like: np.ndarray  # int8: place in LABELS of most of the cellular score, or -1
+    plasmid_like: np.ndarray  # bool
+
+    def __len__(self) -> int:
+        return len(self.closest_virus)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Evidence]) -> Evidence:
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+
+def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
+    """The evidence of a batch's sequences, `lengths` bases long [N]."""
+    n = len(lengths)
+    label = reference.label_code[hits.protein]
+    excess = np.maximum(hits.bits - LEAST_BITS, 0.0)
+    best, total = np.zeros((n, len(LABELS))), np.zeros((n, len(LABELS)))
+    _summed(hits.sequence, hits.start, hits.end, excess, label, best, total)
+    best_viral, best_cellular = best[:, 0], best[:, 1:].max(axis=1)
+    kilobases = np.maximum(lengths, 1) / 1000
+    sums = _total_apart(hits, excess, label, n)
+    columns = (
+        _squeezed(best_viral),
+        _squeezed(best_cellular),
+        _squeezed(sums[:, 0] / kilobases),
+        _squeezed(sums[:, 1] / kilobases),
+        np.sign(best_viral - best_cellular),
+        _squeezed(best_viral) - _squeezed(best_cellular),
+    )
+    sure = hits.evalue <= REPORTED_E
+    closest, identity = _closest(hits, sure & (label == 0), n)
+    cellular = total[:, 1:]
+    some = cellular.sum(axis=1)
+    plasmid = total[:, LABELS.index("plasmid")]
+    known = total[:, 1 : LABELS.index("cellular")]
+    return Evidence(
+        np.column_stack(columns),
+        closest,
+        identity,
+        np.bincount(hits.sequence[sure & (label == 0)], minlength=n).astype(np.int32),
+        np.bincount(hits.sequence[sure & (label > 0)], minlength=n).astype(np.int32),
+        np.where(known.max(axis=1) > 0, 1 + known.argmax(axis=1), -1).astype(np.int8),
+        (some > 0) & (plasmid >= PLASMID_SHARE * some) & (best_cellular >= best_viral),
+    )
+
+
+def _squeezed(bits: np.ndarray) -> np.ndarray:
+    return np.log1p(bits / SCALE)
+
+
+def _total_apart(hits: Hits, excess: np.ndarray, label: np.ndarray, n: int) -> np.ndarray:
+    """float64 [N, 2]: the summed scores of viral and of cellular hits that do not overlap."""
+    two = np.zeros((n, 2))
+    side = np.minimum(label, 1)
+    _summed(hits.sequence, hits.start, hits.end, excess, side, np.zeros((n, 2)), two)
+    return two
+
+
+def _closest(hits: Hits, viral: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """(row of the reference, identity) of the best hit of every sequence among `viral`."""
+    closest, identity = np.full(n, -1, np.int32), np.full(n, np.nan)
+    rows = np.flatnonzero(viral)  # by sequence and falling score: the first is the best
+    sequence, first = np.unique(hits.sequence[rows], return_index=True)
+    best = rows[first]
+    closest[sequence] = hits.protein[best]
+    identity[sequence] = hits.identical[best] / np.maximum(hits.columns[best], 1)
+    return closest, identity
+
+
+@njit(cache=True, nogil=True)
+def _summed(sequence, start, end, excess, kind, best, total):
+    """The best score and the sum of the scores of hits that overlap better ones of their kind by
+    less than half, into best and total [N, kinds]. Hits come by sequence and falling score.
+    """
+    taken = np.empty(len(sequence), np.int64)
+    n = 0
+    for i in range(len(sequence)):
+        s, k = sequence[i], kind[i]
+        if i == 0 or s != sequence[i - 1]:
+            n = 0
+        best[s, k] = max(best[s, k], excess[i])
+        apart = True
+        for j in range(n):
+            t = taken[j]
+            if kind[t] == k and 2 * (min(end[i], end[t]) - max(start[i], start[t])) >= (
+                end[i] - start[i]
+            ):
+                apart = False
+                break
+        if apart:
+            taken[n] = i
+            n += 1
+            total[s, k] += excess[i]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A logistic model of P(virus) by length: of each fitted length (bases, ascending) the
+    intercept and a weight a feature; between two lengths the log-odds are interpolated.
+    """
+
+    lengths: tuple[int, ...]
+    weights: np.ndarray  # float64 [lengths, 1 + features]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Weights:
+        """Errors: ValueError where it is no such model."""
+        lengths = tuple(int(x) for x in data["lengths"])
+        weights = np.array(data["weights"], np.float64)
+        if list(lengths) != sorted(set(lengths)) or weights.ndim != 2:
+            raise ValueError("the evidence weights are not a row a length")
+        if len(weights) != len(lengths) or not np.isfinite(weights).all():
+            raise ValueError("the evidence weights are not numbers, a row a length")
+        return cls(lengths, weights)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"lengths": list(self.lengths), "weights": self.weights.round(5).tolist()}
+
+    def log_odds(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """float64 [N] of `features` [N, F] of sequences of so many bases."""
+        at = np.log(np.clip(lengths, self.lengths[0], self.lengths[-1]))
+        rows = np.column_stack(
+            [np.interp(at, np.log(self.lengths), column) for column in self.weights.T]
+        )
+        # not @: a BLAS product's last bit may depend on N
+        return rows[:, 0] + (rows[:, 1:] * features).sum(axis=1)

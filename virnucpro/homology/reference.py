@@ -1,0 +1,138 @@
+"""The proteins that sequences are compared with, and what is known of each: a directory of
+`reference.json` (counts, checksums, where the proteins come from), `residues.zst`, `repeats.zst`
+and `proteins.tsv.zst`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import zstandard
+
+from virnucpro.errors import InputError
+from virnucpro.homology.masking import repeats, seed_residues
+from virnucpro.homology.seeds import bit_planes
+from virnucpro.homology.stretches import APART, Proteins
+
+FORMAT = 1
+LABELS = ("viral", "bacteria", "archaea", "eukaryote", "plasmid", "cellular")
+_FILES = ("residues.zst", "repeats.zst", "proteins.tsv.zst")
+_LEVEL = 19
+
+
+@dataclass(frozen=True)
+class ProteinLabel:
+    """What is known of a protein; an empty string where it is not."""
+
+    protein: str  # accession, or place in a genome
+    name: str  # organism
+    family: str
+    group: str  # what is left out together when evidence is fitted
+    label: str  # of LABELS
+
+
+@dataclass(frozen=True)
+class Reference:
+    proteins: Proteins  # [P]
+    repeats: np.ndarray  # bool, as proteins.residues: no part of a seed
+    labels: list[ProteinLabel]  # [P]
+    sha256: str  # of reference.json
+
+    def __len__(self) -> int:
+        return len(self.proteins)
+
+    @cached_property
+    def seeds(self) -> np.ndarray:
+        """The residues, X where they may not be part of a seed."""
+        return seed_residues(self.proteins, self.repeats)
+
+    @cached_property
+    def planes(self) -> np.ndarray:
+        """The residues as bits."""
+        return bit_planes(self.proteins.residues, APART)
+
+    @cached_property
+    def viral(self) -> np.ndarray:
+        """bool [P]"""
+        return self.label_code == 0
+
+    @cached_property
+    def label_code(self) -> np.ndarray:
+        """int8 [P]: places in LABELS; what has another label is cellular."""
+        code = {label: i for i, label in enumerate(LABELS)}
+        return np.array([code.get(x.label, code["cellular"]) for x in self.labels], np.int8)
+
+    @cached_property
+    def n_residues(self) -> int:
+        return int(self.proteins.length.sum())
+
+
+def build(
+    sequences: Sequence[bytes], labels: Sequence[ProteinLabel], directory: Path, source: str
+) -> None:
+    """Writes a reference of these proteins (in letters)."""
+    proteins = Proteins.join(sequences)
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter="\t", lineterminator="\n")
+    writer.writerow([*(f.name for f in fields(ProteinLabel)), "length"])
+    for label, length in zip(labels, proteins.length.tolist(), strict=True):
+        writer.writerow([*astuple(label), length])
+    inside = proteins.residues != APART
+    parts = {
+        "residues.zst": proteins.residues[inside].tobytes(),
+        "repeats.zst": np.packbits(repeats(proteins)[inside]).tobytes(),
+        "proteins.tsv.zst": table.getvalue().encode(),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    sums = {}
+    for name, content in parts.items():
+        packed = zstandard.ZstdCompressor(level=_LEVEL).compress(content)
+        (directory / name).write_bytes(packed)
+        sums[name] = hashlib.sha256(packed).hexdigest()
+    record = {
+        "format": FORMAT,
+        "source": source,
+        "proteins": len(proteins),
+        "residues": int(inside.sum()),
+        "labels": {k: n for k in LABELS if (n := sum(x.label == k for x in labels))},
+        "sha256": sums,
+    }
+    (directory / "reference.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+def load(directory: Path) -> Reference:
+    """Raises InputError where the directory is no whole reference."""
+    try:
+        text = (directory / "reference.json").read_bytes()
+        record = json.loads(text)
+        if record["format"] != FORMAT:
+            raise ValueError(f"it has format {record['format']}, not {FORMAT}")
+        parts = [_read(directory / name, record["sha256"][name]) for name in _FILES]
+        rows = list(csv.reader(io.StringIO(parts[2].decode()), delimiter="\t"))[1:]
+        length = np.array([int(r[-1]) for r in rows], np.int64)
+        labels = [ProteinLabel(*r[:-1]) for r in rows]
+    except (OSError, ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
+        raise InputError(
+            f"{directory} is not a reference of proteins: {error}. Make one with "
+            "`virnucpro reference build`, or say --reference none"
+        ) from error
+    codes = np.frombuffer(parts[0], np.uint8)
+    proteins, inside = Proteins.spread(codes, length)
+    masked = np.zeros(len(inside), bool)
+    masked[inside] = np.unpackbits(np.frombuffer(parts[1], np.uint8))[: len(codes)].view(bool)
+    return Reference(proteins, masked, labels, hashlib.sha256(text).hexdigest())
+
+
+def _read(path: Path, expected: str) -> bytes:
+    packed = path.read_bytes()
+    if hashlib.sha256(packed).hexdigest() != expected:
+        raise ValueError(f"{path.name} is damaged (its checksum differs)")
+    return zstandard.ZstdDecompressor().decompress(packed)

@@ -1,0 +1,183 @@
+"""Sequences in, hits against a reference out: stretches, masking, seeds, alignments.
+
+The same hits for any number of threads and any division into batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
+from itertools import pairwise
+
+import numpy as np
+
+from virnucpro.homology.alignment import (
+    FLAT_MATRIX,
+    LAMBDA,
+    MATRIX,
+    K,
+    align_all,
+    bit_score,
+    composition_bias,
+    e_value,
+    window_scores,
+)
+from virnucpro.homology.masking import repeats, seed_residues
+from virnucpro.homology.reference import Reference
+from virnucpro.homology.seeds import MASKS, SHAPES, bit_planes, index_seeds, scan
+from virnucpro.homology.stretches import GAP, Proteins, Stretches, find_stretches
+
+ROOM = 1 << 16  # candidates a thread collects before it hands them over
+LEAST_BITS = 30.0  # of a hit
+LEAST_SCORE = (LEAST_BITS * math.log(2) + math.log(K)) / LAMBDA
+MOST = 8  # hits of a stretch with viral proteins, and as many with others
+
+
+@dataclass(frozen=True)
+class Hits:
+    """Alignments of a batch, by sequence and falling score; arrays [H]."""
+
+    sequence: np.ndarray  # int32: which sequence of the batch
+    protein: np.ndarray  # int32: row of the reference
+    start: np.ndarray  # int64: first base, 0-based, on the forward strand
+    end: np.ndarray  # int64: one after the last base
+    reverse: np.ndarray  # bool
+    identical: np.ndarray  # int32 residues
+    columns: np.ndarray  # int32: columns of the alignment
+    bits: np.ndarray  # float64
+    evalue: np.ndarray  # float64
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def select(self, rows: np.ndarray) -> Hits:
+        return Hits(*(getattr(self, f.name)[rows] for f in fields(self)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Hits]) -> Hits:
+        return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
+
+
+def search(sequences: Sequence[bytes], reference: Reference, threads: int = 1) -> Hits:
+    """All hits of a batch of sequences, at most one of a stretch and a protein."""
+    stretches = find_stretches(sequences)
+    proteins, target = stretches.proteins, reference.proteins
+    bias = composition_bias(proteins)
+    with ThreadPoolExecutor(threads) as pool:
+        candidates = best_of_pairs(
+            _candidates(proteins, bias, reference, pool, threads), proteins, target
+        )
+        scores = np.zeros(len(candidates), np.float32)
+        query = (proteins.residues, bias)
+
+        def look(part: slice) -> None:
+            places = np.ascontiguousarray(candidates[part, 2:4])
+            window_scores(query, target.residues, places, FLAT_MATRIX, scores[part])
+
+        list(pool.map(look, _parts(len(candidates), 8 * threads)))
+        candidates = strongest(candidates, scores, reference.viral)
+        pairs = as_pairs(candidates, proteins, target)
+        aligned = np.zeros((len(pairs), 7), np.int32)
+
+        def align(part: slice) -> None:
+            align_all(query, target.residues, pairs[part], MATRIX, aligned[part])
+
+        list(pool.map(align, _parts(len(pairs), 8 * threads)))
+    return _as_hits(sequences, stretches, reference, candidates, aligned)
+
+
+def strongest(candidates: np.ndarray, scores: np.ndarray, viral: np.ndarray) -> np.ndarray:
+    """The candidates that may be hits: of every stretch the MOST best with viral and the MOST best
+    with other proteins.
+    """
+    keep = scores >= LEAST_SCORE
+    candidates, scores = candidates[keep], scores[keep]
+    kind = 2 * candidates[:, 0] + viral[candidates[:, 1]]
+    order = np.lexsort((candidates[:, 1], -scores, kind))
+    kind = kind[order]
+    first = np.flatnonzero(np.diff(kind, prepend=-1))
+    place = np.arange(len(kind)) - np.repeat(first, np.diff(first, append=len(kind)))
+    return candidates[np.sort(order[place < MOST])]
+
+
+def _parts(n: int, parts: int) -> list[slice]:
+    edges = np.linspace(0, n, parts + 1).astype(int).tolist()
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def _candidates(proteins: Proteins, bias, reference: Reference, pool, threads: int) -> np.ndarray:
+    """int32 [C, 3], as `scan` writes them, of all shapes and the whole reference."""
+    seeds = seed_residues(proteins, repeats(proteins))
+    query = (proteins.residues, seeds, bias, bit_planes(proteins.residues, 20))
+    target = (reference.proteins.residues, reference.seeds, reference.planes)
+    parts = _parts(len(reference.seeds) - GAP, 8 * threads)
+    found = []
+    for which, shape in enumerate(SHAPES):
+        places, heads = index_seeds(seeds, shape)
+        room = max(ROOM, int(np.diff(heads).max(initial=0)))
+
+        used = (shape, MASKS[:which], MASKS[which])
+
+        def read(part: slice, index=(places, heads), used=used, room=room) -> list[np.ndarray]:
+            return _read(query, target, index, part, used, room)
+
+        for rows in pool.map(read, parts):
+            found += rows
+    return np.concatenate(found) if found else np.zeros((0, 3), np.int32)
+
+
+def _read(query, target, index, part: slice, used, room: int) -> list[np.ndarray]:
+    """Everything `scan` finds in a part of the target."""
+    rows, place, out = [], part.start, np.empty((room, 3), np.int32)
+    while place < part.stop:
+        n, place = scan(query, target, index, (place, part.stop), used, MATRIX, out)
+        rows.append(out[:n].copy())
+    return rows
+
+
+def best_of_pairs(found: np.ndarray, query: Proteins, target: Proteins) -> np.ndarray:
+    """int64 [P, 5]: stretch, protein, places in both in the middle of the best extension, and its
+    score, of every pair.
+    """
+    row = np.searchsorted(query.begin, found[:, 0], "right") - 1
+    protein = np.searchsorted(target.begin, found[:, 1], "right") - 1
+    table = np.stack([row, protein, found[:, 0], found[:, 1], found[:, 2]], 1)
+    order = np.lexsort((table[:, 3], table[:, 2], -table[:, 4], protein, row))
+    table = table[order]
+    first = np.ones(len(table), bool)
+    first[1:] = (table[1:, :2] != table[:-1, :2]).any(axis=1)
+    return table[first]
+
+
+def as_pairs(candidates: np.ndarray, query: Proteins, target: Proteins) -> np.ndarray:
+    """int64 [P, 5] for `align_all`."""
+    row, protein = candidates[:, 0], candidates[:, 1]
+    a, b = query.begin[row], target.begin[protein]
+    diagonal = (candidates[:, 3] - b) - (candidates[:, 2] - a)
+    return np.stack([a, query.end[row], b, target.end[protein], diagonal], 1)
+
+
+def _as_hits(sequences, stretches: Stretches, reference, pairs, aligned) -> Hits:
+    row = pairs[:, 0]
+    bits = bit_score(aligned[:, 0].astype(float))
+    evalue = e_value(bits, stretches.proteins.length[row], reference.n_residues)
+    length = np.array([len(s) for s in sequences], np.int64)[stretches.sequence[row]]
+    a = stretches.first[row] + 3 * aligned[:, 1]
+    b = stretches.first[row] + 3 * aligned[:, 2]
+    reverse = stretches.reverse[row]
+    hits = Hits(
+        stretches.sequence[row],
+        pairs[:, 1].astype(np.int32),
+        np.where(reverse, length - b, a),
+        np.where(reverse, length - a, b),
+        reverse,
+        aligned[:, 5],
+        aligned[:, 6],
+        bits,
+        evalue,
+    )
+    keep = np.flatnonzero(bits >= LEAST_BITS)
+    keys = (hits.protein, hits.start, hits.reverse, -hits.bits, hits.sequence)
+    return hits.select(keep[np.lexsort([k[keep] for k in keys])])

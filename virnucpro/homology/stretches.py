@@ -1,0 +1,158 @@
+"""The stop-free stretches of the six frames of whole sequences, as residue codes.
+
+Residue codes are places in `AMINO_ACIDS`; a codon with a letter outside ACGTU is X. A stretch ends
+at a stop codon or at the sequence's end, so genes are not cut by chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYVX"
+X = AMINO_ACIDS.index("X")
+STOP = X + 1
+APART = X + 1  # stands between two proteins, `GAP` times, and matches nothing
+GAP = 28
+SHORTEST = 30  # residues; shorter stretches have no hit that counts
+
+_CODONS = "KNKNTTTTRSRSIIMIQHQHPPPPRRRRLLLLEDEDAAAAGGGGVVVV*Y*YSSSS*CWCLFLF"  # AAA, AAC, ...
+CODON = np.array([STOP if a == "*" else AMINO_ACIDS.index(a) for a in _CODONS], np.uint8)
+
+_BASE = np.full(256, 4, np.uint8)
+for _letters, _code in (("Aa", 0), ("Cc", 1), ("Gg", 2), ("TtUu", 3)):
+    _BASE[[ord(x) for x in _letters]] = _code
+
+_RESIDUE = np.full(256, X, np.uint8)
+for _code, _letter in enumerate(AMINO_ACIDS):
+    _RESIDUE[[ord(_letter), ord(_letter.lower())]] = _code
+for _letter, _like in zip("BZJUO", "DELCK", strict=True):  # ambiguous or rare: the likeliest
+    _RESIDUE[[ord(_letter), ord(_letter.lower())]] = AMINO_ACIDS.index(_like)
+_RESIDUE[ord("*")] = STOP
+
+
+@dataclass(frozen=True)
+class Proteins:
+    """Residues of many proteins in one array, `GAP` times APART before, between and after them."""
+
+    residues: np.ndarray  # uint8 [R]
+    begin: np.ndarray  # int64 [P]: where each begins in `residues`
+    end: np.ndarray  # int64 [P]
+
+    def __len__(self) -> int:
+        return len(self.begin)
+
+    @property
+    def length(self) -> np.ndarray:
+        return self.end - self.begin
+
+    @classmethod
+    def spread(cls, codes: np.ndarray, length: np.ndarray) -> tuple[Proteins, np.ndarray]:
+        """(proteins, bool [R] where `codes` went): of residue codes end to end."""
+        begin = GAP + np.cumsum(length + GAP) - length - GAP
+        steps = np.zeros(len(codes) + GAP * (len(length) + 1) + 1, np.int8)
+        steps[begin] += 1
+        steps[begin + length] -= 1
+        inside = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
+        residues = np.full(len(inside), APART, np.uint8)
+        residues[inside] = codes
+        return cls(residues, begin, begin + length), inside
+
+    @classmethod
+    def join(cls, sequences: Sequence[bytes]) -> Proteins:
+        """Of proteins in letters."""
+        codes = encode_protein(b"".join(sequences))
+        return cls.spread(codes, np.array([len(s) for s in sequences], np.int64))[0]
+
+
+@dataclass(frozen=True)
+class Stretches:
+    """Stretches of a batch of sequences, by sequence, strand, frame and place."""
+
+    proteins: Proteins  # [S]
+    sequence: np.ndarray  # int32 [S]: which sequence of the batch
+    first: np.ndarray  # int64 [S]: first base, 0-based, counted on the stretch's own strand
+    reverse: np.ndarray  # bool [S]
+
+    def __len__(self) -> int:
+        return len(self.sequence)
+
+    def bases(self, row: int, a: int, b: int, length: int) -> tuple[int, int]:
+        """(start, end), 0-based and half-open on the forward strand, of residues a..b of a stretch
+        of a sequence of `length` bases.
+        """
+        start = int(self.first[row]) + 3 * a
+        end = int(self.first[row]) + 3 * b
+        return (length - end, length - start) if self.reverse[row] else (start, end)
+
+
+def encode_protein(sequence: bytes) -> np.ndarray:
+    """Residue codes uint8 [L]; `*` is STOP, any other unknown letter X."""
+    return _RESIDUE[np.frombuffer(sequence, np.uint8)]
+
+
+def find_stretches(sequences: Sequence[bytes], shortest: int = SHORTEST) -> Stretches:
+    """All stop-free stretches of at least `shortest` residues."""
+    bases = _BASE[np.frombuffer(b"".join(sequences), np.uint8)]
+    edges = np.zeros(len(sequences) + 1, np.int64)
+    np.cumsum([len(s) for s in sequences], out=edges[1:])
+    n, total = _scan(bases, edges, shortest, CODON, _table(0), np.zeros(0, np.uint8))
+    table, residues = _table(n), np.full(total, APART, np.uint8)
+    _scan(bases, edges, shortest, CODON, table, residues)
+    proteins = Proteins(residues, table[:, 3], table[:, 4])
+    return Stretches(proteins, table[:, 0].astype(np.int32), table[:, 1], table[:, 2].astype(bool))
+
+
+def _table(n: int) -> np.ndarray:
+    """int64 [n, 5]: sequence, first base, reverse, begin and end in the residues."""
+    return np.zeros((n, 5), np.int64)
+
+
+@njit(cache=True, nogil=True)
+def _scan(bases, edges, shortest, codon, table, residues):
+    """(stretches, places for residues) of all sequences; written into `table` and `residues` where
+    those have room.
+    """
+    n, total = 0, GAP
+    for s in range(len(edges) - 1):
+        a, length = edges[s], edges[s + 1] - edges[s]
+        for reverse in range(2):
+            for frame in range(3):
+                count = (length - frame) // 3
+                begin = 0
+                for k in range(count + 1):
+                    if k < count and _residue(bases, a, length, reverse, frame + 3 * k, codon) < 21:
+                        continue
+                    if k - begin >= shortest:
+                        if n < len(table):
+                            table[n, 0] = s
+                            table[n, 1] = frame + 3 * begin
+                            table[n, 2] = reverse
+                            table[n, 3] = total
+                            table[n, 4] = total + k - begin
+                            for j in range(begin, k):
+                                residues[total + j - begin] = _residue(
+                                    bases, a, length, reverse, frame + 3 * j, codon
+                                )
+                        n += 1
+                        total += k - begin + GAP
+                    begin = k + 1
+    return n, total
+
+
+@njit(cache=True, nogil=True, inline="always")
+def _residue(bases, a, length, reverse, p, codon):
+    """The residue of the codon that begins at base p of the strand."""
+    if reverse:
+        e = a + length - 1 - p
+        x, y, z = bases[e], bases[e - 1], bases[e - 2]
+        if x > 3 or y > 3 or z > 3:
+            return np.uint8(20)
+        return codon[((3 - x) << 4) | ((3 - y) << 2) | (3 - z)]
+    x, y, z = bases[a + p], bases[a + p + 1], bases[a + p + 2]
+    if x > 3 or y > 3 or z > 3:
+        return np.uint8(20)
+    return codon[(x << 4) | (y << 2) | z]
