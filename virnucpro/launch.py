@@ -66,6 +66,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
+        """Whether this process prepares the run and writes its results."""
         return self.rank == 0
 
 
@@ -82,6 +83,7 @@ class Processes:
 
     @property
     def spawn(self) -> bool:
+        """Whether processes are to be started."""
         return self.count > 1
 
 
@@ -255,6 +257,7 @@ def stopped(number: int, forced: bool, goes_on: bool = True) -> str:
 
 
 def resume_hint(forced: bool) -> str:
+    """How to go on after a stop; forced: --force was given, which would start over."""
     return (
         f"finished work is kept: run the same command again{' without --force' if forced else ''}"
         " to go on"
@@ -267,6 +270,7 @@ def cores() -> int:
 
 
 def signal_name(number: int) -> str:
+    """SIGTERM for 15."""
     try:
         return signal.Signals(number).name
     except ValueError:

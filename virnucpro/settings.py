@@ -272,10 +272,12 @@ class Options:
         return said
 
     def call_settings(self) -> CallSettings:
+        """The part that decides calls and tables."""
         points = call_points(self.min_score, self.conservative, self.relaxed)
         return CallSettings(points, self.allow_short, self.prevalence, self.table_format)
 
     def settings(self, inputs: tuple[InputFile, ...], output_dir: Path) -> PredictSettings:
+        """All that a run needs, for these inputs."""
         return PredictSettings(
             inputs=inputs,
             output_dir=output_dir,
