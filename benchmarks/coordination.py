@@ -50,7 +50,7 @@ def work(out: Path, batches: int) -> None:
         torch.device("cpu"),
         "fp32",
         "auto",
-        lambda batch: None,
+        None,
     )
     random = np.random.default_rng(0)
     sequences = [
@@ -63,26 +63,11 @@ def work(out: Path, batches: int) -> None:
     )
     if store is not None:
         store.load()
-    inside = np.zeros(2)  # the encoder's seconds so far: by the clock, of the CPU
-    meetings: list[tuple[float, float]] = []  # when this process was ready for each
-    embed_one, gather = encoder.embed, accelerator.gather_for_metrics
-
-    def embed(batch):
-        nonlocal inside
-        before = now()
-        rows = embed_one(batch)
-        inside += now() - before
-        return rows
-
-    def gather_for_metrics(mine):
-        meetings.append(tuple(now()))
-        return gather(mine)
-
-    encoder.embed, accelerator.gather_for_metrics = embed, gather_for_metrics
+    inside, meetings = watch(encoder, accelerator)
     planned = PlannedBatches(
         plan, lambda rows: [sequences[row] for row in rows], encoder.pad_id, 1024
     )
-    embed(planned[0].packed)  # the first one pays for what is made once
+    encoder.embed(planned[0].packed)  # the first one pays for what is made once
     inside[:] = 0
     accelerator.wait_for_everyone()
     began = now()
@@ -95,6 +80,29 @@ def work(out: Path, batches: int) -> None:
         "batches": len(plan),
     }
     out.with_suffix(f".{accelerator.process_index}").write_text(json.dumps(content))
+
+
+def watch(encoder, accelerator) -> tuple[np.ndarray, list[tuple[float, ...]]]:
+    """(seconds inside the encoder so far, when this process was ready for each meeting): both go on
+    being filled.
+    """
+    inside = np.zeros(2)  # the encoder's seconds so far: by the clock, of the CPU
+    meetings: list[tuple[float, ...]] = []  # when this process was ready for each
+    embed_one, gather = encoder.embed, accelerator.gather_for_metrics
+
+    def embed(batch):
+        before = now()
+        rows = embed_one(batch)
+        inside[:] += now() - before
+        return rows
+
+    def gather_for_metrics(mine):
+        meetings.append(tuple(now()))
+        return gather(mine)
+
+    encoder.embed = embed
+    accelerator.gather_for_metrics = gather_for_metrics
+    return inside, meetings
 
 
 def now() -> np.ndarray:
@@ -115,6 +123,7 @@ def lost(found: list[dict]) -> np.ndarray:
 
 
 def measure(processes: int, batches: int) -> list[dict]:
+    """What every process of a run measured."""
     with tempfile.TemporaryDirectory() as directory:
         out = Path(directory) / "measured"
         environment = os.environ | {
@@ -138,6 +147,7 @@ def measure(processes: int, batches: int) -> list[dict]:
 
 
 def main() -> None:
+    """Measure one process and several."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -67,6 +67,7 @@ def write_reads(path: Path, frames: int, chunk: int) -> int:
 
 
 def timed(function: Callable):
+    """What the function returns, and its seconds of CPU."""
     begin = time.process_time()
     value = function()
     return value, time.process_time() - begin
@@ -117,6 +118,7 @@ def steps(path: Path, tokenizers: Tokenizers, chunk: int) -> None:
 
 
 def main() -> None:
+    """Print the rates of both programs."""
     golden = Path(__file__).parents[1] / "tests" / "data" / "golden"
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

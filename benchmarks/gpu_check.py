@@ -100,19 +100,24 @@ class Runs:
             return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=log)
 
     def log(self, name: str) -> Path:
+        """A run's standard error."""
         return self.directory / f"{name}.log"
 
     def facts(self, name: str) -> dict:
+        """A run's run.json."""
         return json.loads((self.directory / name / "run.json").read_text())
 
     def features(self, name: str) -> bytes:
+        """Bytes of a run's merged_features.pt."""
         return (self.directory / name / "merged_features.pt").read_bytes()
 
     def log_lines(self, name: str) -> str:
+        """A run's log."""
         return (self.directory / name / "run.log").read_text()
 
 
 def one(runs: Runs) -> tuple[bool, str]:
+    """A run by one process."""
     if code := runs.start("one").wait():
         return False, f"exit code {code}"
     facts = runs.facts("one")
@@ -122,12 +127,14 @@ def one(runs: Runs) -> tuple[bool, str]:
 
 
 def sharing(runs: Runs) -> tuple[bool, str]:
+    """A run by two processes on one device."""
     if code := runs.start("two", 2).wait():
         return False, f"exit code {code}"
     return runs.facts("two")["processes"] == 2, "finished"
 
 
 def killed(runs: Runs) -> tuple[bool, str]:
+    """A run that is killed after some shards, and started again."""
     out, run = runs.directory / "killed", runs.start("killed", 1, EVERY_STEP)
     while run.poll() is None and len(list(out.glob(".virnucpro/*/*.safetensors"))) < 4:
         time.sleep(0.002)
@@ -146,6 +153,7 @@ def killed(runs: Runs) -> tuple[bool, str]:
 
 
 def short_of_memory(runs: Runs) -> tuple[bool, str]:
+    """A run whose batches do not fit into memory."""
     if not runs.gpu:
         return True, "needs a GPU: not checked"
     if code := runs.start("short", 1, SHORT_OF_MEMORY, "--batch-size", str(LARGE_BATCH)).wait():
@@ -176,6 +184,7 @@ def close(runs: Runs) -> tuple[bool, str]:
 
 
 def timed(check, *arguments) -> Check:
+    """The check with its seconds; an error is its result."""
     began = time.monotonic()
     try:
         good, found = check(*arguments)
@@ -185,6 +194,7 @@ def timed(check, *arguments) -> Check:
 
 
 def main() -> int:
+    """Run all checks; 0 if they are good."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -227,6 +237,7 @@ def main() -> int:
 
 
 def same_bits(runs: Runs, name: str) -> tuple[bool, str]:
+    """Whether the features are those of one process."""
     same = runs.features("one") == runs.features(name)
     return (
         same,

@@ -16,6 +16,7 @@ import random
 import statistics
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
 from multiprocessing import get_context
@@ -43,6 +44,7 @@ START = time.time()
 
 
 def median_ms(function, repeats: int = 15, warmup: int = 3) -> float:
+    """Median milliseconds of a call on the GPU."""
     for _ in range(warmup):
         function()
     pairs = [
@@ -59,10 +61,12 @@ def median_ms(function, repeats: int = 15, warmup: int = 3) -> float:
 
 @cache
 def square() -> tuple[torch.Tensor, torch.Tensor]:
-    return tuple(torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16) for _ in range(2))
+    """The two matrices of the ceiling."""
+    return rand(8192, 8192), rand(8192, 8192)
 
 
 def ceiling_ms(repeats: int) -> float:
+    """Milliseconds of a product of large matrices."""
     a, b = square()
     return median_ms(lambda: a @ b, repeats)
 
@@ -74,7 +78,7 @@ def in_turns(functions: dict, milliseconds: float = 250.0, rounds: int = 4) -> d
     repeats = {
         name: max(2, int(milliseconds / median_ms(f, 3, 1))) for name, f in functions.items()
     }
-    times = {name: [] for name in ("product", *functions)}
+    times: dict[str, list[float]] = {name: [] for name in ("product", *functions)}
     for _ in range(rounds):
         for name, function in functions.items():
             times["product"].append(ceiling_ms(int(milliseconds / 1.5)))
@@ -93,6 +97,7 @@ def report(
     product_ms: float | None = None,
     **more,
 ) -> None:
+    """Print a result and keep it; with `flops` also as a share of the ceiling."""
     entry = {"ms": milliseconds, **more}
     text = f"{section:9s} {name:44s} {milliseconds:9.4f} ms"
     if flops:
@@ -112,6 +117,7 @@ def report(
 
 
 def guarded(function, *args):
+    """What the function returns; a failure is printed."""
     try:
         return function(*args)
     except Exception:
@@ -194,12 +200,13 @@ TILES_8 = {
 
 
 def rand(*shape, dtype=torch.bfloat16):
+    """Random numbers on the device."""
     return torch.randn(*shape, device=DEVICE, dtype=dtype)
 
 
 def product_operations(tokens: int) -> dict[str, tuple]:
     """name -> (function, flops, bytes)."""
-    found = {}
+    found: dict[str, tuple] = {}
     for name, (n, k) in PRODUCTS.items():
         a, b, bias, residual, out = (
             rand(tokens, k),
@@ -237,7 +244,7 @@ def product_operations(tokens: int) -> dict[str, tuple]:
 
 def other_operations(tokens: int) -> dict[str, tuple]:
     """Everything between the products; attention by both kernels where both can serve."""
-    found = {}
+    found: dict[str, tuple] = {}
     qkv, out = rand(tokens, 3 * H), rand(tokens, H)
     rope = rope_tables(torch.rand(D // 2, device=DEVICE), 1024)
     for length in (168, 100, 50, 500):
@@ -289,7 +296,7 @@ def compile_share(share: int, shares: int, sections: tuple[str, ...]) -> list[st
     holds them.
     """
     failed = []
-    wanted = {}
+    wanted: dict[str, tuple] = {}
     if "products" in sections:
         wanted |= product_operations(512)
     if "others" in sections:
@@ -305,6 +312,7 @@ def compile_share(share: int, shares: int, sections: tuple[str, ...]) -> list[st
 
 
 def library_products(tokens: int) -> None:
+    """The library's products, as a comparison."""
     for name, (n, k) in PRODUCTS.items():
         a, b, out, bias = rand(tokens, k), rand(n, k).t(), rand(tokens, n), rand(n)
         ways = {"": partial(torch.mm, a, b, out=out)}
@@ -316,7 +324,14 @@ def library_products(tokens: int) -> None:
             report(f"T={tokens}", f"library {name}{way}", median_ms(function), 2 * tokens * n * k)
 
 
+def products() -> None:
+    """The library's products and ours."""
+    library_products(16384)
+    time_all(product_operations(16384), 16384)
+
+
 def time_all(operations: dict, tokens: int) -> None:
+    """Measure operations and report them."""
     for name, (function, flops, moved) in operations.items():
         guarded(
             lambda n=name, f=function, a=flops, m=moved: report(
@@ -341,6 +356,7 @@ def with_biases(model, seed: int = 1):
 
 
 def esm2(dtype: torch.dtype, layers: int = 36):
+    """The 3B-shaped ESM-2 with random weights, or its first layers."""
     model = with_biases(random_esm2("3B", DEVICE, torch.float32))
     model.encoder.layer = model.encoder.layer[:layers]
     for parameter in model.parameters():
@@ -350,18 +366,22 @@ def esm2(dtype: torch.dtype, layers: int = 36):
 
 
 def batch_of(tokens: int, lengths, seed: int = 0):
+    """Random sequences of these lengths in one batch."""
     ids = np.random.default_rng(seed)
     return pack([ids.integers(4, 24, length) for length in lengths], tokens, 1).to(DEVICE)
 
 
 def mixed_lengths(tokens: int, shortest: int, longest: int) -> list[int]:
-    generator, lengths = random.Random(1), []
+    """Random lengths that fill `tokens`."""
+    generator = random.Random(1)
+    lengths: list[int] = []
     while sum(lengths) + longest <= tokens:
         lengths.append(generator.randint(shortest, longest))
     return lengths
 
 
 def stack_flops(tokens: int, lengths, layers: int) -> float:
+    """Of `layers` layers."""
     return layers * (tokens * LAYER_FLOPS + 4 * H * sum(n * n for n in lengths))
 
 
@@ -373,8 +393,9 @@ def stacks(layers: int = 6) -> None:
         "int8": lambda: int8.Int8Esm2(esm2(torch.bfloat16, layers), 1024),
         "bf16, library only": lambda: fused.FusedEsm2(esm2(torch.bfloat16, layers), 1024),
     }
-    ways = {name: function() for name, function in make.items()}
-    ways["bf16, library only"].hopper = False
+    made = {name: function() for name, function in make.items()}
+    made["bf16, library only"].hopper = False
+    ways: dict[str, Callable] = dict(made)
     stock = Esm2Encoder(esm2(torch.bfloat16, layers), torch.device(DEVICE), "bf16", "off")
     for layer in stock.model.encoder.layer:
         layer.compile(fullgraph=True, dynamic=False)
@@ -420,6 +441,7 @@ def precisions() -> None:
 
 
 def cosine(mine, truth) -> float:
+    """The lowest cosine of a row."""
     return round(
         torch.nn.functional.cosine_similarity(mine.double(), truth.double()).min().item(), 7
     )
@@ -492,6 +514,7 @@ def neighbours(forward, tokens: int) -> str:
 
 
 def dnabert(tokens: int = 16384) -> None:
+    """DNABERT-S by both ways."""
     lengths = mixed_lengths(tokens, 85, 120)
     batch = batch_of(tokens, lengths)
     truth = DnabertEncoder(
@@ -513,6 +536,7 @@ def dnabert(tokens: int = 16384) -> None:
 
 
 def main() -> None:
+    """Compile all kernels, then measure the chosen sections."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--only",
@@ -540,7 +564,7 @@ def main() -> None:
         4 * 2**30,
     )
     steps = {
-        "products": lambda: (library_products(16384), time_all(product_operations(16384), 16384)),
+        "products": products,
         "others": lambda: time_all(other_operations(16384), 16384),
         "stacks": stacks,
         "precisions": precisions,

@@ -46,6 +46,7 @@ class StandIn:
         self.table = torch.randn(1 << 16, width, generator=torch.Generator().manual_seed(width))
 
     def embed(self, batch):
+        """Rows of a table, instead of an encoder."""
         from virnucpro.models.packing import pool
 
         return pool(self.table[batch.tokens], batch, self.skip)
@@ -62,6 +63,7 @@ class Memory(threading.Thread):
         self.stage, self.peaks = "", {}
 
     def run(self) -> None:
+        """Look until the process ends."""
         while True:
             status = dict(
                 line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines()
@@ -77,13 +79,14 @@ def work(arguments: list[str], out: Path) -> int:
     from virnucpro.run import job as preparation
     from virnucpro.run.timing import Clock
 
+    # all that the run needs of an encoder
     preparation.LOADERS = {
-        "dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0),
-        "esm2": lambda *_: StandIn("esm2", 32, 1),
+        "dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0),  # type: ignore[dict-item]
+        "esm2": lambda *_: StandIn("esm2", 32, 1),  # type: ignore[dict-item]
     }
     cpu: dict[str, float] = {}
     memory = Memory()
-    Clock.stage = _observed(Clock.stage, cpu, memory)
+    Clock.stage = _observed(Clock.stage, cpu, memory)  # type: ignore[method-assign]
     memory.start()
     code = cli.run(arguments)
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -152,9 +155,13 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
         env=environment,
         check=True,
     )
-    seconds = time.perf_counter() - began
+    return frames, tell(place, frames, processes, time.perf_counter() - began)
+
+
+def tell(place: Path, frames: int, processes: int, seconds: float) -> float:
+    """Print what the processes left in `place`; their CPU seconds."""
     found = [json.loads(path.read_text()) for path in sorted(place.glob("measured.*"))]
-    facts = json.loads((out / "run.json").read_text())
+    facts = json.loads((place / "out" / "run.json").read_text())
     used = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / 1e9
     stages = {name: sum(f["stages"].get(name, 0.0) for f in found) for name in found[0]["stages"]}
     peaks = {name: max(f["memory"].get(name, 0.0) for f in found) for name in found[0]["memory"]}
@@ -173,10 +180,11 @@ def measure(frames: int, processes: int, place: Path) -> tuple[int, float]:
         "   GiB: " + ", ".join(f"{name} {peak:.2f}" for name, peak in peaks.items() if name),
         flush=True,
     )
-    return frames, steady
+    return steady
 
 
 def main() -> int:
+    """Start the run and print what it took."""
     if sys.argv[1:2] == ["--work"]:
         return work(sys.argv[3:], Path(sys.argv[2]))
     parser = argparse.ArgumentParser(

@@ -14,15 +14,21 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+if TYPE_CHECKING:
+    from virnucpro.embedding.extract import PlannedBatches
+
+ESM2_PAD = 1  # id of the token
 
 
 def timed(work) -> tuple[list[torch.Tensor], str]:
+    """The rows, and what they took the second time."""
     work()
     cpu, clock = time.process_time(), time.perf_counter()
     rows = work()
@@ -50,6 +56,7 @@ def padded(model, tokenizer, proteins: list[str], batch: int) -> list[torch.Tens
 
 @torch.inference_mode()
 def main() -> None:
+    """Print both ways."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -62,13 +69,10 @@ def main() -> None:
         help="sequences of a padded batch",
     )
     options = parser.parse_args()
-    from transformers import EsmModel, EsmTokenizer
-
     from virnucpro.embedding.extract import PlannedBatches
     from virnucpro.embedding.plan import make_plan
     from virnucpro.embedding.work import TokenColumn
     from virnucpro.models.bundle import MINI, Bundle
-    from virnucpro.models.esm2 import load_esm2
     from virnucpro.sequences.frame_columns import FrameRules
     from virnucpro.sequences.inputs import find_inputs
     from virnucpro.sequences.table_cache import TablePlaces, build_or_open
@@ -84,7 +88,7 @@ def main() -> None:
             rules,
             Tokenizers(bundle.esm2, bundle.dnabert_s),
             TablePlaces(cache, Path(cache)),
-            lambda *line: None,
+            lambda *_: None,
         )
         column = TokenColumn(table, "esm2")
         lengths = np.array(list(map(len, column(np.arange(len(table))))))
@@ -93,29 +97,34 @@ def main() -> None:
             for protein in table.frames.data.table["protein"].cast("binary").to_pylist()
         ]
         plan = make_plan(np.arange(len(table)), lengths, 4096)
-        encoder = load_esm2(bundle.esm2, "cpu", "fp32")
-        batches = PlannedBatches(plan, column, encoder.pad_id, int(lengths.max()))
+        batches = PlannedBatches(plan, column, ESM2_PAD, int(lengths.max()))
         print(
             f"{len(table)} frames, {lengths.mean():.0f} tokens on average, {options.threads}"
             f" threads, torch {torch.__version__}"
         )
-        packed, took = timed(
-            lambda: [encoder.embed(batches[i].packed) for i in range(len(batches))]
+        compare(bundle.esm2, batches, proteins, options.batches)
+
+
+def compare(model_at: Path, batches: PlannedBatches, proteins: list[str], sizes: list[int]) -> None:
+    """Print what our batches take, and padded ones of each of the sizes."""
+    from transformers import EsmModel, EsmTokenizer
+
+    from virnucpro.models.esm2 import load_esm2
+
+    encoder, plan = load_esm2(model_at, "cpu", "fp32"), batches.plan
+    packed, took = timed(lambda: [encoder.embed(batches[i].packed) for i in range(len(batches))])
+    print(f"packed      {took}", flush=True)
+    found = torch.empty(len(proteins), encoder.width)
+    found[np.concatenate([plan.batch(i) for i in range(len(plan))])] = torch.cat(packed)
+    model = EsmModel.from_pretrained(model_at, add_pooling_layer=False, dtype=torch.float32).eval()
+    tokenizer = EsmTokenizer.from_pretrained(model_at)
+    for size in sizes:
+        rows, took = timed(lambda size=size: padded(model, tokenizer, proteins, size))
+        print(
+            f"padded {size:4} {took}; largest difference"
+            f" {(torch.stack(rows) - found).abs().max():.1e}",
+            flush=True,
         )
-        print(f"packed      {took}", flush=True)
-        found = torch.empty(len(table), encoder.width)
-        found[np.concatenate([plan.batch(i) for i in range(len(plan))])] = torch.cat(packed)
-        model = EsmModel.from_pretrained(
-            bundle.esm2, add_pooling_layer=False, dtype=torch.float32
-        ).eval()
-        tokenizer = EsmTokenizer.from_pretrained(bundle.esm2)
-        for batch in options.batches:
-            rows, took = timed(lambda batch=batch: padded(model, tokenizer, proteins, batch))
-            print(
-                f"padded {batch:4} {took}; largest difference"
-                f" {(torch.stack(rows) - found).abs().max():.1e}",
-                flush=True,
-            )
 
 
 if __name__ == "__main__":

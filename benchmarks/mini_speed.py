@@ -34,6 +34,7 @@ def contigs() -> list[bytes]:
 
 
 def main() -> None:
+    """Print the seconds of each call."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -27,6 +27,7 @@ def torchs(mine: torch.optim.Optimizer) -> torch.optim.Muon:
 
 
 def milliseconds(step, device: torch.device) -> float:
+    """Median of a step."""
     times, rounds = [], 20 if device.type == "cuda" else 1
     for _ in range(rounds):
         began = time.perf_counter()
@@ -38,6 +39,7 @@ def milliseconds(step, device: torch.device) -> float:
 
 
 def main() -> None:
+    """Print both optimizers."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     network = Network(NetworkShape()).to(device)
     mean = RunningMean(network, 0.999)

@@ -61,6 +61,7 @@ def run(
 
 
 def main() -> int:
+    """Print the table; 0 if all is within the bounds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class Place:
         ]
 
     def devices(self, count: int) -> list[str]:
+        """The options of `count` devices."""
         return (
             ["--num-processes", str(count)]
             if self.cpu
@@ -68,10 +69,11 @@ class Place:
     def start(
         self,
         name: str,
-        launcher: list[str] = (),
-        more: list[str] = (),
+        launcher: Sequence[str] = (),
+        more: Sequence[str] = (),
         gpus: list[int] | None = None,
     ) -> subprocess.Popen:
+        """Start a run."""
         extra = {
             "PYTHONPATH": os.pathsep.join(
                 [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -88,16 +90,17 @@ class Place:
 
 
 def finish(*processes: subprocess.Popen) -> None:
+    """Wait for processes; SystemExit when one has failed."""
     for process in processes:
         _, error = process.communicate()
         if process.returncode:
             raise SystemExit(
-                f"{' '.join(process.args)}\nended with {process.returncode}:"
-                f" {error.decode()[-2000:]}"
+                f"{process.args!r}\nended with {process.returncode}: {error.decode()[-2000:]}"
             )
 
 
 def free_port() -> int:
+    """A port that nobody uses."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
@@ -106,10 +109,12 @@ def free_port() -> int:
 # ------------------------------------------------------------------------------------------------
 # ways of launching
 def by_ourselves(place: Place, name: str, count: int) -> None:
+    """The program starts its processes."""
     finish(place.start(name, more=place.devices(count)))
 
 
 def by_torchrun(place: Place, name: str, count: int) -> None:
+    """torchrun starts them."""
     finish(
         place.start(
             name,
@@ -120,6 +125,7 @@ def by_torchrun(place: Place, name: str, count: int) -> None:
 
 
 def by_accelerate(place: Place, name: str, count: int) -> None:
+    """accelerate starts them."""
     config = ROOT / "accelerate_configs" / "multi_gpu.yaml"
     finish(
         place.start(
@@ -194,6 +200,7 @@ def killed_and_finished(place: Place, name: str, count: int) -> None:
 # ------------------------------------------------------------------------------------------------
 # figures
 def measured(way: str, count: int, out: Path, seconds: float) -> dict:
+    """What run.json says of a run."""
     record = json.loads((out / "run.json").read_text())
     digest = hashlib.sha256()
     with open(out / "merged_features.pt", "rb") as file:
@@ -217,6 +224,7 @@ def measured(way: str, count: int, out: Path, seconds: float) -> dict:
 
 
 def line(row: dict, first: dict) -> str:
+    """A row of the table."""
     esm2, alone = row["seconds"]["esm2"], first["seconds"]["esm2"]
     factor = row["processes"] / first["processes"]
     idle = " ".join(f"{100 * share:.1f}" for share in row["idle_share"])
@@ -230,6 +238,7 @@ def line(row: dict, first: dict) -> str:
 
 
 def prepare(place: Place, options: argparse.Namespace) -> None:
+    """Make the bundle and the input."""
     sys.path.insert(0, str(ROOT))
     from virnucpro.tools.benchmark import write_sequences
     from virnucpro.tools.random_models import random_bundle
@@ -240,12 +249,11 @@ def prepare(place: Place, options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Run each way and print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--processes", default="1,2,4,8", help="numbers of GPUs, from small to large"
-    )
+    parser.add_argument("--processes", default="1,2,4,8", help="numbers of GPUs, rising")
     parser.add_argument(
         "--frames",
         type=int,

@@ -96,6 +96,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
 
 
 def main(frames: int) -> None:
+    """Print what `summarize` of so many frames takes."""
     with tempfile.TemporaryDirectory() as folder:
         table, outputs = made_up(frames, Path(folder))
         size = outputs.features.stat().st_size / 1e9
@@ -115,7 +116,8 @@ def main(frames: int) -> None:
                 f"{what}: {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of"
                 " one core"
             )
-            print(dict(read_record(outputs.run_json).seconds), flush=True)
+            record = read_record(outputs.run_json)
+            print(dict(record.seconds) if record else "no run.json", flush=True)
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from virnucpro.sequences.chunks import all_spans, n_chunks
 
 @contextmanager
 def timed(what: str):
+    """Print the seconds of a block, and the peak of memory."""
     start = time.perf_counter()
     yield
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
@@ -41,6 +42,7 @@ class LoudClock:
     stage = staticmethod(timed)
 
     def seconds(self) -> dict[str, float]:
+        """Nothing is kept."""
         return {}
 
 
@@ -92,6 +94,7 @@ def made_up(n: int, folder: Path) -> tuple[Path, pa.Table, pa.Table, np.ndarray]
 
 
 def main(n: int) -> None:
+    """Print what the tables of `n` sequences take."""
     with tempfile.TemporaryDirectory() as folder:
         path, records, frames, scores = made_up(n, Path(folder))
         print(f"{n:,} sequences, {len(frames):,} frames, input {path.stat().st_size / 1e6:.0f} MB")
