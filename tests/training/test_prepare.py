@@ -151,7 +151,7 @@ def test_with_genbank_only_frames_within_an_annotated_protein_stay(tmp_path):
     ("line", "says"),
     [
         ("g.fna\tr0\tmaybe\ta\t", "label 'maybe'"),
-        ("h.fna\t\tvirus\ta\t", "is no file"),
+        ("h.fna\t\tvirus\ta\t", "is not a file"),
         ("g.fna\tzz\tvirus\ta\t", "no record zz"),
         ("g.fna\tr0\tvirus\ta\tholdout", "split 'holdout'"),
     ],
