@@ -15,6 +15,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from virnucpro.reporting.columns import TABLES, Table
+from virnucpro.reporting.outputs import FILES
 from virnucpro.settings import CALLS, DEVICES, INPUTS, MODEL, RUN, Options, flag, words
 
 DOCS = Path(__file__).parent
@@ -25,6 +26,12 @@ def columns(table: Table) -> str:
     """The glossary of a table."""
     rows = [f"| `{column.name}` | {column.description} |" for column in table.columns]
     return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def files() -> str:
+    """The files of an output directory."""
+    rows = [f"| `{file.name.format(table='tsv')}` | {file.phrase} |" for file in FILES.values()]
+    return "\n".join(["| file | content |", "|---|---|", *rows]) + "\n"
 
 
 def options() -> str:
@@ -44,6 +51,7 @@ def options() -> str:
 
 
 PARTS: dict[str, Callable[[], str]] = {
+    "the files": files,
     "the options of predict": options,
 } | {
     f"the columns of {table.name}": lambda table=table: columns(table)

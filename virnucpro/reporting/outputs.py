@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,22 +25,20 @@ HIDDEN = ".virnucpro"  # the directory of unfinished work
 SPOOL = ".virnucpro-stdin"  # the directory of what came through standard input or a pipe
 KEPT = ".virnucpro-input"  # the same of a finished run, for `summarize`
 
-PHRASES = {
-    "contigs": "every sequence: its score, call, and why",
-    "virus_summary": "what was called virus, best first",
-    "virus_fasta": "the sequences called virus, best first",
-    "regions": "virus-like regions of long sequences",
-    "regions_bed": "the same regions for genome browsers (0-based, half-open)",
-    "regions_fasta": "the sequences of these regions",
-    "report": "the result as one page",
-    "multiqc": "the counts for MultiQC",
-    "chunks": "every chunk, scored or not",
-    "frames": "every frame that was taken, and its scores",
-    "features": "ids and one feature row a frame (torch.load)",
-    "run_json": "what ran on what: versions, hashes, counts, seconds",
-    "run_log": "the log",
-    "failed_files": "what failed, where and why",
-}
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """One file of the output directory: a class attribute of `Outputs` that gives its path.
+
+    name: with `{table}` where the ending is that of the tables; phrase: for the tree of files on
+    the terminal and in the docs.
+    """
+
+    name: str
+    phrase: str
+
+    def __get__(self, outputs: Outputs, owner: type[Outputs]) -> Path:
+        return outputs.directory / self.name.format(table=outputs.table_format)
 
 
 @dataclass(frozen=True)
@@ -63,61 +61,22 @@ class Outputs:
             settings.call.table_format,
         )
 
-    @property
-    def contigs(self) -> Path:
-        return self.directory / f"contigs.{self.table_format}"
-
-    @property
-    def chunks(self) -> Path:
-        return self.directory / f"chunks.{self.table_format}"
-
-    @property
-    def frames(self) -> Path:
-        return self.directory / f"frames.{self.table_format}"
-
-    @property
-    def virus_summary(self) -> Path:
-        return self.directory / "virus_summary.tsv"
-
-    @property
-    def virus_fasta(self) -> Path:
-        return self.directory / "virus.fna"
-
-    @property
-    def regions(self) -> Path:
-        return self.directory / "regions.tsv"
-
-    @property
-    def regions_bed(self) -> Path:
-        return self.directory / "regions.bed"
-
-    @property
-    def regions_fasta(self) -> Path:
-        return self.directory / "regions.fna"
-
-    @property
-    def report(self) -> Path:
-        return self.directory / "report.html"
-
-    @property
-    def multiqc(self) -> Path:
-        return self.directory / "multiqc_mqc.json"
-
-    @property
-    def features(self) -> Path:
-        return self.directory / "merged_features.pt"
-
-    @property
-    def run_json(self) -> Path:
-        return self.directory / "run.json"
-
-    @property
-    def run_log(self) -> Path:
-        return self.directory / "run.log"
-
-    @property
-    def failed_files(self) -> Path:
-        return self.directory / "failed_files.txt"
+    contigs = OutputFile("contigs.{table}", "every sequence: its score, call, and why")
+    virus_summary = OutputFile("virus_summary.tsv", "what was called virus, best first")
+    virus_fasta = OutputFile("virus.fna", "the sequences called virus, best first")
+    regions = OutputFile("regions.tsv", "virus-like regions of long sequences")
+    regions_bed = OutputFile(
+        "regions.bed", "the same regions for genome browsers (0-based, half-open)"
+    )
+    regions_fasta = OutputFile("regions.fna", "the sequences of these regions")
+    report = OutputFile("report.html", "the result as one page")
+    multiqc = OutputFile("multiqc_mqc.json", "the counts for MultiQC")
+    chunks = OutputFile("chunks.{table}", "every chunk, scored or not")
+    frames = OutputFile("frames.{table}", "every frame that was taken, and its scores")
+    features = OutputFile("merged_features.pt", "ids and one feature row a frame (torch.load)")
+    run_json = OutputFile("run.json", "what ran on what: versions, hashes, counts, seconds")
+    run_log = OutputFile("run.log", "the log")
+    failed_files = OutputFile("failed_files.txt", "what failed, where and why")
 
     def merged_directory(self, stem: str) -> Path:
         return self.directory / f"{stem}_merged"
@@ -163,7 +122,7 @@ class Outputs:
         be the original program's.
         """
         tables = (self.contigs, self.chunks, self.frames)
-        names = [getattr(self, key) for key in PHRASES]
+        names = [getattr(self, key) for key in FILES]
         names += [path.with_suffix(f".{kind}") for path in tables for kind in TABLE_FORMATS]
         return [*dict.fromkeys(names), *self._originals()]
 
@@ -249,7 +208,7 @@ class Outputs:
 
     def tree(self, existing_only: bool = False) -> list[tuple[str, str]]:
         """(path below the directory, phrase) of every file a run writes, in reading order."""
-        rows = [(getattr(self, key), phrase) for key, phrase in PHRASES.items()]
+        rows = [(getattr(self, key), file.phrase) for key, file in FILES.items()]
         for stem in self.stems:
             rows.append((self.prediction_results(stem), "the original program's table of frames"))
             rows.append((self.highest_scores(stem), "the original program's table of chunks"))
@@ -259,3 +218,9 @@ class Outputs:
 
 def _file_number(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
+
+
+# by the names of the attributes, in the order in which they are shown
+FILES: Mapping[str, OutputFile] = {
+    name: file for name, file in vars(Outputs).items() if isinstance(file, OutputFile)
+}
