@@ -6,6 +6,13 @@
 #   recipes/mini/mini_again.sh search WORK                  # CPU, if you like: the protein search that `finish` compares mini with
 #   recipes/mini/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
 #
+# All groups dealt anew in five folds, and a network that learns from all of them (version 9, not shipped: STUDY.md):
+#
+#   recipes/mini/mini_again.sh deal DATA_DIR WORK           # CPU: units, folds, contigs, three parts of under 33 MiB for the GPU
+#   recipes/mini/mini_again.sh stages WORK [options]        # one GPU; goes on after the last stage that left its files in WORK/out
+#   recipes/mini/mini_again.sh report WORK                  # CPU: WORK/mini_folds.json, and WORK/oof.npz, the scores that no training saw
+#   recipes/mini/mini_again.sh ship WORK BUNDLE             # CPU: the student as a bundle with its card
+#
 # From the repository; needs `pip install '.[train]'`, and diamond for `search`. DATA_DIR is described in STUDY.md. What follows
 # WORK in `gpu` goes to campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
 # need come back.
@@ -35,8 +42,25 @@ finish)
     [ -e "$hits" ] || hits=
     py finish --data "$work" --packed "$work/packed" --run "$work/run" --bundle "$bundle" ${hits:+--hits "$hits"} --results "$bundle.json"
     ;;
+deal)
+    data=$1 work=$2
+    py records "$data" "$work"
+    py deal "$work"
+    py pack "$work" "$work/packed"
+    ;;
+stages)
+    work=$1 && shift
+    py stages "$work/packed" "$work/out" "$@"
+    ;;
+report)
+    py oof "$1" "$1/packed" "$1/out" "$1/oof.npz"
+    py fold_report "$1" "$1/packed" "$1/out" "$1/mini_folds.json"
+    ;;
+ship)
+    py ship "$1/out" "$1/packed" "$1/mini_folds.json" "$2"
+    ;;
 *)
-    echo "mini_again.sh: $stage is no stage; use data, gpu, search or finish" >&2
+    echo "mini_again.sh: $stage is no stage; use data, gpu, search or finish; deal, stages, report or ship" >&2
     exit 2
     ;;
 esac

@@ -41,3 +41,20 @@ def load_parts(network: Network, directory: Path, names: tuple[str, ...]) -> Non
             raise ModelError(
                 f"{directory / name}.safetensors: {odd[0]} fits no tensor of this network"
             )
+
+
+def load_bundle(network: Network, bundle: Path) -> None:
+    """Put the encoders and the classifier of a bundle directory into `network`."""
+    from safetensors.torch import load_file
+
+    for module, name in (
+        (network.esm2.model, "esm2/model"),
+        (network.dnabert_s.model, "dnabert_s/model"),
+        (network.classifier, "classifier"),
+    ):
+        tensors = {k: v.float() for k, v in load_file(bundle / f"{name}.safetensors").items()}
+        odd = module.load_state_dict(tensors, strict=False).unexpected_keys
+        if odd:
+            raise ModelError(
+                f"{bundle / name}.safetensors: {odd[0]} fits no tensor of this network"
+            )
