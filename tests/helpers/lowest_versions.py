@@ -17,7 +17,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ["tests/test_golden.py", "tests/models/test_golden.py", "tests/test_cli.py", "tests/run"]
+TESTS = ["tests/run", "tests/models/test_golden.py", "tests/test_golden.py", "tests/test_cli.py"]
 
 
 def declared(extra: str = "") -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 import typer
 
 from virnucpro.errors import UsageError
-from virnucpro.settings import Compile, Option, Precision, check_words, option
+from virnucpro.settings import Compile, Option, Precision, check_words, flag, option
 
 
 def command(
@@ -37,6 +38,9 @@ def command(
     ]
 
     def call(**given: Any) -> None:
+        for name, value in given.items():
+            if isinstance(value, float) and math.isnan(value):  # within every range, for typer
+                raise typer.BadParameter("nan is not a number", param_hint=f"'{flag(name)}'")
         run(
             *(
                 part(**{name: given[name] for name in some})
