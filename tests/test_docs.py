@@ -48,6 +48,7 @@ def place(tmp_path, monkeypatch) -> Path:
     few = "".join(f">{record}" for record in records)
     for name in ("contigs.fna", "sample.fna"):
         (tmp_path / name).write_text(few)
+    (tmp_path / "samples.tsv").write_text("sample\tfile\none\tcontigs.fna\ntwo\tsample.fna\n")
     with gzip.open(tmp_path / "reads.fastq.gz", "wt") as file:
         sequence = "".join(records[0].splitlines()[1:])
         file.write(f"@read\n{sequence}\n+\n{'I' * len(sequence)}\n")

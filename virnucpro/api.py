@@ -11,11 +11,11 @@ import errno
 import logging
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from virnucpro.errors import InputError, UsageError
 from virnucpro.launch import (
@@ -29,8 +29,10 @@ from virnucpro.launch import (
 )
 from virnucpro.reporting.outputs import SPOOL, Outputs
 from virnucpro.reporting.result import Result
+from virnucpro.reporting.samples import SamplesResult, read_samples
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.home import ensure_home
+from virnucpro.run.samples import note_each, samples_of
 from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+Finished = TypeVar("Finished")
 
 
 def predict(
@@ -62,6 +66,24 @@ def predict(
         _options(output_dir=output_dir, model=model, **{"quiet": True, **options}),
         own_process=False,
     )
+
+
+def predict_samples(
+    samples: Path | str | Iterable[Path | str],
+    output_dir: Path | str,
+    model: str | None = None,
+    **options: Any,
+) -> SamplesResult | None:
+    """As `predict`, for many samples with the models loaded once, each in a directory of its own
+    below `output_dir`. samples: a samplesheet, or a list of files that are a sample each.
+    """
+    given, more = _listed(samples), {"quiet": True, **options}
+    if isinstance(samples, (str, Path)):
+        given, more = [], {**more, "samplesheet": samples}
+    else:
+        more["per_input"] = True
+    chosen = _options(output_dir=output_dir, model=model, **more)
+    return run_samples(given, chosen, own_process=False)
 
 
 def embed(
@@ -139,10 +161,49 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
             code = launch_processes(processes, words, given)
             result: Result | None = _launched_result(settings, code)
         else:
-            result = _run_here(settings, options, world, processes, own_process)
+            result = _run_here(
+                options,
+                world,
+                processes,
+                lambda pipeline, display: pipeline.predict(
+                    settings, world, processes.cpu, [processes.choice], display, own_process
+                ),
+            )
         if not world.launched and _file_state(outputs.run_json) not in (None, before):
             keep_inputs(output_dir)
         return result
+
+
+def run_samples(given: list[str], options: Options, own_process: bool) -> SamplesResult | None:
+    """As `run`, for the samples of `--samplesheet` or `--per-input`, each in a directory of its
+    own; the models are loaded once.
+    """
+    ensure_home()
+    world = read_world()
+    check_network(world)
+    sheet = None if options.samplesheet is None else Path(options.samplesheet)
+    named = given if sheet is None else [str(sheet)]
+    output_dir = Path(options.output_dir or default_output(named))
+    samples = samples_of(given, sheet, options.per_input, output_dir)
+    settings = options.settings((), output_dir)
+    processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
+    if processes.spawn:
+        words = ["predict", *replace(options, output_dir=output_dir).arguments()]
+        code = launch_processes(processes, words, given)
+        return read_samples(output_dir, [sample.name for sample in samples], code)
+    return _run_here(
+        options,
+        world,
+        processes,
+        lambda pipeline, display: note_each(
+            pipeline.predict_each(
+                samples, settings, world, processes.cpu, [processes.choice], display, own_process
+            ),
+            samples,
+            output_dir,
+            world,
+        ),
+    )
 
 
 def _file_state(path: Path) -> tuple[int, int] | None:
@@ -169,12 +230,9 @@ def default_output(given: list[str]) -> Path:
 
 
 def _run_here(
-    settings: PredictSettings,
-    options: Options,
-    world: World,
-    processes: Processes,
-    own_process: bool,
-) -> Result | None:
+    options: Options, world: World, processes: Processes, work: Callable[[Any, Any], Finished]
+) -> Finished:
+    """What `work` makes of the pipeline and a display, on this process's devices."""
     if processes.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
     with signals_held():
@@ -186,9 +244,7 @@ def _run_here(
     with make_display(
         options.quiet or not world.is_main, options.verbose, memory=GpuMemory()
     ) as display:
-        return pipeline.predict(
-            settings, world, processes.cpu, [processes.choice], display, own_process
-        )
+        return work(pipeline, display)
 
 
 def _why_not(path: Path) -> str:

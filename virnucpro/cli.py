@@ -163,13 +163,21 @@ OF_SUMMARIZE = (
 def predict(inputs: Inputs, legacy: LegacyOptions, given: Options) -> None:
     """Say for every sequence whether it is viral."""
     from virnucpro import api
-    from virnucpro.launch import read_world
+    from virnucpro.launch import code_for_launcher, read_world
 
     options, world = legacy.translate(given), read_world()
     console_logging(options.verbose, options.quiet, world.is_main)
     for name in legacy.obsolete() if world.is_main and not world.self_launched else ():
         log.warning("%s is no longer needed and does nothing", name)
     words = [*(inputs.inputs or []), *(inputs.more_inputs or [])]
+    if options.samplesheet is not None or options.per_input:
+        samples = api.run_samples(words, options, own_process=True)
+        if samples is not None:
+            if not options.quiet:
+                print(samples.line())
+            code = 0 if samples.exit_code == 2 and options.partial_ok else samples.exit_code
+            raise typer.Exit(code_for_launcher(code, world))
+        return
     result = api.run(words, options, own_process=True)
     if result is not None:
         _show(result, options.quiet)

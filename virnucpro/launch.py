@@ -264,6 +264,13 @@ def resume_hint(forced: bool) -> str:
     )
 
 
+def code_for_launcher(code: int, world: World) -> int:
+    """Launchers other than ours would turn 2 into a failure with a traceback of theirs; `run.json`
+    has the code.
+    """
+    return 0 if code == 2 and world.launched and not world.self_launched else code
+
+
 def cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 
 from virnucpro.calling.answers import call
 from virnucpro.embedding.coverage import Coverage, any_answered, coverage, scored
@@ -30,8 +31,8 @@ from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
 from virnucpro.embedding.work import ENCODERS, TokenColumn, longest_tokens
 from virnucpro.errors import Failure, StoreError, VirNucProError
-from virnucpro.launch import World, resume_hint, stopped
-from virnucpro.models.bundle import resolve_bundle
+from virnucpro.launch import World, code_for_launcher, resume_hint, stopped
+from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
 from virnucpro.models.precision import resolve_precision
@@ -44,6 +45,7 @@ from virnucpro.run.ahead import check_stride
 from virnucpro.run.job import Job, Run, join, load_ahead, load_encoder, prepare
 from virnucpro.run.preload import LoadAhead
 from virnucpro.run.records import calibration_of, run_record, with_files
+from virnucpro.run.samples import Sample
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.stopping import Stopping
 from virnucpro.run.timing import Clock
@@ -53,6 +55,27 @@ from virnucpro.settings import Choice, PredictSettings
 log = logging.getLogger(__name__)
 
 SECONDS_FOR_THE_LAUNCHER = 5.0  # to find out which process died, and end the others
+
+
+@dataclass(slots=True)
+class Session:
+    """What several runs of one process share: its place among the processes, the model, the
+    device, and the encoders once they are loaded.
+
+    stores: those of the run that is going on, which a signal has to flush. encoders: None where
+    each is dropped after its use, as a single run does. computing: all processes are embedding
+    together, and none can leave this without the others.
+    """
+
+    world: World
+    bundle: Bundle
+    accelerator: Accelerator
+    precision: str
+    choices: tuple[Choice, ...]
+    display: Display
+    stores: list[FeatureStore]
+    encoders: dict[str, Encoder] | None = None
+    computing: bool = False
 
 
 def predict(
@@ -69,8 +92,69 @@ def predict(
     own_process: signals may end this process, once finished work is on disk; False inside somebody
     else's program.
     """
-    stores: list[FeatureStore] = []
     clock = Clock()
+    with _session(settings, world, cpu, choices, display, own_process, clock) as session:
+        return _carry_out(settings, session, clock)
+
+
+def predict_each(
+    samples: Sequence[Sample],
+    settings: PredictSettings,
+    world: World,
+    cpu: bool,
+    choices: Iterable[Choice],
+    display: Display,
+    own_process: bool = True,
+) -> Iterator[tuple[Sample, Result | BaseException | None]]:
+    """Carry out the runs of `samples` with the same `settings`, inputs and directory apart, one
+    after another: each sample with its result, or with the error that ended it. An error ends the
+    others too only where it leaves processes that cannot go on together.
+    """
+    clock = Clock()
+    with _session(settings, world, cpu, choices, display, own_process, clock) as session:
+        session.encoders = {}
+        for number, sample in enumerate(samples):
+            outcome: Result | BaseException | None
+            try:
+                own = _settings_of(sample, settings, world, number)
+                outcome = _carry_out(own, session, clock, number, len(samples))
+            except (Exception, SystemExit) as error:
+                if isinstance(error, PeerLostError) or (session.computing and world.size > 1):
+                    raise
+                if isinstance(error, SystemExit) and world.is_main:
+                    raise
+                outcome = error
+            session.computing = False
+            session.stores.clear()
+            yield sample, outcome
+            clock = Clock()
+
+
+def _settings_of(
+    sample: Sample, settings: PredictSettings, world: World, number: int
+) -> PredictSettings:
+    """The settings of a sample's run. Where it has none, the other processes are told."""
+    try:
+        return sample.settings(settings)
+    except Exception as error:
+        if world.is_main:
+            note = {"error": getattr(error, "exit_code", 1)}
+            Announcements(number).post("job", note)
+        raise
+
+
+@contextmanager
+def _session(
+    settings: PredictSettings,
+    world: World,
+    cpu: bool,
+    choices: Iterable[Choice],
+    display: Display,
+    own_process: bool,
+    clock: Clock,
+) -> Iterator[Session]:
+    """The model and the devices of `settings`, while entered; signals are obeyed."""
+    stores: list[FeatureStore] = []
     with ExitStack() as stack:
         if own_process:
             stack.enter_context(
@@ -87,26 +171,48 @@ def predict(
                 accelerator.device,
                 accelerator.mixed_precision if world.launched else None,
             )
-        run = Run(
-            replace(settings, precision=precision.value),
+        stack.callback(abandon_group)
+        yield Session(
             world,
             bundle,
-            accelerator.device,
-            WorkPlace(settings.output_dir, settings.checkpoint_dir),
-            Announcements(),
+            accelerator,
+            precision.value,
+            (chosen, *choices, precision),
             display,
-            clock,
-            [chosen, *choices, precision],
             stores,
         )
-        with _finished_work_kept(run), load_ahead(run) as ahead:
-            job = prepare(run, stack) if world.is_main else join(run)
-            if job is None:
-                close_group(accelerator)
-                return _finished_before(settings) if world.is_main else None
-            done = _embed_all(job, run, accelerator, ahead)
+
+
+def _carry_out(
+    settings: PredictSettings, session: Session, clock: Clock, number: int = 0, of: int = 1
+) -> Result | None:
+    """The run `number` of `of` in this session."""
+    world, accelerator = session.world, session.accelerator
+    run = Run(
+        replace(settings, precision=session.precision),
+        world,
+        session.bundle,
+        accelerator.device,
+        WorkPlace(settings.output_dir, settings.checkpoint_dir),
+        Announcements(number),
+        session.display,
+        clock,
+        list(session.choices),
+        session.stores,
+    )
+    ahead_of_time = LoadAhead({}, run.device) if session.encoders else load_ahead(run)
+    with ExitStack() as stack, _finished_work_kept(run), ahead_of_time as ahead:
+        job = prepare(run, stack) if world.is_main else join(run)
+        session.computing = True
+        done = None if job is None else _embed_all(job, run, session, ahead)
+        session.computing = False
+        if number + 1 == of:
             close_group(accelerator)
-            return _answer(job, done, run) if world.is_main else None
+        if not world.is_main:
+            return None
+        if job is None or done is None:
+            return _finished_before(settings)
+        return _answer(job, done, run)
 
 
 def _finished_before(settings: PredictSettings) -> Result:
@@ -116,19 +222,23 @@ def _finished_before(settings: PredictSettings) -> Result:
     return Result(outputs, record.failures if record else (), 0)
 
 
-def _embed_all(job: Job, run: Run, accelerator, ahead: LoadAhead) -> dict[str, Extraction]:
+def _embed_all(job: Job, run: Run, session: Session, ahead: LoadAhead) -> dict[str, Extraction]:
     """Frames to embeddings: every encoder over all that is missing of it. The weights are read
-    only if something is.
+    only if something is, and once a session.
     """
     done = {}
+    kept = session.encoders if session.encoders is not None else {}
     for name in ENCODERS:
         if len(job.plans[name]) == 0:
             ahead.take(name)
             done[name] = Extraction(0, 0, 0, 0, {})
             continue
         with run.clock.stage(f"load {name}"):
-            encoder = load_encoder(name, run, ahead)
-        done[name] = _embed(name, encoder, job, run, accelerator)
+            encoder = kept.get(name) or load_encoder(name, run, ahead)
+        done[name] = _embed(name, encoder, job, run, session.accelerator)
+        if session.encoders is not None:
+            kept[name] = encoder
+            continue
         del encoder
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
@@ -195,7 +305,7 @@ def _call_and_write(
         for store in stores:
             store.remove()
         run.place.clear()
-    code = _for_the_launcher(record.exit_code, run.world)
+    code = code_for_launcher(record.exit_code, run.world)
     return Result(job.outputs, record.failures, code, answers)
 
 
@@ -234,13 +344,6 @@ def _exit_code(
     return 0 if settings.partial_ok else 2
 
 
-def _for_the_launcher(code: int, world: World) -> int:
-    """Launchers other than ours would turn 2 into a failure with a traceback of theirs; `run.json`
-    has the code.
-    """
-    return 0 if code == 2 and world.launched and not world.self_launched else code
-
-
 @contextmanager
 def _finished_work_kept(run: Run) -> Iterator[None]:
     """Whatever goes wrong inside: embeddings that are there are written before the error goes on
@@ -256,8 +359,6 @@ def _finished_work_kept(run: Run) -> Iterator[None]:
             time.sleep(SECONDS_FOR_THE_LAUNCHER)
             raise PeerLostError(f"{error}; {resume_hint(run.settings.force)}") from error
         raise
-    finally:
-        abandon_group()
 
 
 def _stopped(

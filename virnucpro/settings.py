@@ -174,6 +174,15 @@ class Options:
     output_dir: Path | str | None = option(
         None, "Default: {first input}_virnucpro.", "-o", "--output-dir", panel=INPUTS
     )
+    samplesheet: Path | str | None = option(
+        None,
+        "Many samples, a directory each: a table with the columns sample, file and file2.",
+        panel=INPUTS,
+        metavar="TSV",
+    )
+    per_input: bool = option(
+        False, "Every input is a sample with a directory of its own.", "--per-input", panel=INPUTS
+    )
     table_format: TableFormat = option("tsv", "Of contigs, chunks and frames.", panel=INPUTS)
     features: FeatureKind = option("float32", "What merged_features.pt keeps.", panel=INPUTS)
     min_length: int = option(0, "Skip shorter sequences (they are listed).", panel=INPUTS, min=0)

@@ -144,13 +144,15 @@ class Announcements:
     take hours to come: the store behind the process group waits as long as it is told to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run: int = 0) -> None:
+        """run: which of the runs in this process group the notes are about."""
+        self._run = run
         self._shared = _store_of_the_group() if dist.is_initialized() else None
         self._others = dist.get_world_size() - 1 if dist.is_initialized() else 0
 
     def post(self, name: str, note: dict[str, Any]) -> None:
         if self._shared is not None:
-            self._shared.set(_key(name), json.dumps(note))
+            self._shared.set(self._key(name), json.dumps(note))
 
     def wait_for_readers(self, name: str) -> None:
         """Before the main process ends early: the notes may live in it, and would be gone
@@ -158,17 +160,20 @@ class Announcements:
         """
         if self._others:
             with suppress(RuntimeError):  # a reader that is gone needs no waiting for
-                self._store().wait([_key(name) + "/read"], PATIENCE_FOR_READERS)
+                self._store().wait([self._key(name) + "/read"], PATIENCE_FOR_READERS)
 
     def read(self, name: str) -> dict[str, Any]:
         """Wait for the note. Raises PeerLostError when the main process is gone."""
         store = self._store()
         with peers():
-            store.wait([_key(name)], PATIENCE)
-            note = json.loads(store.get(_key(name)))
-            if store.add(_key(name) + "/readers", 1) == self._others:
-                store.set(_key(name) + "/read", "all")
+            store.wait([self._key(name)], PATIENCE)
+            note = json.loads(store.get(self._key(name)))
+            if store.add(self._key(name) + "/readers", 1) == self._others:
+                store.set(self._key(name) + "/read", "all")
         return note
+
+    def _key(self, name: str) -> str:
+        return f"virnucpro/{self._run}/{name}"
 
     def _store(self) -> dist.Store:
         if self._shared is None:
@@ -198,10 +203,6 @@ def peers() -> Iterator[None]:
         ):
             raise PeerLostError("another process of this run is gone") from error
         raise
-
-
-def _key(name: str) -> str:
-    return f"virnucpro/{name}"
 
 
 SECONDS_BETWEEN = 5.0

@@ -49,7 +49,7 @@ def run_inputs(
         )
     spool = os.environ.get(SPOOL_VARIABLE)
     if spool is None:
-        once = {name: str(place) for place, name in enumerate(given) if _is_read_once(name)}
+        once = {name: str(place) for place, name in enumerate(given) if is_read_once(name)}
         if not once:
             return find_inputs(given)
         if world.launched:
@@ -80,7 +80,7 @@ def keep_inputs(output_dir: Path) -> None:
                     os.replace(path, kept / path.name)
 
 
-def _is_read_once(name: str) -> bool:
+def is_read_once(name: str) -> bool:
     """Whether `name` is standard input, a pipe, or a descriptor, which other processes know by
     another number.
     """

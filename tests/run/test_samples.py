@@ -1,0 +1,161 @@
+"""Many samples in one run: the sheet, a directory each, the bits of a run of each alone."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from command import GOLDEN, GOLDEN_MODEL, virnucpro
+
+from virnucpro import cli
+from virnucpro.errors import UsageError
+from virnucpro.models.dnabert_s import DnabertEncoder
+from virnucpro.run import job, samples
+from virnucpro.run.samples import read_samplesheet, samples_of
+
+RECORDS = [">" + part for part in (GOLDEN / "input.fa").read_text().split(">")[1:]]
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def run_here(*arguments: object, cache: Path) -> int:
+    return cli.run(
+        [*map(str, arguments), "--gpus", "none", "--cache-dir", str(cache / "frames"), "-q"]
+    )
+
+
+def rows_of(directory: Path) -> dict[str, dict[str, str]]:
+    with open(directory / "summary.tsv") as file:
+        return {row["sample"]: row for row in csv.DictReader(file, delimiter="\t")}
+
+
+@pytest.fixture
+def sheet(tmp_path) -> Path:
+    write(tmp_path / "a.fa", "".join(RECORDS[:2]))
+    write(tmp_path / "b1.fa", "".join(RECORDS[2:4]))
+    write(tmp_path / "b2.fa", "".join(RECORDS[4:5]))
+    write(tmp_path / "bad.fa", "not a sequence file\n")
+    lines = [
+        "sample\tfile\tfile2",
+        "a\ta.fa\t",
+        "bad\tbad.fa\t",
+        "gone\tgone.fa\t",
+        "b\tb1.fa\tb2.fa",
+    ]
+    return write(tmp_path / "samples.tsv", "\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("sample\tfile\nx\ta.fa\n\ny\tb.fa\n", [("x", ("a.fa",)), ("y", ("b.fa",))]),
+        ("\ufeffsample,fasta\r\nx,a.fa\r\n", [("x", ("a.fa",))]),
+        (
+            "sample,fastq_1,fastq_2,strandedness\nx,1.fq,2.fq,auto\nx,3.fq,,auto\n",
+            [("x", ("1.fq", "2.fq", "3.fq"))],
+        ),
+    ],
+)
+def test_sheets_of_tabs_and_of_commas(tmp_path, text, found):
+    assert read_samplesheet(write(tmp_path / "s", text)) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "names no sample"),
+        ("x\ta.fa\n", "does not name the columns"),
+        ("sample\tfile\n", "names no sample"),
+        ("sample\tfile\nx\t\n", "line 2: has no file"),
+        ("sample\tfile\n\ta.fa\n", "line 2: has no sample name"),
+        ("sample\tfile\nx\ta.fa\tb.fa\n", "line 2: has 3 cells, the header 2"),
+        ("sample\tfile\n../x\ta.fa\n", "cannot name a directory"),
+        ("sample\tfile\nsummary.tsv\ta.fa\n", "cannot name a directory"),
+    ],
+)
+def test_what_a_sheet_cannot_say_is_one_line(tmp_path, text, said):
+    sheet = write(tmp_path / "s.tsv", text)
+    with pytest.raises(UsageError, match=said):
+        samples_of([], sheet, False, tmp_path / "out")
+
+
+def test_a_sheet_beside_other_inputs_is_refused(tmp_path):
+    for given, per_input in ((["a.fa"], False), ([], True)):
+        with pytest.raises(UsageError, match="names the inputs"):
+            samples_of(given, tmp_path / "s.tsv", per_input, tmp_path)
+
+
+def test_each_sample_is_as_a_run_alone_and_a_bad_one_stops_none(sheet, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setitem(
+        job.LOADERS,
+        "dnabert_s",
+        lambda *given: loaded.append(given) or DnabertEncoder.load(*given),
+    )
+    monkeypatch.chdir(tmp_path)
+    out, alone = tmp_path / "out", tmp_path / "alone"
+    assert (
+        run_here("predict", "--samplesheet", sheet, "-o", out, *GOLDEN_MODEL, cache=tmp_path) == 2
+    )
+    assert len(loaded) == 1  # the models are loaded once
+
+    found = rows_of(out)
+    assert list(found) == ["a", "bad", "gone", "b"]
+    assert [row["status"] for row in found.values()] == ["done", "failed", "failed", "done"]
+    assert "neither FASTA" in found["bad"]["reason"]
+    assert "cannot be opened" in found["gone"]["reason"]
+    assert json.loads((out / "bad" / "status.json").read_text())["exit_code"] == 1
+    page = (out / "index.html").read_text()
+    assert 'href="a/report.html"' in page and "neither FASTA" in page
+
+    assert run_here("predict", "b1.fa", "b2.fa", "-o", alone, *GOLDEN_MODEL, cache=tmp_path) == 0
+    for name in ("merged_features.pt", "contigs.tsv", "chunks.tsv", "frames.tsv", "virus.fna"):
+        assert (out / "b" / name).read_bytes() == (alone / name).read_bytes(), name
+
+    # again: nothing is computed, the bad sample is mended alone
+    write(tmp_path / "bad.fa", RECORDS[5])
+    before = (out / "a" / "run.json").stat().st_mtime_ns
+    assert (
+        run_here("predict", "--samplesheet", sheet, "-o", out, *GOLDEN_MODEL, cache=tmp_path) == 2
+    )
+    assert (out / "a" / "run.json").stat().st_mtime_ns == before
+    assert [row["status"] for row in rows_of(out).values()] == ["done", "done", "failed", "done"]
+
+
+def test_an_input_each_is_a_sample(sheet, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["predict", "a.fa", "b2.fa", "--per-input", "-o", "out", *GOLDEN_MODEL]
+    assert run_here(*arguments, cache=tmp_path) == 0
+    assert [row["sequences"] for row in rows_of(tmp_path / "out").values()] == ["2", "1"]
+
+
+def test_an_error_of_the_program_in_one_sample_stops_no_other(sheet, tmp_path, monkeypatch):
+    real = samples.find_inputs
+    monkeypatch.setattr(
+        samples, "find_inputs", lambda paths: 1 / 0 if "a.fa" in paths else real(paths)
+    )
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out"
+    assert (
+        run_here("predict", "--samplesheet", sheet, "-o", out, *GOLDEN_MODEL, cache=tmp_path) == 2
+    )
+    assert "ZeroDivisionError" in rows_of(out)["a"]["reason"]
+    assert rows_of(out)["b"]["status"] == "done"
+
+
+def test_two_processes_carry_out_samples_together(sheet, tmp_path):
+    arguments = ["--samplesheet", sheet, "-o", "two", *GOLDEN_MODEL, "--num-processes", "2", "-q"]
+    together = virnucpro(tmp_path, "predict", *arguments)
+    assert together.returncode == 2, together.stderr
+    alone = virnucpro(tmp_path, "predict", "a.fa", "-o", "one", *GOLDEN_MODEL, "-q")
+    assert alone.returncode == 0, alone.stderr
+    for name in ("merged_features.pt", "contigs.tsv"):
+        of_both = [(tmp_path / folder / name).read_bytes() for folder in ("two/a", "one")]
+        assert of_both[0] == of_both[1], name
+    states = [row["status"] for row in rows_of(tmp_path / "two").values()]
+    assert states == ["done", "failed", "failed", "done"]
