@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -22,6 +24,12 @@ def plain(name: str) -> str:
     return name.lower().replace("_", "-")
 
 
+@cache
+def distributions() -> Mapping[str, list[str]]:
+    """By module, the distributions that hold it: found once, by reading all that is installed."""
+    return packages_distributions()
+
+
 def imported(file: Path) -> set[str]:
     """Distributions whose modules a file imports, within functions too."""
     modules = set()
@@ -32,7 +40,7 @@ def imported(file: Path) -> set[str]:
             assert not node.level, f"{file}: a relative import"
             modules.add(node.module.partition(".")[0])
     modules -= {"virnucpro", *sys.stdlib_module_names}
-    homes = packages_distributions()
+    homes = distributions()
     return {plain(homes.get(module, [module])[0]) for module in modules} - NOT_DECLARED
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import resource
 import shutil
@@ -220,7 +221,7 @@ def test_a_retry_elsewhere_finds_what_the_checkpoint_directory_keeps(
     """
     kept = tmp_path / "kept"
     for shards in unfinished.glob(".virnucpro/*-*/"):
-        shutil.copytree(shards, kept / shards.name)
+        shutil.copytree(shards, kept / f"{shards.name}-user-{os.geteuid()}")
     assert run_here(faults, tmp_path / "retry", "--checkpoint-dir", kept) == 0
     assert "embeddings are there already" in capfd.readouterr().err
     assert not differences(tmp_path / "retry", reference)
