@@ -170,6 +170,7 @@ def _session(
                 settings.precision,
                 accelerator.device,
                 accelerator.mixed_precision if world.launched else None,
+                bundle.cpu_precision,
             )
         stack.callback(abandon_group)
         yield Session(

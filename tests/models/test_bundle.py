@@ -85,6 +85,7 @@ def test_a_bundle_knows_its_parts(written):
         ({"licence": 3}, "licence is not a text"),
         ({"chunk_length": True}, "chunk_length True"),
         ({"frame_policy": "best"}, "frame_policy 'best'"),
+        ({"cpu_precision": "fp8"}, "cpu_precision 'fp8'"),
         ({"classes": ["virus", "others"]}, "in this order"),
         ({"calibration": [1]}, "calibration"),
         ({"esm2": 3}, "esm2: 3"),
@@ -135,14 +136,16 @@ def test_by_directory_with_a_part_replaced(copy):
         "coefficients": [0.5, 1.0],
         "training_prevalence": 0.5,
     }
-    edit(copy, calibration=calibration)
+    edit(copy, calibration=calibration, cpu_precision="bf16")
     whole, choice = resolve_bundle(ModelSettings(model=str(copy)))
     assert whole.calibration == calibration and choice.value == "random-tiny"
+    assert whole.cpu_precision == "bf16"
     other, choice = resolve_bundle(
         ModelSettings(model=str(copy), dna_model=str(GOLDEN / "dnabert_s"))
     )
     assert other.dnabert_s == GOLDEN / "dnabert_s" and other.esm2 == whole.esm2
     assert other.calibration is None and "--dna-model" in choice.reason
+    assert other.cpu_precision == "fp32"  # nobody has compared this one's answers
     longer, choice = resolve_bundle(ModelSettings(model=str(copy), chunk_length=300))
     assert (
         longer.chunk_length == 300

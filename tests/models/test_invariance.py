@@ -1,5 +1,5 @@
 """A sequence's embedding has the same bits whatever it is packed with, at any batch size and number
-of threads (CPU, fp32).
+of threads (CPU; fp32 and bf16).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.tools.random_models import random_dnabert_s, random_esm2
 
 CPU = torch.device("cpu")
+BF16 = torch.bfloat16
 ENCODERS = {
     "esm2 of 32": lambda: Esm2Encoder(random_esm2("tiny", CPU, torch.float32), CPU, "fp32"),
     "stock esm2 of 32": lambda: Esm2Encoder(
@@ -22,11 +23,17 @@ ENCODERS = {
     "esm2 of 320": lambda: Esm2Encoder(
         shallow(random_esm2("mini", CPU, torch.float32)), CPU, "fp32"
     ),
+    "esm2 of 320 in bf16": lambda: Esm2Encoder(
+        shallow(random_esm2("mini", CPU, BF16)), CPU, "bf16"
+    ),
     "dnabert_s of 48": lambda: DnabertEncoder(
         random_dnabert_s("tiny", CPU, torch.float32), CPU, "fp32"
     ),
     "dnabert_s of 256": lambda: DnabertEncoder(
         shallow(random_dnabert_s("mini", CPU, torch.float32)), CPU, "fp32"
+    ),
+    "dnabert_s of 256 in bf16": lambda: DnabertEncoder(
+        shallow(random_dnabert_s("mini", CPU, BF16)), CPU, "bf16"
     ),
 }
 

@@ -26,6 +26,30 @@ def test_the_launcher_decides_for_auto_then_the_device(requested, launcher, valu
     assert resolve_precision(requested, "cpu", launcher).value == value
 
 
+@pytest.mark.parametrize(
+    ("requested", "allowed", "unit", "value"),
+    [
+        ("auto", "bf16", "avx512_bf16", "bf16"),
+        ("auto", "bf16", "amx_bf16", "bf16"),
+        ("auto", "bf16", "avx2", "fp32"),
+        ("auto", "fp32", "avx512_bf16", "fp32"),
+        ("fp32", "bf16", "avx512_bf16", "fp32"),
+    ],
+)
+def test_bf16_on_a_cpu_that_has_it_for_a_model_that_allows_it(
+    requested, allowed, unit, value, monkeypatch
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True}, raising=False)
+    choice = resolve_precision(requested, "cpu", cpu_precision=allowed)
+    assert choice.value == value
+    assert value == "fp32" or unit in choice.reason
+
+
+def test_a_torch_that_does_not_say_what_the_cpu_can_computes_in_fp32(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision("auto", "cpu", cpu_precision="bf16").value == "fp32"
+
+
 @pytest.mark.parametrize("requested", ["int8", "fp8"])
 def test_what_the_device_cannot_do_is_a_usage_error(requested):
     with pytest.raises(UsageError, match=requested):

@@ -11,6 +11,8 @@ weights and loads no torch. `bundle.json`:
 
 An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit, "path":
 where it lies}. frame_policy (then it is open), accuracy, licence and calibration may be absent.
+"cpu_precision": "bf16" says that the answers of bf16 were compared with those of fp32: then
+`--precision auto` computes in bf16 on CPUs that do so natively; without it in fp32.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from virnucpro.settings import FRAME_POLICIES, LONGEST_CHUNK, SHORTEST_CHUNK, Ch
 PARTS = ("esm2", "dnabert_s", "classifier")
 OPTIONS = {"esm2": "--esm-model", "dnabert_s": "--dna-model", "classifier": "--classifier"}
 CLASSES = ("others", "virus")
+CPU_PRECISIONS = ("fp32", "bf16")
 PUBLISHED = {"500": 500, "300": 300}  # name -> chunk length
 FULL_ONE = "; the full model is 500"
 LARGEST_SPEC = 1 << 20  # bytes of bundle.json
@@ -56,6 +59,7 @@ class Bundle:
     licence: str | None = None
     accuracy: Any = None
     calibration: dict[str, Any] | None = None
+    cpu_precision: str = "fp32"
     sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -97,6 +101,7 @@ class BundleSpec:
     licence: str | None = None
     accuracy: Any = None
     calibration: dict[str, Any] | None = None
+    cpu_precision: str = "fp32"
 
 
 def read_spec(directory: Path) -> BundleSpec:
@@ -128,6 +133,11 @@ def read_spec(directory: Path) -> BundleSpec:
     policy, calibration = stored.get("frame_policy", "open"), stored.get("calibration")
     if policy not in FRAME_POLICIES:
         raise wrong(f"frame_policy {repr(policy)[:40]} is not one of {', '.join(FRAME_POLICIES)}")
+    precision = stored.get("cpu_precision", "fp32")
+    if precision not in CPU_PRECISIONS:
+        raise wrong(
+            f"cpu_precision {repr(precision)[:40]} is not one of {', '.join(CPU_PRECISIONS)}"
+        )
     if stored.get("classes", list(CLASSES)) != list(CLASSES):
         raise wrong(f"classes must be {list(CLASSES)}, in this order")
     if calibration is not None and not isinstance(calibration, dict):
@@ -138,7 +148,8 @@ def read_spec(directory: Path) -> BundleSpec:
         parts = {part: parse_part(part, stored[part], directory) for part in PARTS}
     except (ValueError, ModelError) as error:
         raise wrong(str(error)) from None
-    return BundleSpec(name, length, parts, policy, licence, stored.get("accuracy"), calibration)
+    accuracy = stored.get("accuracy")
+    return BundleSpec(name, length, parts, policy, licence, accuracy, calibration, precision)
 
 
 def is_label(value: object) -> bool:
@@ -160,6 +171,7 @@ def locate(spec: BundleSpec) -> Bundle:
         licence=spec.licence,
         accuracy=spec.accuracy,
         calibration=spec.calibration,
+        cpu_precision=spec.cpu_precision,
         sources=sources,
     )
     if bundle.classifier.suffix == ".safetensors":
@@ -188,6 +200,7 @@ def resolve_bundle(settings: ModelSettings) -> tuple[Bundle, Choice]:
             parts=spec.parts | parts,
             calibration=None,
             accuracy=None,
+            cpu_precision="fp32",
             name=spec.name if spec.name == "custom" else f"{spec.name} (modified)",
         )
         reason += "; " + " ".join(f"{OPTIONS[name]} {value}" for name, value in replaced.items())

@@ -56,7 +56,7 @@ def choose_forward(
     """The way the network is run, and why: the one place where a faster one takes the stock
     model's.
     """
-    if device.type == "cpu" and precision == "fp32" and compile != "off":
+    if device.type == "cpu" and compile != "off":
         return CpuEsm2(model), (
             Choice(LAYERS, "rearranged", "fewer passes over memory on the CPU"),
         )

@@ -18,13 +18,19 @@ DTYPES = {
     "int8": torch.bfloat16,
 }
 
+CPU_BF16_UNITS = ("amx_bf16", "avx512_bf16")
+
 
 def resolve_precision(
-    requested: str, device: torch.device | str, launcher_precision: str | None = None
+    requested: str,
+    device: torch.device | str,
+    launcher_precision: str | None = None,
+    cpu_precision: str = "fp32",
 ) -> Choice:
     """The precision to load encoders in, one of bf16, fp16, fp32, int8, and why.
 
     `launcher_precision` is Accelerate's mixed precision as exported; `no` and None count as unset.
+    `cpu_precision`: the bundle's; bf16 allows it by `auto` where the CPU computes it natively.
     """
     device = torch.device(device)
     if requested not in PRECISIONS:
@@ -39,10 +45,28 @@ def resolve_precision(
     if launcher_precision in ("bf16", "fp16"):
         return Choice("precision", launcher_precision, "the launcher's mixed precision")
     if device.type != "cuda":
-        return Choice("precision", "fp32", f"computed on {device.type}")
+        return _choose_without_cuda(device, cpu_precision)
     if computes_bf16(device):
         return Choice("precision", "bf16", "the GPU computes it natively")
     return Choice("precision", "fp16", "the GPU is too old for bf16")
+
+
+def _choose_without_cuda(device: torch.device, cpu_precision: str) -> Choice:
+    if device.type != "cpu" or cpu_precision != "bf16":
+        return Choice("precision", "fp32", f"computed on {device.type}")
+    unit = bf16_unit_of_cpu()
+    if unit is None:
+        return Choice("precision", "fp32", "the CPU has no products in bf16")
+    return Choice(
+        "precision", "bf16", f"the CPU computes it natively ({unit}), the model allows it"
+    )
+
+
+def bf16_unit_of_cpu() -> str | None:
+    """The instruction set in which this CPU multiplies bf16, None where it has none."""
+    # where torch has no such function, nothing is known of the CPU: fp32
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return next((unit for unit in CPU_BF16_UNITS if capabilities.get(unit)), None)
 
 
 def computes_bf16(device: torch.device) -> bool:

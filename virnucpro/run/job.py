@@ -120,6 +120,7 @@ def prepare(run: Run, stack: ExitStack) -> Job | None:
             note |= {
                 "table": str(job.table.directory),
                 "fingerprint": job.table.fingerprint,
+                "precision": run.settings.precision,
                 "plans": {name: str(plan.save(plans, name)) for name, plan in job.plans.items()},
             }
     except VirNucProError as error:
@@ -198,6 +199,11 @@ def join(run: Run) -> Job | None:
             time.sleep(SECONDS_FOR_THE_MAIN_PROCESS)  # the main process speaks first
             raise SystemExit(note["error"])
         return None
+    if note["precision"] != run.settings.precision:  # `auto` on machines of different kinds
+        raise StoreError(
+            f"this machine would compute in {run.settings.precision}, the first one in"
+            f" {note['precision']}; give --precision fp32"
+        )
     try:
         table = open_table(Path(note["table"]))
     except StoreError:  # a machine with a cache of its own

@@ -54,7 +54,7 @@ class CpuEsm2:
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
         x = self.embeddings(batch.tokens[None], position_ids=batch.positions[None])[0]
         angles = batch.positions[:, None].float() * self.rotary.inv_freq
-        turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # complex [T, 1, D/2]
+        turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # complex64 [T, 1, D/2]
         for layer in self.layers:
             x.add_(linear(self._attention(layer, x, turn, batch), *layer.out))
             inner = linear(layer_norm(x, (self.width,), *layer.ffn_norm, self.eps), *layer.up)
@@ -66,8 +66,10 @@ class CpuEsm2:
     ) -> torch.Tensor:
         qkv = linear(layer_norm(x, (self.width,), *layer.norm, self.eps), *layer.qkv)
         heads = qkv.unflatten(1, (3 * self.heads, -1))  # [T, 3H, D]
-        torch.view_as_complex(heads[:, : 2 * self.heads].unflatten(2, (-1, 2))).mul_(turn)
-        query, key, value = heads.split(self.heads, dim=1)
+        turned = heads[:, : 2 * self.heads].float()  # in fp32 itself: no copy
+        torch.view_as_complex(turned.unflatten(2, (-1, 2))).mul_(turn)
+        query, key = turned.to(heads.dtype).split(self.heads, dim=1)
+        value = heads[:, 2 * self.heads :]
         return grouped_attention(query, key, value, batch.groups, query.shape[-1] ** -0.5).flatten(
             1
         )
