@@ -125,6 +125,22 @@ def summarize(
     return again(Path(directory), another, given.call_settings(), cache_dir)
 
 
+def merge(
+    directories: Iterable[Path | str],
+    output_dir: Path | str,
+    partial_ok: bool = False,
+    force: bool = False,
+) -> Result:
+    """Write to `output_dir` what one run would have written, from the directories of all its
+    shards (`predict` with shard="i/n"); nothing is embedded again.
+    """
+    from virnucpro.run.merge import merge as join
+
+    ensure_home()
+    allow_for_fork(cpu=True)
+    return join([Path(directory) for directory in directories], Path(output_dir), partial_ok, force)
+
+
 def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     """Check what can be checked without a model, then run here or in processes of our own.
 
@@ -139,6 +155,8 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     output_dir = (
         Path(options.output_dir) if options.output_dir is not None else default_output(given)
     )
+    if options.shard is not None and "-" in given:
+        raise UsageError("--shard: every job reads all inputs; write standard input to a file")
     with ExitStack() as stack:
         inputs = run_inputs(given, output_dir, world, stack)
         settings = options.settings(inputs, output_dir)

@@ -15,7 +15,7 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -198,6 +198,30 @@ def summarize(finished: Finished, options: Options) -> None:
     raise typer.Exit(result.exit_code)
 
 
+@dataclass(frozen=True)
+class Shards:
+    """What `merge` reads and where it writes."""
+
+    directories: list[Path] = argument("The directories of predict --shard i/n.", "DIR")
+    output_dir: Path = option(MISSING, "Where the results go.", "-o", "--output-dir")
+    partial_ok: bool = option(
+        False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok"
+    )
+    force: bool = option(False, "Replace the results in there.", "--force")
+    quiet: bool = option(False, "No summary.", "-q", "--quiet")
+    verbose: bool = option(False, "Debug log, tracebacks.", "-v", "--verbose")
+
+
+def merge(shards: Shards) -> None:
+    """Join the shards of an array job: the results of one run."""
+    from virnucpro import api
+
+    console_logging(shards.verbose, shards.quiet, True)
+    result = api.merge(shards.directories, shards.output_dir, shards.partial_ok, shards.force)
+    _show(result, shards.quiet)
+    raise typer.Exit(result.exit_code)
+
+
 def _show(result: Any, quiet: bool) -> None:
     """The calls, the best hits and where the files are, on standard output."""
     if result.answers is not None:
@@ -217,6 +241,7 @@ def _gpus(gpus: str | None, device: str | None) -> str | None:
 
 
 app.command()(command(predict, Inputs, LegacyOptions, Options))
+app.command()(command(merge, Shards))
 app.command()(command(summarize, Finished, Options, only=OF_SUMMARIZE))
 for word, made in training.COMMANDS.items():
     app.command(word)(made)

@@ -18,7 +18,7 @@ import torch
 from accelerate import Accelerator
 
 from virnucpro.calling.answers import call
-from virnucpro.embedding.coverage import Coverage, any_answered, coverage, scored
+from virnucpro.embedding.coverage import Coverage, coverage, exit_code, scored
 from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
 from virnucpro.embedding.group import (
     Announcements,
@@ -30,7 +30,7 @@ from virnucpro.embedding.group import (
 from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
 from virnucpro.embedding.work import ENCODERS, TokenColumn, longest_tokens
-from virnucpro.errors import Failure, StoreError, VirNucProError
+from virnucpro.errors import StoreError, VirNucProError
 from virnucpro.launch import World, code_for_launcher, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
@@ -38,18 +38,19 @@ from virnucpro.models.encoder import Encoder
 from virnucpro.models.precision import resolve_precision
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
-from virnucpro.reporting.record import RunRecord, read_record
+from virnucpro.reporting.record import RunRecord, read_record, write_failures, write_record
 from virnucpro.reporting.result import Result
-from virnucpro.reporting.write import write_results
+from virnucpro.reporting.write import dated, write_results
 from virnucpro.run.ahead import check_stride
 from virnucpro.run.job import Job, Run, join, load_ahead, load_encoder, prepare
 from virnucpro.run.preload import LoadAhead
 from virnucpro.run.records import calibration_of, run_record, with_files
 from virnucpro.run.samples import Sample
+from virnucpro.run.shards import write_shard
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.stopping import Stopping
 from virnucpro.run.timing import Clock
-from virnucpro.sequences.table import FrameIds, FrameTable
+from virnucpro.sequences.table import FrameIds
 from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
@@ -279,8 +280,10 @@ def _answer(job: Job, done: dict[str, Extraction], run: Run) -> Result:
         record = replace(
             run_record(job, done, run),
             failures=failures,
-            exit_code=_exit_code(job.table, answered, failures, run.settings),
+            exit_code=exit_code(job.table, answered, failures, run.settings.partial_ok),
         )
+        if run.settings.shard:
+            return _write_shard(job, record, scores, covered, run, saved)
         return _call_and_write(job, record, scores, ~covered.kept, run, saved)
 
 
@@ -302,12 +305,41 @@ def _call_and_write(
         calibration = calibration_of(record.model)
         answers = call(table, scores, lost, settings.call, run.bundle.name, calibration)
     write_results(job.outputs, answers, record, run.clock, saved)
-    if not record.retry:  # else a later start tries the failed rows again
+    _clear(record, stores, run)
+    code = code_for_launcher(record.exit_code, run.world)
+    return Result(job.outputs, record.failures, code, answers)
+
+
+def _write_shard(
+    job: Job,
+    record: RunRecord,
+    scores: np.ndarray,
+    covered: Coverage,
+    run: Run,
+    saved: Callable[[], object] | None,
+) -> Result:
+    """What `merge` needs of a shard; no calls and no tables, which all shards together give."""
+    stores = [work.store for work in job.work.values()]
+    with job.outputs.replacing_results():
+        files = write_shard(job.outputs.directory, job.table, scores, covered.reasons)
+        write_failures(job.outputs, record.failures)
+        if saved is not None:
+            saved()
+        write_record(job.outputs, replace(dated(record), scores=files, seconds=run.clock.seconds()))
+    _clear(record, stores, run)
+    log.info(
+        "shard %s: %s frames embedded; join all with virnucpro merge",
+        *(run.settings.shard, f"{len(job.table):,}"),
+    )
+    return Result(job.outputs, record.failures, code_for_launcher(record.exit_code, run.world))
+
+
+def _clear(record: RunRecord, stores: Iterable[FeatureStore], run: Run) -> None:
+    """Unfinished work goes; where rows failed it stays, as a later start tries them again."""
+    if not record.retry:
         for store in stores:
             store.remove()
         run.place.clear()
-    code = code_for_launcher(record.exit_code, run.world)
-    return Result(job.outputs, record.failures, code, answers)
 
 
 @contextmanager
@@ -332,17 +364,6 @@ def _matrix_written(
             if error is not None:  # a full disk stops both: said is what needs the room
                 raise error from None
             raise
-
-
-def _exit_code(
-    table: FrameTable, covered: Coverage, failures: tuple[Failure, ...], settings: PredictSettings
-) -> int:
-    """0 all answered, 2 some failed, 1 none was answered."""
-    if not failures:
-        return 0
-    if not any_answered(table, covered.kept):
-        return 1
-    return 0 if settings.partial_ok else 2
 
 
 @contextmanager

@@ -27,6 +27,8 @@ STRETCHES = "stretches"  # the frame policy whose chunks have several frames of 
 FRAME_POLICIES: tuple[str, ...] = ("open", "longest", STRETCHES)
 SHORTEST_CHUNK, LONGEST_CHUNK = 30, 100_000  # bases
 
+MOST_SHARDS = 100_000
+
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 
 
@@ -165,6 +167,7 @@ class PredictSettings:
     checkpoint_dir: Path | None = None
     cache_dir: Path | None = None
     partial_ok: bool = False
+    shard: str = ""  # i/n: only the sequences of this one of n shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +238,12 @@ class Options:
     cache_dir: Path | str | None = option(
         None, "Where tokenized frames are cached (HF_DATASETS_CACHE).", panel=RUN
     )
+    shard: str | None = option(
+        None,
+        "Embed only the i-th of n shards of the sequences; virnucpro merge joins them.",
+        panel=RUN,
+        metavar="i/n",
+    )
     partial_ok: bool = option(
         False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok", panel=RUN
     )
@@ -267,6 +276,8 @@ class Options:
                 raise UsageError(f"{flag(one.name)} {value}: give {least} or more")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
+        if self.shard is not None:
+            parse_shard(self.shard)
         self.call_settings()
 
     def arguments(self) -> list[str]:
@@ -305,7 +316,18 @@ class Options:
             checkpoint_dir=_path(self.checkpoint_dir),
             cache_dir=_path(self.cache_dir),
             partial_ok=self.partial_ok,
+            shard=self.shard or "",
         )
+
+
+def parse_shard(word: str) -> tuple[int, int]:
+    """(i, n) of `i/n`, one of n shards, counted from 1. Errors: UsageError."""
+    number, _, of = word.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARDS):
+        raise UsageError(
+            f"--shard {word}: give i/n, the i-th of n shards, such as 1/8 (at most {MOST_SHARDS:,})"
+        )
+    return int(number), int(of)
 
 
 def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:

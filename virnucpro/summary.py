@@ -32,7 +32,7 @@ from virnucpro.reporting.record import (
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.records import calibration_of, with_files
-from virnucpro.run.state import WorkPlace
+from virnucpro.run.state import SHARD, WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile
@@ -66,7 +66,8 @@ def summarize(
         stack.enter_context(logging_to(outputs, logging.getLogger("virnucpro")))
         stack.callback(shutil.rmtree, private, ignore_errors=True)
         with clock.stage("read"):
-            inputs = _inputs(before, directory)
+            inputs = run_inputs_of(before, directory)
+            _check_there(inputs)
             table = _table(before, inputs, TablePlaces(cache_dir, private))
             by_scores, (ids, rows) = _stored(outputs, before, classifier)
             lost = _lost(table, ids, directory)
@@ -109,6 +110,11 @@ def _earlier(directory: Path) -> RunRecord:
     record = read_record(outputs.run_json)
     if record is None and WorkPlace(directory).read_identity() is None:
         record = read_record(outputs.set_aside)
+    if record is not None and SHARD in record.identity:
+        raise StoreError(
+            f"{directory}: is shard {record.identity[SHARD]} of a run; join all shards with"
+            " virnucpro merge first"
+        )
     if record is None:
         raise StoreError(
             f"{directory}: no finished run of predict in here; run predict with --output-dir"
@@ -183,16 +189,19 @@ def _stored(
     return False, read_matrix(outputs.features)
 
 
-def _inputs(before: RunRecord, directory: Path) -> tuple[InputFile, ...]:
-    """The inputs of the run. Raises StoreError where one is not there any more."""
-    inputs = tuple(_input(entry, before, directory) for entry in before.inputs)
+def run_inputs_of(before: RunRecord, directory: Path) -> tuple[InputFile, ...]:
+    """The inputs of the run, whether they are there or not."""
+    return tuple(_input(entry, before, directory) for entry in before.inputs)
+
+
+def _check_there(inputs: Sequence[InputFile]) -> None:
+    """Raise StoreError where an input is not there any more."""
     gone = [file.shown for file in inputs if not file.path.exists()]
     if gone:
         raise StoreError(
             f"{gone[0]}: the run's input is not there any more; put it back, or run predict on what"
             " there is"
         )
-    return inputs
 
 
 def _input(entry: InputRecord, before: RunRecord, directory: Path) -> InputFile:

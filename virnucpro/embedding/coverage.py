@@ -5,15 +5,15 @@ Knows the frame table's columns, what extraction reported, and whether a score i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow.compute as pc
 
 from virnucpro.embedding.extract import Extraction
 from virnucpro.embedding.work import Work, column, embeddable
-from virnucpro.errors import Failure
+from virnucpro.errors import Failure, InputError
 from virnucpro.sequences.table import FrameTable
 
 CLASSIFY = "classify"  # the stage of a failure
@@ -24,27 +24,33 @@ TOO_LONG = "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoi
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """kept: bool [frames], has a row of features, or finite scores; failures: one for each record
-    with a frame that has none.
+    with a frame that has none; reasons: why, by frame.
     """
 
     kept: np.ndarray
     failures: tuple[Failure, ...]
+    reasons: Mapping[int, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, table: FrameTable, reasons: Mapping[int, str]) -> Coverage:
+        """All frames are embedded but those with a reason."""
+        kept = np.ones(len(table), dtype=bool)
+        kept[list(reasons)] = False
+        return cls(kept, tuple(_failures(table, reasons, "embed")), reasons)
 
 
 def coverage(
     table: FrameTable, work: Mapping[str, Work], done: Mapping[str, Extraction]
 ) -> Coverage:
     """What came of every frame of `table`."""
-    kept = embeddable(table)
-    reasons = dict.fromkeys(np.flatnonzero(~kept).tolist(), TOO_LONG)
+    reasons = dict.fromkeys(np.flatnonzero(~embeddable(table)).tolist(), TOO_LONG)
     for name, extraction in done.items():
         lost = np.array(sorted(extraction.failed), dtype=np.int64)
         if len(lost):
             representative = work[name].sharing.representative
             for row in np.flatnonzero(np.isin(representative, lost)).tolist():
-                kept[row] = False
                 reasons.setdefault(row, extraction.failed[int(representative[row])])
-    return Coverage(kept, tuple(_failures(table, reasons, "embed")))
+    return Coverage.of(table, reasons)
 
 
 def scored(table: FrameTable, kept: np.ndarray, scores: np.ndarray) -> Coverage:
@@ -94,3 +100,22 @@ def any_answered(table: FrameTable, kept: np.ndarray | None = None) -> bool:
         lost_any[record[~kept]] = True
         good = good & ~(lost_all & lost_any)
     return bool(good.any())
+
+
+def exit_code(
+    table: FrameTable, answered: Coverage, failures: Sequence[Failure], partial_ok: bool
+) -> int:
+    """0 all answered, 2 some failed, 1 none was answered."""
+    if not failures:
+        return 0
+    if not any_answered(table, answered.kept):
+        return 1
+    return 0 if partial_ok else 2
+
+
+def check_any_answered(table: FrameTable) -> None:
+    """Raise InputError where nothing at all could be read."""
+    if table.failures and not any_answered(table):
+        raise InputError(
+            f"every input failed; first {table.failures[0].path}: {table.failures[0].reason}"
+        )

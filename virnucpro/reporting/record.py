@@ -25,6 +25,7 @@ from virnucpro.settings import (
     FEATURE_KINDS,
     FRAME_POLICIES,
     SHORTEST_CHUNK,
+    CallPoints,
     CallSettings,
     Choice,
 )
@@ -151,6 +152,21 @@ def call_identity(call: CallSettings) -> Identity:
         "--prevalence": str(call.prevalence),
         "--table-format": call.table_format,
     }
+
+
+def call_settings(identity: Identity) -> CallSettings:
+    """The settings that `call_identity` has put in words. Errors: StoreError."""
+    try:
+        points = CallPoints(float(identity["--min-score"]), float(identity["--relaxed"]))
+        expected = identity["--prevalence"]
+        return CallSettings(
+            points,
+            identity["--allow-short"] == str(True),
+            None if expected == str(None) else float(expected),
+            identity["--table-format"],
+        )
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"the record's call settings cannot be read ({error}); {ADVICE}") from None
 
 
 def write_record(outputs: Outputs, record: RunRecord) -> None:

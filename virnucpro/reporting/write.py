@@ -54,16 +54,7 @@ def write_results(
     record: what is known of the run before its results are; rest: waits for what else belongs to a
     whole result.
     """
-    record = replace(
-        record,
-        version=__version__,
-        command=tuple(sys.argv),
-        working_directory=os.getcwd(),
-        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        python=platform.python_version(),
-        counts=counts(answers),
-        prevalence=dict(answers.prevalence),
-    )
+    record = replace(dated(record), counts=counts(answers), prevalence=dict(answers.prevalence))
     with outputs.replacing_results():
         with clock.stage("tables"):
             write_tables(outputs, answers)
@@ -88,6 +79,18 @@ def write_results(
         )
         write_record(outputs, record)
     return record
+
+
+def dated(record: RunRecord) -> RunRecord:
+    """The record with when, where and by what it is written."""
+    return replace(
+        record,
+        version=__version__,
+        command=tuple(sys.argv),
+        working_directory=os.getcwd(),
+        finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        python=platform.python_version(),
+    )
 
 
 def throughput(seconds: Mapping[str, float], record: RunRecord) -> dict[str, dict[str, float]]:

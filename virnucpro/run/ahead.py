@@ -21,6 +21,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from types import FrameType
 
 from virnucpro.errors import UsageError, VirNucProError
@@ -30,7 +31,7 @@ from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.workers import module_path
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile
-from virnucpro.sequences.table import FrameTable
+from virnucpro.sequences.table import FrameTable, fingerprint_of
 from virnucpro.sequences.table_cache import (
     PRIVATE_TABLES,
     TablePlaces,
@@ -62,6 +63,13 @@ def read_table(
     """
     places = TablePlaces(settings.cache_dir, settings.output_dir / PRIVATE_TABLES)
     return build_or_open(*_wanted(settings, bundle), places, say, os.environ.get(BUILDER_VARIABLE))
+
+
+def whole_fingerprint(table: FrameTable, bundle: Bundle) -> str:
+    """The fingerprint of the table that the shards of `table` make together."""
+    hashes = [file["sha256"] for file in table.inputs]
+    tokenizers = Tokenizers(bundle.esm2, bundle.dnabert_s)
+    return fingerprint_of(hashes, replace(table.rules, shard=""), tokenizers)
 
 
 @contextmanager
@@ -115,7 +123,11 @@ def _wanted(
 ) -> tuple[Sequence[InputFile], FrameRules, Tokenizers]:
     check_stride(settings, bundle)
     rules = FrameRules(
-        bundle.chunk_length, bundle.frame_policy, settings.min_length, settings.stride
+        bundle.chunk_length,
+        bundle.frame_policy,
+        settings.min_length,
+        settings.stride,
+        settings.shard,
     )
     return settings.inputs, rules, Tokenizers(bundle.esm2, bundle.dnabert_s)
 

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from virnucpro import __version__
-from virnucpro.embedding.coverage import any_answered
+from virnucpro.embedding.coverage import any_answered, check_any_answered
 from virnucpro.embedding.group import Announcements
 from virnucpro.embedding.matrix import check_room
 from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows
@@ -35,7 +35,7 @@ from virnucpro.embedding.work import (
     longest_tokens,
     make_work,
 )
-from virnucpro.errors import InputError, ModelError, StoreError, VirNucProError
+from virnucpro.errors import ModelError, StoreError, VirNucProError
 from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.choices import preferred_tokens
@@ -53,9 +53,9 @@ from virnucpro.reporting.record import (
     read_record,
     write_failures,
 )
-from virnucpro.run.ahead import read_table
+from virnucpro.run.ahead import read_table, whole_fingerprint
 from virnucpro.run.preload import LoadAhead, fits_beside
-from virnucpro.run.state import Identity, WorkPlace, is_finished
+from virnucpro.run.state import SHARD, Identity, WorkPlace, is_finished
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameTable, open_table
 from virnucpro.sequences.table_cache import PRIVATE_TABLES
@@ -145,12 +145,10 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
     with clock.stage("read"):
         run.display.stage("reading and translating")
         table = read_table(run.settings, run.bundle, log.info)
-    if table.failures and not any_answered(table):
-        if not outputs.run_json.exists():
+    if not settings.shard:  # the other shards may have what can be read
+        if table.failures and not any_answered(table) and not outputs.run_json.exists():
             write_failures(outputs, table.failures)
-        raise InputError(
-            f"every input failed; first {table.failures[0].path}: {table.failures[0].reason}"
-        )
+        check_any_answered(table)
     bundle.check_classifier(Classifier.load(bundle.classifier).width)
     with clock.stage("plan"):
         run.display.stage("planning")
@@ -239,6 +237,7 @@ def _open_plan(folder: Path) -> Plan:
 def _identity(run: Run, table: FrameTable) -> dict[str, str]:
     """All that decides the features, named for a reader."""
     hashes = run.bundle.identity()
+    shard = run.settings.shard
     return {
         **{f"input {file['source']}": file["sha256"] or "unreadable" for file in table.inputs},
         "--chunk-length": str(run.bundle.chunk_length),
@@ -248,7 +247,9 @@ def _identity(run: Run, table: FrameTable) -> dict[str, str]:
         "ESM-2": hashes["esm2"],
         "DNABERT-S": hashes["dnabert_s"],
         "classifier": hashes["classifier"],
-        "frames": table.fingerprint,
+        # of a shard the table of all: it says what the shards belong to
+        "frames": whole_fingerprint(table, run.bundle) if shard else table.fingerprint,
+        **({SHARD: shard} if shard else {}),
         "--precision": run.settings.precision,
         "--features": run.settings.features,
     }
@@ -260,7 +261,7 @@ def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
     Raises StoreError when the output directory holds another run.
     """
     unfinished, finished = run.place.read_identity(), read_record(outputs.run_json)
-    if finished is not None and not outputs.contigs.exists():
+    if finished is not None and not run.settings.shard and not outputs.contigs.exists():
         finished = None
     call, directory = call_identity(run.settings.call), run.settings.output_dir
     if is_finished(

@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 FORMAT = 1  # of the state file
 MOST_DIFFERENCES = 3  # named in one line
 
+SHARD = "--shard"  # the key of a shard's identity that a whole run does not have
+
 Identity = Mapping[str, str]
 
 

@@ -19,6 +19,7 @@ from virnucpro.errors import StoreError
 from virnucpro.sequences.frame_columns import (
     FRAME_SCHEMA,
     RECORD_SCHEMA,
+    SHARD_SCHEMA,
     FrameRules,
     blocks,
     frame_batch,
@@ -70,14 +71,18 @@ def build(
     """Write both tables; returns n_frames, n_records, `checksums` of both files, and what
     `InputReadings` has. Errors: OSError of the disk that is written to; StoreError without memory.
     """
-    rows = _RecordRows(directory / RECORDS)
+    rows = _RecordRows(directory / RECORDS, SHARD_SCHEMA if rules.shard else RECORD_SCHEMA)
     found = InputReadings()
     n_frames = 0
 
     def sequences() -> Iterator[tuple[int, bytes]]:
+        place = -1
         for i, path in enumerate(paths):
             for record in found.read(path):
-                row = record_row(i, record, rules)
+                place += 1
+                if not rules.takes(record.sequence):
+                    continue
+                row = record_row(i, record, rules) | ({"place": place} if rules.shard else {})
                 number = rows.add(row)
                 yield number, b"" if row["problem"] or row["skipped"] else record.sequence
 
@@ -164,15 +169,15 @@ class _RecordRows:
     unique at the end.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.draft = path, path.with_suffix(".draft")
+    def __init__(self, path: Path, schema: pa.Schema):
+        self.path, self.draft, self.schema = path, path.with_suffix(".draft"), schema
         self.names = NameBook()
         self.waiting: list[dict] = []
         self.total = 0
         self.stream: _Stream
 
     def __enter__(self) -> _RecordRows:
-        self.stream = _Stream(self.draft, RECORD_SCHEMA)
+        self.stream = _Stream(self.draft, self.schema)
         return self
 
     def __exit__(self, kind, error, trace) -> None:
@@ -201,24 +206,25 @@ class _RecordRows:
             self._write(ready)
 
     def _write(self, n: int) -> None:
-        self.stream.write(pa.RecordBatch.from_pylist(self.waiting[:n], schema=RECORD_SCHEMA))
+        self.stream.write(pa.RecordBatch.from_pylist(self.waiting[:n], schema=self.schema))
         del self.waiting[:n]
 
     def finish(self) -> str:
         """The draft, with the later ones of equal names numbered, becomes the table; its
-        checksum.
+        checksum. A shard's records keep their names, which are numbered over all shards.
         """
-        if not self.names.any_repeated:
+        if self.schema is SHARD_SCHEMA or not self.names.any_repeated:
             os.rename(self.draft, self.path)
             return self.stream.checksum
         with pa.OSFile(str(self.draft)) as source, _Stream(self.path, RECORD_SCHEMA) as out:
             for batch in pa.ipc.open_stream(source):
-                out.write(_renamed(batch, self.names))
+                out.write(renamed(batch, self.names))
         os.unlink(self.draft)
         return out.checksum
 
 
-def _renamed(batch: pa.RecordBatch, names: NameBook) -> pa.RecordBatch:
+def renamed(batch: pa.RecordBatch, names: NameBook) -> pa.RecordBatch:
+    """The records with the names that `names` resolves."""
     old = batch["original_name"].to_pylist()
     new = list(names.resolve(old))
     if new == old:

@@ -7,7 +7,8 @@ fingerprints.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from virnucpro.sequences.chunks import all_spans, all_windows, chunks_and_window
 from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.reader import Record
 from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.settings import parse_shard
 
 # bases translated at once; bounds the memory of a block at about 300 MB, all frames open
 BLOCK_BASES = 1 << 21
@@ -72,6 +74,22 @@ class FrameRules:
     frame_policy: str = "open"
     min_length: int = 0
     stride: int = 0  # bases between the windows of long sequences, for their regions; 0: no windows
+    shard: str = ""  # i/n: the records of this shard alone
+
+    def identity(self) -> dict[str, Any]:
+        """What decides a table's content; without a shard as before there were any."""
+        return {key: value for key, value in asdict(self).items() if value or key != "shard"}
+
+    def takes(self, sequence: bytes) -> bool:
+        """Whether a record is of this shard: its sequence alone decides, not its name or place."""
+        if not self.shard:
+            return True
+        number, of = parse_shard(self.shard)
+        return xxhash.xxh3_64_intdigest(sequence) % of == number - 1
+
+
+# of a shard: which record of all inputs each one is, counted from 0
+SHARD_SCHEMA = RECORD_SCHEMA.append(pa.field("place", pa.int64()))
 
 
 def record_row(input_index: int, record: Record, rules: FrameRules) -> dict:

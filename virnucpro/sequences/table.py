@@ -14,7 +14,7 @@ import os
 import shutil
 import stat
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,6 +67,7 @@ class FrameTable:
     reused: bool
     rules: FrameRules
     sizes: dict[str, int]  # file -> bytes
+    unreadable: dict[int, str]  # input -> why it cannot be read, or not to its end
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -137,7 +138,7 @@ def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: 
     identity = {
         "format": FORMAT,
         "inputs": list(hashes),
-        "rules": asdict(rules),
+        "rules": rules.identity(),
         "tokenizers": tokenizers.identity,
     }
     if rules.frame_policy == STRETCHES:
@@ -179,7 +180,7 @@ def build_table(
         manifest = {
             "format": FORMAT,
             "fingerprint": fingerprint,
-            "rules": asdict(rules),
+            "rules": rules.identity(),
             "builder": builder,
             **contents,
             "inputs": _described(inputs, contents),
@@ -254,11 +255,12 @@ def open_table(
         ),
         records,
         tuple(described),
-        _failures(described, records, dict(manifest["unreadable"])),
+        read_failures(described, records, dict(manifest["unreadable"])),
         tuple(tuple(lines) for lines in manifest["warnings"]),
         builder is None or manifest["builder"] != builder,
         FrameRules(**manifest["rules"]),
         manifest["sizes"],
+        dict(manifest["unreadable"]),
     )
 
 
@@ -291,7 +293,7 @@ def _mapped(path: Path, manifest: dict[str, Any]) -> pa.Table:
     return pa.ipc.open_stream(pa.BufferReader(content)).read_all()
 
 
-def _failures(
+def read_failures(
     inputs: list[dict], records: pa.Table, unreadable: dict[int, str]
 ) -> tuple[Failure, ...]:
     """In input order: each file's bad records, then what went wrong with the file itself."""

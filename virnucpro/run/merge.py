@@ -1,0 +1,114 @@
+"""`merge`: the shards of an array job as the results of one run; nothing is embedded again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from virnucpro.calling.answers import call
+from virnucpro.embedding.coverage import Coverage, check_any_answered, exit_code, scored
+from virnucpro.embedding.matrix import check_room, write_matrix
+from virnucpro.errors import StoreError, UsageError
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.record import EncoderRecord, RunRecord, call_settings, logging_to
+from virnucpro.reporting.result import Result
+from virnucpro.reporting.write import write_results
+from virnucpro.run.records import calibration_of, with_files
+from virnucpro.run.shards import JoinedRows, Shard, join_shards, read_shards
+from virnucpro.run.state import SHARD, WorkPlace
+from virnucpro.run.timing import Clock
+from virnucpro.sequences.table import FrameIds
+from virnucpro.summary import run_inputs_of
+
+log = logging.getLogger(__name__)
+
+
+def merge(
+    directories: Sequence[Path], output_dir: Path, partial_ok: bool = False, force: bool = False
+) -> Result:
+    """Write to `output_dir` what one run over all the shards in `directories` would have written.
+
+    Errors: UsageError; StoreError where the shards are not whole, not all, or not of one run.
+    """
+    if not directories:
+        raise UsageError("merge: name the directories of all shards")
+    clock = Clock()
+    with ExitStack() as stack:
+        with clock.stage("read"):
+            shards = read_shards(directories)
+            inputs = run_inputs_of(shards[0].record, shards[0].directory)
+        call_with = call_settings(shards[0].record.call)
+        stems = tuple(file.stem for file in inputs)
+        outputs = Outputs(output_dir, stems, call_with.table_format)
+        _check_place(outputs, shards, force)
+        outputs.refuse_inputs(file.path for file in inputs)
+        stack.enter_context(WorkPlace(output_dir).lock)
+        if force:
+            outputs.remove()
+        stack.enter_context(logging_to(outputs, logging.getLogger("virnucpro")))
+        with clock.stage("join"):
+            joined = join_shards(shards)
+        table, scores = joined.table, joined.scores
+        check_any_answered(table)
+        outputs.prepare()
+        covered = Coverage.of(table, joined.reasons)
+        answered = scored(table, covered.kept, scores)
+        failures = (*table.failures, *covered.failures, *answered.failures)
+        record = replace(
+            _record(shards),
+            failures=failures,
+            exit_code=exit_code(table, answered, failures, partial_ok),
+        )
+        with clock.stage("call"):
+            calibration, kept = calibration_of(record.model), with_files(table, inputs)
+            name = record.model.name
+            answers = call(kept, scores, ~covered.kept, call_with, name, calibration)
+        rows = np.flatnonzero(covered.kept)
+        if record.features != "none":
+            with clock.stage("store"):
+                features = JoinedRows(shards, joined.source[rows])
+                check_room(output_dir, len(rows) * features.shape[1] * features.dtype.itemsize)
+                model = {"name": name, **record.model.sha256}
+                write_matrix(outputs.features, FrameIds(table, rows), features, model)
+        write_results(outputs, answers, record, clock)
+    return Result(outputs, failures, record.exit_code, answers)
+
+
+def _check_place(outputs: Outputs, shards: Sequence[Shard], force: bool) -> None:
+    """Raise where results lie in the way, or the shards themselves."""
+    here = outputs.directory.resolve()
+    if any(shard.directory.resolve() == here for shard in shards):
+        raise UsageError(f"{outputs.directory}: is one of the shards; choose another --output-dir")
+    if force:
+        return
+    if outputs.run_json.exists():
+        raise StoreError(
+            f"{outputs.directory}: holds a run; --force replaces it, or choose another --output-dir"
+        )
+    outputs.refuse_foreign_files()
+
+
+def _record(shards: Sequence[Shard]) -> RunRecord:
+    """The record of the first shard, with what all of them did."""
+    first = shards[0].record
+    return replace(
+        first,
+        identity={key: value for key, value in first.identity.items() if key != SHARD},
+        retry=sum(shard.record.retry for shard in shards),
+        embedding={
+            name: _sum([shard.record.embedding[name] for shard in shards])
+            for name in first.embedding
+        },
+    )
+
+
+def _sum(entries: Sequence[EncoderRecord]) -> EncoderRecord:
+    names = [one.name for one in fields(EncoderRecord) if one.type in (int, "int")]
+    sums = {name: sum(getattr(entry, name) for entry in entries) for name in names}
+    processes = tuple(one for entry in entries for one in entry.processes)
+    return replace(entries[0], **sums, processes=processes)
