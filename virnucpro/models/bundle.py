@@ -82,11 +82,13 @@ class Bundle:
             )
 
     def identity(self) -> dict[str, str]:
-        """sha256 of each part's content (weights, configuration, tokenizer), whatever its path."""
+        """sha256 of each part's content (weights, configuration, tokenizer), whatever its path; in
+        the order of `run.json`, from which `merge` takes it.
+        """
         return {
-            "esm2": directory_digest(self.esm2, ("vocab.txt",)),
-            "dnabert_s": directory_digest(self.dnabert_s, ("tokenizer.json",)),
             "classifier": file_digest(self.classifier),
+            "dnabert_s": directory_digest(self.dnabert_s, ("tokenizer.json",)),
+            "esm2": directory_digest(self.esm2, ("vocab.txt",)),
         }
 
 
