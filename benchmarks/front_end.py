@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.sequences import frame_columns
 from virnucpro.sequences.chunks import all_spans, chunk_spans
 from virnucpro.sequences.frame_columns import FrameRules
@@ -34,7 +35,7 @@ from virnucpro.sequences.frames import open_frames
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.reader import read_records
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.sequences.tokens import BpeTokenizer, Tokenizers
 
 SENSE = [
     a + b + c
@@ -74,7 +75,7 @@ def timed(function: Callable):
 
 
 def by_the_original(
-    path: Path, chunk: int, tokenizers: Tokenizers, esm2_dir: Path, chunks: int
+    path: Path, chunk: int, dna: BpeTokenizer, esm2_dir: Path, chunks: int
 ) -> tuple[int, float]:
     """(frames, seconds) of a plain loop over the first `chunks` chunks."""
     from Bio.Seq import Seq
@@ -90,7 +91,7 @@ def by_the_original(
                     protein = str(strand[f : f + 3 * ((len(strand) - f) // 3)].translate())
                     if protein and "*" not in protein:
                         esm2(protein)["input_ids"]
-                        tokenizers.library.encode(str(strand[f : f + 3 * len(protein) + 1])).ids  # noqa: B018
+                        dna.library.encode(str(strand[f : f + 3 * len(protein) + 1])).ids  # noqa: B018
                         frames += 1
             chunks -= 1
         if chunks <= 0:
@@ -108,9 +109,9 @@ def steps(path: Path, tokenizers: Tokenizers, chunk: int) -> None:
     rows.append(("chunks", seconds))
     frames, seconds = timed(lambda: [open_frames(b.bases, b.start, b.end) for b in blocks])
     rows.append(("six frames", seconds))
-    _, seconds = timed(lambda: [tokenizers.esm2(f.proteins) for f in frames])
+    _, seconds = timed(lambda: [tokenizers["esm2"](f.proteins) for f in frames])
     rows.append(("ESM-2 ids", seconds))
-    _, seconds = timed(lambda: [tokenizers.dnabert_s(f.nucleotides) for f in frames])
+    _, seconds = timed(lambda: [tokenizers["dnabert_s"](f.nucleotides) for f in frames])
     rows.append(("DNABERT-S ids", seconds))
     n = sum(map(len, frames))
     for name, seconds in rows:
@@ -145,8 +146,11 @@ def main() -> None:
         else:
             write_reads(reads, arguments.frames, arguments.chunk_length)
             write_reads(few, arguments.steps, arguments.chunk_length)
-        tokenizers, seconds = timed(lambda: Tokenizers(arguments.esm_model, arguments.dna_model))
-        way, more = timed(lambda: tokenizers.dnabert_s_way)
+        tokenizers, seconds = timed(
+            lambda: read_tokenizers({"esm2": arguments.esm_model, "dnabert_s": arguments.dna_model})
+        )
+        dna = BpeTokenizer(arguments.dna_model)
+        way, more = timed(lambda: dna.way)
         print(f"{way}; made in {seconds + more:.2f} s")
         import datasets  # noqa: F401  (its import is not the table's work)
 
@@ -166,7 +170,7 @@ def main() -> None:
         print(f"{'the same again, reused':<28}{seconds:>12.2f} s")
         steps(few, tokenizers, arguments.chunk_length)
         frames, seconds = by_the_original(
-            reads, arguments.chunk_length, tokenizers, arguments.esm_model, arguments.reference
+            reads, arguments.chunk_length, dna, arguments.esm_model, arguments.reference
         )
         print(
             f"{'the original, without files':<28}{frames / seconds:>12,.0f}"

@@ -27,7 +27,10 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = 65_536  # large batches: the loop's own 2 ms a step should weigh as little as on a GPU
@@ -50,6 +53,10 @@ class StandIn:
         from virnucpro.models.packing import pool
 
         return pool(self.table[batch.tokens], batch, self.skip)
+
+
+def _given(encoder: Any, *_: object) -> Any:
+    return encoder
 
 
 class Memory(threading.Thread):
@@ -76,14 +83,12 @@ class Memory(threading.Thread):
 def work(arguments: list[str], out: Path) -> int:
     """A process of the run: the command line, with stand-ins, and what it took."""
     from virnucpro import cli
-    from virnucpro.run import job as preparation
+    from virnucpro.models.encoders import DNABERT_S, ENCODERS, ESM2
     from virnucpro.run.timing import Clock
 
-    # all that the run needs of an encoder
-    preparation.LOADERS = {
-        "dnabert_s": lambda *_: StandIn("dnabert_s", 48, 0),  # type: ignore[dict-item]
-        "esm2": lambda *_: StandIn("esm2", 32, 1),  # type: ignore[dict-item]
-    }
+    for entry, width, pad_id in ((DNABERT_S, 48, 0), (ESM2, 32, 1)):
+        encoder: Any = StandIn(entry.name, width, pad_id)  # all that the run needs of an encoder
+        ENCODERS[entry.name] = replace(entry, load=partial(_given, encoder))
     cpu: dict[str, float] = {}
     memory = Memory()
     Clock.stage = _observed(Clock.stage, cpu, memory)  # type: ignore[method-assign]

@@ -27,35 +27,32 @@ from virnucpro.embedding.plan import make_plan  # noqa: E402
 from virnucpro.embedding.work import TokenColumn  # noqa: E402
 from virnucpro.models.bundle import MINI, Bundle  # noqa: E402
 from virnucpro.models.classifier import Classifier  # noqa: E402
-from virnucpro.models.dnabert_s import DnabertEncoder  # noqa: E402
-from virnucpro.models.esm2 import Esm2Encoder  # noqa: E402
+from virnucpro.models.encoders import EncoderEntry, read_tokenizers  # noqa: E402
 from virnucpro.sequences.frame_columns import FrameRules  # noqa: E402
 from virnucpro.sequences.inputs import find_inputs  # noqa: E402
 from virnucpro.sequences.table import FrameTable  # noqa: E402
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open  # noqa: E402
-from virnucpro.sequences.tokens import Tokenizers  # noqa: E402
 
 TOKENS = 4096
-ENCODERS = {"dnabert_s": DnabertEncoder, "esm2": Esm2Encoder}  # in the order of a feature row
 
 
 def frames_of(files: list[str], bundle: Bundle, cache: str) -> FrameTable:
     """The tokenized frames of `files`."""
     rules = FrameRules(bundle.chunk_length, bundle.frame_policy, 1)
-    tokenizers = Tokenizers(bundle.esm2, bundle.dnabert_s)
+    tokenizers = read_tokenizers(bundle.directories)
     places = TablePlaces(cache, Path(cache))
     return build_or_open(find_inputs(files), rules, tokenizers, places, lambda *_: None)
 
 
 @torch.inference_mode()
 def embedded(
-    table: FrameTable, name: str, bundle: Bundle, precision: str
+    table: FrameTable, entry: EncoderEntry, bundle: Bundle, precision: str
 ) -> tuple[torch.Tensor, float]:
     """fp32 vectors [frames, width], and the CPU seconds that they took after a first batch."""
-    column, rows = TokenColumn(table, name), np.arange(len(table))
+    column, rows = TokenColumn(table, entry), np.arange(len(table))
     lengths = np.array([len(ids) for ids in column(rows)])
     plan = make_plan(rows, lengths, TOKENS)
-    encoder = ENCODERS[name].load(getattr(bundle, name), "cpu", precision)
+    encoder = entry.load(bundle.directories[entry.name], torch.device("cpu"), precision, "auto")
     batches = PlannedBatches(plan, column, encoder.pad_id, int(lengths.max()))
     encoder.embed(batches[0].packed)
     found = torch.empty(len(table), encoder.width)
@@ -84,8 +81,9 @@ def main() -> None:
         expected: dict[str, torch.Tensor] = {}
         for precision in options.precisions:
             found, words = {}, []
-            for name in ENCODERS:
-                found[name], seconds = embedded(table, name, bundle, precision)
+            for entry in bundle.encoders:
+                name = entry.name
+                found[name], seconds = embedded(table, entry, bundle, precision)
                 expected.setdefault(name, found[name])
                 cosine = torch.cosine_similarity(found[name], expected[name]).min()
                 words.append(f"{name} {seconds:.2f} s of CPU, cosine {cosine:.6f}")

@@ -20,6 +20,7 @@ from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
 from virnucpro.files import sha256_of
 from virnucpro.models.bundle import MINI
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import (
     InputRecord,
@@ -33,7 +34,6 @@ from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.table import FrameTable
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.tools.random_models import random_classifier
 
 CHUNK = 500
@@ -57,7 +57,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
     table = build_or_open(
         inputs,
         FrameRules(CHUNK, "longest"),
-        Tokenizers(MINI / "esm2", MINI / "dnabert_s"),
+        read_tokenizers({name: MINI / name for name in ("esm2", "dnabert_s")}),
         TablePlaces(folder / "cache", folder / "private"),
     )
     outputs = Outputs(folder / "out", ("input",))

@@ -29,12 +29,13 @@ from virnucpro.embedding.group import (
 )
 from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
-from virnucpro.embedding.work import ENCODERS, TokenColumn, longest_tokens
+from virnucpro.embedding.work import TokenColumn, longest_tokens
 from virnucpro.errors import StoreError, VirNucProError
 from virnucpro.launch import World, code_for_launcher, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
+from virnucpro.models.encoders import EncoderEntry
 from virnucpro.models.precision import resolve_precision
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -86,15 +87,17 @@ def predict(
     choices: Iterable[Choice],
     display: Display,
     own_process: bool = True,
+    encoders: dict[str, Encoder] | None = None,
 ) -> Result | None:
     """Carry out a run in this process, one of `world.size`; the result on the main process, None
     on the others.
 
     own_process: signals may end this process, once finished work is on disk; False inside somebody
-    else's program.
+    else's program. encoders: those that are on the device already, by name; they stay there.
     """
     clock = Clock()
     with _session(settings, world, cpu, choices, display, own_process, clock) as session:
+        session.encoders = encoders
         return _carry_out(settings, session, clock)
 
 
@@ -230,14 +233,15 @@ def _embed_all(job: Job, run: Run, session: Session, ahead: LoadAhead) -> dict[s
     """
     done = {}
     kept = session.encoders if session.encoders is not None else {}
-    for name in ENCODERS:
+    for entry in run.bundle.encoders:
+        name = entry.name
         if len(job.plans[name]) == 0:
             ahead.take(name)
             done[name] = Extraction(0, 0, 0, 0, {})
             continue
         with run.clock.stage(f"load {name}"):
-            encoder = kept.get(name) or load_encoder(name, run, ahead)
-        done[name] = _embed(name, encoder, job, run, session.accelerator)
+            encoder = kept.get(name) or load_encoder(entry, run, ahead)
+        done[name] = _embed(entry, encoder, job, run, session.accelerator)
         if session.encoders is not None:
             kept[name] = encoder
             continue
@@ -247,14 +251,15 @@ def _embed_all(job: Job, run: Run, session: Session, ahead: LoadAhead) -> dict[s
     return done
 
 
-def _embed(name: str, encoder: Encoder, job: Job, run: Run, accelerator) -> Extraction:
+def _embed(entry: EncoderEntry, encoder: Encoder, job: Job, run: Run, accelerator) -> Extraction:
+    name = entry.name
     plan, store = job.plans[name], job.work[name].store if name in job.work else None
     run.choices.extend(encoder.choices)
     log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
     with run.clock.stage(name):
-        run.display.embedding(name, len(plan), accelerator.num_processes)
-        token_ids = TokenColumn(job.table, name)
-        batches = PlannedBatches(plan, token_ids, encoder.pad_id, longest_tokens(job.table, name))
+        run.display.embedding(entry.task, len(plan), accelerator.num_processes)
+        token_ids = TokenColumn(job.table, entry)
+        batches = PlannedBatches(plan, token_ids, encoder.pad_id, longest_tokens(job.table, entry))
         return extract(accelerator, encoder, batches, store, run.display.step)
 
 
@@ -266,8 +271,8 @@ def _answer(job: Job, done: dict[str, Extraction], run: Run) -> Result:
         rows = np.flatnonzero(covered.kept)
         features = FeatureRows(
             [
-                Part(job.work[name].store, job.work[name].sharing.representative[rows])
-                for name in ENCODERS
+                Part(work.store, work.sharing.representative[rows])
+                for work in map(job.work.__getitem__, run.bundle.widths)
             ]
         )
     with _matrix_written(job, rows, features, run) as saved:

@@ -18,6 +18,7 @@ from virnucpro.embedding.coverage import CLASSIFY, Coverage, any_answered, score
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import Failure, StoreError
 from virnucpro.models.classifier import Classifier
+from virnucpro.models.encoders import encoders_of, read_tokenizers
 from virnucpro.models.files import file_digest
 from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import KEPT, Outputs
@@ -38,7 +39,6 @@ from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.table import FrameTable
 from virnucpro.sequences.table_cache import PRIVATE_TABLES, TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import CallSettings
 
 log = logging.getLogger(__name__)
@@ -215,7 +215,8 @@ def _table(before: RunRecord, inputs: Sequence[InputFile], places: TablePlaces) 
     """The run's table of frames, from the cache or built again from the same inputs."""
     model = before.model
     rules = FrameRules(model.chunk_length, model.frame_policy, before.min_length, before.stride)
-    tokenizers = Tokenizers(*(model.directories.get(name, "") for name in ("esm2", "dnabert_s")))
+    encoders = encoders_of(model.directories)
+    tokenizers = read_tokenizers({e.name: model.directories.get(e.name, "") for e in encoders})
     table = build_or_open(inputs, rules, tokenizers, places, log.info)
     if table.fingerprint != before.identity.get("frames"):
         raise StoreError(

@@ -23,7 +23,7 @@ from recipes.mini.networks import free_dnabert_s, set_dropout
 from recipes.mini.sampling import GroupSampler
 from recipes.mini.teachers import Distillation, Teachers
 from recipes.mini.windows import CHUNK_LENGTH, HARD_KINDS, MARKER_SHARE, POLICY, VOCABULARY
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.training.bundle.batches import BatchMaker, BatchRules, BatchShape
 from virnucpro.training.bundle.loader import Batches, loader
 from virnucpro.training.bundle.network import Network, NetworkInput
@@ -91,7 +91,9 @@ class Bench:
             self.batch, self.scoring = BatchShape(10, 4, 192, 9, 8), BatchShape(10, 0, 256, 7, 5)
         self.network = Network(TINY if tiny else NetworkShape()).to(self.device)
         self.encoders = self.network.compiled_encoders() if on_gpu else None
-        self.tokenizers = Tokenizers(packed / "1" / "esm2", packed / "1" / "dnabert_s")
+        self.tokenizers = read_tokenizers(
+            {name: packed / "1" / name for name in ("esm2", "dnabert_s")}
+        )
         self.data = Data.load(packed)
 
     def say(self, event: str, **facts) -> None:

@@ -25,7 +25,7 @@ from recipes.mini.campaign import BASE
 from recipes.mini.lane import means
 from recipes.mini.networks import load_parts
 from recipes.mini.windows import CHUNK_LENGTH, HARD_GENOMES, HARD_KINDS, MARKER_SHARE
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.training.bundle.batches import BatchShape
 from virnucpro.training.bundle.network import Network
 from virnucpro.training.bundle.sampling import WindowRules, WindowSampler
@@ -51,7 +51,7 @@ def score_block(
     torch.set_num_threads(1)
     network = Network(shape)
     load_parts(network, run, ("esm2", "dnabert_s", "classifier", "heads"))
-    tokenizers = Tokenizers(work / "esm2", work / "dnabert_s")
+    tokenizers = read_tokenizers({name: work / name for name in ("esm2", "dnabert_s")})
     frames = ContigFrames(store, rows, tokenizers, SHAPE, CHUNK_LENGTH, "longest")
     return score_contigs(network, frames, torch.device("cpu"))
 

@@ -27,7 +27,7 @@ from recipes.mini.windows import (
     POLICY,
     VOCABULARY,
 )
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.training.bundle.batches import BatchMaker, BatchRules, BatchShape
 from virnucpro.training.bundle.loader import loader
 from virnucpro.training.bundle.network import Network
@@ -100,7 +100,9 @@ class Lane:
         self.encoders = None
         if on_gpu:
             self.encoders = self.network.compiled_encoders()
-        self.tokenizers = Tokenizers(options.data / "esm2", options.data / "dnabert_s")
+        self.tokenizers = read_tokenizers(
+            {name: options.data / name for name in ("esm2", "dnabert_s")}
+        )
         self.folders = [f for f in (options.data, options.more) if f is not None and f.exists()]
         self.genomes, self.markers = self.load("genomes"), self.load("markers")
         self.validation = Store.load(options.data / "validation.npz")

@@ -29,10 +29,10 @@ from recipes.mini.windows import CHUNK_LENGTH, POLICY
 from virnucpro.embedding.plan import make_plan
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.dnabert_s import load_dnabert_s
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.packing import pack
 from virnucpro.sequences.frames import Frames
-from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.training.bundle.scoring import FrameScores, frames_of_contigs
 from virnucpro.training.store import Store
 
@@ -56,10 +56,10 @@ def score(run: Path, bundle: Path, frames: tuple[list[bytes], list[bytes]]) -> n
     nucleotides' head; in a process of its own.
     """
     torch.set_num_threads(1)
-    tokenizers = Tokenizers(bundle / "esm2", bundle / "dnabert_s")
-    protein = embedded(load_esm2(bundle / "esm2", "cpu", "fp32"), tokenizers.esm2(frames[0]))
+    tokenizers = read_tokenizers({name: bundle / name for name in ("esm2", "dnabert_s")})
+    protein = embedded(load_esm2(bundle / "esm2", "cpu", "fp32"), tokenizers["esm2"](frames[0]))
     dna = embedded(
-        load_dnabert_s(bundle / "dnabert_s", "cpu", "fp32"), tokenizers.dnabert_s(frames[1])
+        load_dnabert_s(bundle / "dnabert_s", "cpu", "fp32"), tokenizers["dnabert_s"](frames[1])
     )
     odds = np.log(
         Classifier.load(bundle / "classifier.safetensors").scores(

@@ -15,11 +15,11 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from virnucpro.embedding.older import Counts, find_older_work, read_rows, same_model
 from virnucpro.errors import StoreError
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.table import FrameTable
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "golden"
@@ -29,7 +29,7 @@ FULL = {"dnabert_s": 768, "esm2": 2560}
 
 
 def table_of(inputs: list[Path], cache: Path) -> FrameTable:
-    tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
+    tokenizers = read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": GOLDEN / "dnabert_s"})
     return build_or_open(
         find_inputs([str(path) for path in inputs]),
         FrameRules(500),
@@ -323,7 +323,7 @@ def test_frames_too_long_for_esm2_are_left_to_this_run(tmp_path: Path):
     """The original cut them short without a word; here they get no row."""
     (tmp_path / "long.fa").write_text(">long\n" + "GCT" * 1100 + "\n")
     cache = tmp_path / "cache"
-    tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
+    tokenizers = read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": GOLDEN / "dnabert_s"})
     table = build_or_open(
         find_inputs([str(tmp_path / "long.fa")]),
         FrameRules(3300),

@@ -14,17 +14,17 @@ from command import GOLDEN
 from virnucpro.embedding.older import SAMPLE, find_older_work, import_older_rows
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import make_work
+from virnucpro.models.encoders import ESM2, read_tokenizers
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
 
 WIDTHS = {"dnabert_s": 48, "esm2": 32}
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    tokenizers = Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
+    tokenizers = read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": GOLDEN / "dnabert_s"})
     cache = tmp_path_factory.mktemp("frames")
     return build_or_open(
         find_inputs([GOLDEN / "input.fa"]),
@@ -54,7 +54,7 @@ def work_with(table, old: Path, store: FeatureStore, embed):
     older = find_older_work(old)
     return make_work(
         table,
-        "esm2",
+        ESM2,
         store,
         4096,
         lambda *known: import_older_rows(older, "esm2", table, WIDTHS, *known, embed, "fp32"),

@@ -31,11 +31,11 @@ from virnucpro.models.bundle import Bundle
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.contents import Contents
 from virnucpro.models.dnabert_s import load_dnabert_s
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.packing import pack
 from virnucpro.reporting.record import InputRecord, ModelRecord, RunRecord, plain, read_record
 from virnucpro.run.state import WorkPlace
-from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.tools.random_models import random_bundle
 
 ROWS = np.random.default_rng(0).normal(size=(3, 80)).astype(np.float32)
@@ -117,12 +117,16 @@ def classifier(path: Path) -> tuple[bytes, ...]:
 
 
 def esm2(path: Path) -> bytes:
-    ids, lengths = Tokenizers(path.parent, GOLDEN / "dnabert_s").esm2(PROTEINS)
+    ids, lengths = read_tokenizers({"esm2": path.parent, "dnabert_s": GOLDEN / "dnabert_s"})[
+        "esm2"
+    ](PROTEINS)
     return _embedded(load_esm2(path.parent, "cpu", "fp32"), ids, lengths)
 
 
 def dnabert_s(path: Path) -> bytes:
-    ids, lengths = Tokenizers(GOLDEN / "esm2", path.parent).dnabert_s(SEQUENCES)
+    ids, lengths = read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": path.parent})[
+        "dnabert_s"
+    ](SEQUENCES)
     return _embedded(load_dnabert_s(path.parent, "cpu", "fp32"), ids, lengths)
 
 
@@ -134,7 +138,9 @@ def _embedded(encoder: Any, ids: np.ndarray, lengths: np.ndarray) -> bytes:
 
 
 def dna_ids(path: Path) -> tuple[list[int], list[int]]:
-    ids, lengths = Tokenizers(GOLDEN / "esm2", path.parent).dnabert_s(SEQUENCES)
+    ids, lengths = read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": path.parent})[
+        "dnabert_s"
+    ](SEQUENCES)
     return ids.tolist(), lengths.tolist()
 
 
@@ -147,7 +153,9 @@ def dna_ids_by_the_library(path: Path, answer: Any) -> bool:
 
 
 def vocabulary(path: Path) -> list[int]:
-    return Tokenizers(path.parent, GOLDEN / "dnabert_s").esm2(PROTEINS)[0].tolist()
+    return read_tokenizers({"esm2": path.parent, "dnabert_s": GOLDEN / "dnabert_s"})["esm2"](
+        PROTEINS
+    )[0].tolist()
 
 
 def bundle(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from original_files import GOLDEN
 from safetensors.torch import load_file
 
 from virnucpro.errors import VirNucProError
+from virnucpro.models.encoders import ENCODERS, published_encoders
 
 PTH = (GOLDEN / "500_model.pth").read_bytes()
 ESM2, DNABERT_S = "facebook/esm2_t36_3B_UR50D", "zhihan1996/DNABERT-S"
@@ -53,27 +54,24 @@ def split_into_bins(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
 
 
-def stand_in(change: Callable[[object, str, object], None], hub: Hub) -> None:
-    """Put the facts of the played models into the program; `change` sets an attribute."""
+def stand_in(
+    change: Callable[[object, str, object], None],
+    put: Callable[[dict, str, object], None],
+    hub: Hub,
+) -> None:
+    """Put the facts of the played models into the program; `change` sets an attribute, `put` an
+    item.
+    """
     from virnucpro.models import download, importing, library
-    from virnucpro.models import hub as hub_module
 
-    pins = {
-        name: hub_module.Pin(
-            COMMIT,
-            tuple(
-                hashlib.sha256(file.read_bytes()).hexdigest() for file in directory.glob("*.bin")
-            ),
-        )
-        for name, directory in hub.repositories.items()
-    }
-    encoders = tuple(replace(part, shape=SHAPES[part.kind]) for part in library.ENCODERS)
+    for entry, model in published_encoders():
+        files = hub.repositories[model.id].glob("*.bin") if model.id in hub.repositories else ()
+        weights = tuple(hashlib.sha256(file.read_bytes()).hexdigest() for file in files)
+        played = replace(model, revision=COMMIT, weights=weights, shape=SHAPES[entry.name])
+        put(ENCODERS, entry.name, replace(entry, hub=played))
     published = library.PUBLISHED | {"500": replace(library.PUBLISHED["500"], blob_id=blob_id(PTH))}
     addresses = tuple(hub.other_server + f"/{place}/{{name}}" for place in ("raw", "api", "mirror"))
-    for module in (hub_module, importing):
-        change(module, "PINS", pins)
     for module in (library, importing):
-        change(module, "ENCODERS", encoders)
         change(module, "PUBLISHED", published)
     change(library, "ADDRESSES", addresses)
     change(download, "WAITS", (0.01,) * 6)
@@ -87,7 +85,7 @@ def play(directory: str | Path, address: str, home: str | Path) -> None:
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_TOKEN"):
         os.environ.pop(name, None)
     served = {ESM2: Path(directory, "esm2"), DNABERT_S: Path(directory, "dnabert_s")}
-    stand_in(setattr, Hub(served, address=address))
+    stand_in(setattr, dict.__setitem__, Hub(served, address=address))
 
 
 def download_in_child(

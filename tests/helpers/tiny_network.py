@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.training.bundle.network import Network
 from virnucpro.training.bundle.shape import NetworkShape
 from virnucpro.training.bundle.vocabulary import train_dna_tokenizer, write_esm2_tokenizer
@@ -24,7 +24,9 @@ def tokenizer_directory(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tokenizers(tokenizer_directory):
-    return Tokenizers(tokenizer_directory / "esm2", tokenizer_directory / "dnabert_s")
+    return read_tokenizers(
+        {"esm2": tokenizer_directory / "esm2", "dnabert_s": tokenizer_directory / "dnabert_s"}
+    )
 
 
 @pytest.fixture(scope="session")

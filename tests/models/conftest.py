@@ -25,5 +25,5 @@ def hub(tmp_path: Path, home: Path, monkeypatch) -> Iterator[Hub]:
         monkeypatch.delenv(name, raising=False)
     with serving(make_hub(tmp_path / "hub")) as played:
         monkeypatch.setenv("HF_ENDPOINT", played.address)
-        stand_in(monkeypatch.setattr, played)
+        stand_in(monkeypatch.setattr, monkeypatch.setitem, played)
         yield played

@@ -55,7 +55,7 @@ def test_a_bundle_knows_its_parts(written):
     bundle = Bundle.load(written)
     assert (bundle.name, bundle.chunk_length, bundle.frame_policy) == ("random-tiny", 500, "open")
     assert bundle.widths == {"dnabert_s": 48, "esm2": 32}
-    assert (bundle.esm2, bundle.classifier) == (
+    assert (bundle.directories["esm2"], bundle.classifier) == (
         written / "esm2",
         written / "classifier.safetensors",
     )
@@ -143,7 +143,7 @@ def test_by_directory_with_a_part_replaced(copy):
     other, choice = resolve_bundle(
         ModelSettings(model=str(copy), dna_model=str(GOLDEN / "dnabert_s"))
     )
-    assert other.dnabert_s == GOLDEN / "dnabert_s" and other.esm2 == whole.esm2
+    assert other.directories == {**whole.directories, "dnabert_s": GOLDEN / "dnabert_s"}
     assert other.calibration is None and "--dna-model" in choice.reason
     assert other.cpu_precision == "fp32"  # nobody has compared this one's answers
     longer, choice = resolve_bundle(ModelSettings(model=str(copy), chunk_length=300))
@@ -171,11 +171,16 @@ def test_the_best_installed_answers(home, written, monkeypatch):
     shutil.copytree(written, home / "500")
     assert resolve_bundle(ModelSettings())[1] == resolve_bundle(ModelSettings())[1]
     bundle, choice = resolve_bundle(ModelSettings())
-    assert bundle.esm2 == home / "500" / "esm2" and choice.reason == "the full model is installed"
+    assert (
+        bundle.directories["esm2"] == home / "500" / "esm2"
+        and choice.reason == "the full model is installed"
+    )
     shutil.copytree(written, home / "mine")
     monkeypatch.setenv("VIRNUCPRO_MODEL", "mine")
     bundle, choice = resolve_bundle(ModelSettings())
-    assert bundle.esm2 == home / "mine" / "esm2" and choice.reason == "VIRNUCPRO_MODEL"
+    assert (
+        bundle.directories["esm2"] == home / "mine" / "esm2" and choice.reason == "VIRNUCPRO_MODEL"
+    )
     monkeypatch.setenv("VIRNUCPRO_MODEL", "nine")
     with pytest.raises(ModelError, match=r"^VIRNUCPRO_MODEL nine: neither a known name"):
         resolve_bundle(ModelSettings())
@@ -202,7 +207,7 @@ def test_hub_parts_come_from_the_models_directory_without_a_network(home, copy):
     assert str(home / "somebody--some-esm") in str(caught.value) and "\n" not in str(caught.value)
     home.mkdir(exist_ok=True)
     shutil.move(copy / "esm2", home / "somebody--some-esm")
-    assert Bundle.load(copy).esm2 == home / "somebody--some-esm"
+    assert Bundle.load(copy).directories["esm2"] == home / "somebody--some-esm"
 
 
 def test_hub_parts_come_from_the_hub_cache(copy, tmp_path):
@@ -212,7 +217,7 @@ def test_hub_parts_come_from_the_hub_cache(copy, tmp_path):
     shutil.move(copy / "esm2", snapshot)
     (snapshot.parents[1] / "refs").mkdir()
     (snapshot.parents[1] / "refs" / "main").write_text("0" * 40)
-    assert Bundle.load(copy).esm2 == snapshot
+    assert Bundle.load(copy).directories["esm2"] == snapshot
 
 
 def test_identity_follows_content_not_place(written, copy):

@@ -25,7 +25,7 @@ def resolved(esm_model: str) -> Path:
         dna_model=str(GOLDEN / "dnabert_s"),
         classifier=str(GOLDEN / "500_model.pth"),
     )
-    return resolve_bundle(settings)[0].esm2
+    return resolve_bundle(settings)[0].directories["esm2"]
 
 
 def test_a_hub_id_is_fetched_once_and_found_again(hub: Hub, home: Path, monkeypatch):

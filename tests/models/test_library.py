@@ -60,17 +60,17 @@ def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path, monkeypatch):
     lines = download()
     bundle = bundles.Bundle.load(home / "500")
     assert bundle.chunk_length == 500 and bundles.installed("500")
-    assert bundle.esm2 == home / "500" / ".." / ESM2_FOLDER
+    assert bundle.directories["esm2"] == home / "500" / ".." / ESM2_FOLDER
     assert bundle.sources["esm2"] == f"{ESM2}@{COMMIT}"
     # weights are safetensors now, and the same values
     assert not [p for kind in ("bin", "pth", "h5", "part") for p in home.rglob(f"*.{kind}")]
     original = load_file(GOLDEN / "esm2" / "model.safetensors")
-    shards = [load_file(file) for file in sorted(bundle.esm2.glob("*.safetensors"))]
+    shards = [load_file(file) for file in sorted(bundle.directories["esm2"].glob("*.safetensors"))]
     assert len(shards) == 2
     merged = {name: tensor for shard in shards for name, tensor in shard.items()}
     assert merged.keys() == original.keys()
     assert all(torch.equal(merged[name], original[name]) for name in merged)
-    for directory in (bundle.esm2, bundle.dnabert_s, home / "500"):
+    for directory in (bundle.directories["esm2"], bundle.directories["dnabert_s"], home / "500"):
         assert check_files(directory) == []
     # what comes and what it takes of disk is said first
     assert "to fetch" in lines[0] and "more of disk" in lines[0]
@@ -255,7 +255,7 @@ def test_other_weights_at_the_pinned_revision_are_refused(hub: Hub, home: Path):
 def test_to_a_directory_that_can_be_moved(hub: Hub, home: Path, tmp_path: Path):
     download(tmp_path / "stick")
     (tmp_path / "stick").rename(tmp_path / "elsewhere")
-    assert bundles.Bundle.load(tmp_path / "elsewhere" / "500").dnabert_s.is_dir()
+    assert bundles.Bundle.load(tmp_path / "elsewhere" / "500").directories["dnabert_s"].is_dir()
     assert not home.exists()
 
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from virnucpro.calling.answers import call as assemble_answers
 from virnucpro.calling.calibration import Calibration
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import ModelRecord, RunRecord, call_identity, read_record
 from virnucpro.reporting.write import write_results
@@ -29,7 +30,6 @@ from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import CallPoints, CallSettings
 
 FILES = int(os.environ.get("VIRNUCPRO_FUZZ_FILES", 120))
@@ -95,7 +95,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def tokenizers():
-    return Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
+    return read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": GOLDEN / "dnabert_s"})
 
 
 @pytest.mark.parametrize("stride", [0, 130])

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 from rich.console import Console
 
+from virnucpro.models.encoders import DNABERT_S, ESM2
 from virnucpro.reporting.progress import (
     Counters,
     Dashboard,
@@ -80,7 +81,7 @@ def test_dashboard_shows_stages_processes_memory_total_and_what_is_left():
     console = terminal()
     display = Dashboard(console, lambda: [(1 << 30, 80 << 30), (2 << 30, 80 << 30)])
     display.stage("reading")
-    display.embedding("esm2", 10, 2)
+    display.embedding(ESM2.task, 10, 2)
     for _ in range(3):
         time.sleep(0.01)
         display.step(step())
@@ -102,7 +103,7 @@ def test_dashboard_shows_stages_processes_memory_total_and_what_is_left():
 
 def test_many_processes_fit_a_screen():
     display = Dashboard(terminal())
-    display.embedding("esm2", 1000, 64)
+    display.embedding(ESM2.task, 1000, 64)
     assert "and 48 more" in shown(terminal(), display.render())
 
 
@@ -128,7 +129,7 @@ def test_lines_come_while_nothing_moves(caplog):
         logging.getLogger("virnucpro").propagate = True
         display.stage("reading")
         time.sleep(0.2)
-        display.embedding("dnabert_s", 10, 1)
+        display.embedding(DNABERT_S.task, 10, 1)
         display.step(step(1))
         time.sleep(0.2)
     messages = [record.getMessage() for record in caplog.records]
@@ -150,7 +151,7 @@ def test_which_display():
 def test_quiet_is_quiet(capfd):
     with make_display(quiet=True) as display:
         display.stage("reading")
-        display.embedding("esm2", 3, 1)
+        display.embedding(ESM2.task, 3, 1)
         display.step(step())
     assert capfd.readouterr() == ("", "")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ from command import GOLDEN, GOLDEN_MODEL, virnucpro
 
 from virnucpro import cli
 from virnucpro.errors import UsageError
-from virnucpro.models.dnabert_s import DnabertEncoder
-from virnucpro.run import job, samples
+from virnucpro.models.encoders import DNABERT_S, ENCODERS
+from virnucpro.run import samples
 from virnucpro.run.samples import read_samplesheet, samples_of
 
 RECORDS = [">" + part for part in (GOLDEN / "input.fa").read_text().split(">")[1:]]
@@ -93,9 +94,9 @@ def test_a_sheet_beside_other_inputs_is_refused(tmp_path):
 def test_each_sample_is_as_a_run_alone_and_a_bad_one_stops_none(sheet, tmp_path, monkeypatch):
     loaded = []
     monkeypatch.setitem(
-        job.LOADERS,
+        ENCODERS,
         "dnabert_s",
-        lambda *given: loaded.append(given) or DnabertEncoder.load(*given),
+        replace(DNABERT_S, load=lambda *given: loaded.append(given) or DNABERT_S.load(*given)),
     )
     monkeypatch.chdir(tmp_path)
     out, alone = tmp_path / "out", tmp_path / "alone"

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.sequences.tokens import Tokenizers
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -17,7 +18,7 @@ def golden() -> Path:
 
 @pytest.fixture(scope="session")
 def tokenizers() -> Tokenizers:
-    return Tokenizers(GOLDEN / "esm2", GOLDEN / "dnabert_s")
+    return read_tokenizers({"esm2": GOLDEN / "esm2", "dnabert_s": GOLDEN / "dnabert_s"})
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,7 @@ from Bio.Seq import Seq
 
 from virnucpro.embedding.work import TokenColumn, column
 from virnucpro.errors import StoreError
+from virnucpro.models.encoders import ESM2, read_tokenizers
 from virnucpro.sequences import build as build_module
 from virnucpro.sequences import compressed, frame_columns, table_cache
 from virnucpro.sequences import table as frame_table
@@ -33,7 +34,6 @@ from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.reader import RecordReader, UnreadableInput
 from virnucpro.sequences.table import open_table
 from virnucpro.sequences.table_cache import TablePlaces, build_or_open
-from virnucpro.sequences.tokens import Tokenizers
 
 RULES = FrameRules(500)
 
@@ -86,7 +86,7 @@ def test_golden_ids_order_and_sequences(golden, fasta, table_of):
 def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, table_of, tokenizers):
     table = table_of(golden / "input.fa")
     sequences = [s.upper() for _, s in fasta(golden / "input.fa")]
-    assert table.frames.features.arrow_schema.names == frame_columns.FRAME_SCHEMA.names
+    assert table.frames.features.arrow_schema.names == frame_columns.frame_schema(tokenizers).names
     for row in table.frames:
         piece = sequences[row["record"]][row["start"] - 1 : row["end"]]
         if not row["dropped_codon"]:
@@ -99,7 +99,9 @@ def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, tab
             == row["esm2_length"] - 2
             == len(row["esm2_ids"]) - 2
         )
-        assert row["dnabert_s_ids"] == tokenizers.library.encode(row["nucleotides"]).ids
+        assert (
+            row["dnabert_s_ids"] == tokenizers["dnabert_s"].library.encode(row["nucleotides"]).ids
+        )
         assert row["dnabert_s_length"] == len(row["dnabert_s_ids"])
         for part in ("protein", "nucleotide"):
             text = row["protein" if part == "protein" else "nucleotides"]
@@ -162,9 +164,10 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
     program = """if True:
         import sys
         from pathlib import Path
-        from virnucpro.sequences import frame_columns, inputs, table_cache, tokens
+        from virnucpro.models.encoders import read_tokenizers
+        from virnucpro.sequences import frame_columns, inputs, table_cache
         place = Path(sys.argv[1])
-        tokenizers = tokens.Tokenizers(place / "esm2", place / "dnabert_s")
+        tokenizers = read_tokenizers({"esm2": place / "esm2", "dnabert_s": place / "dnabert_s"})
         files = inputs.find_inputs([place / "input.fa"])
         rules = frame_columns.FrameRules(500)
         table_cache.build_ahead(files, rules, tokenizers, sys.argv[2], "run 1")
@@ -210,7 +213,7 @@ def test_the_fingerprint_is_of_content_rules_and_tokenizers(
     (tmp_path / "tokenizer.json").write_bytes(
         (golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n"
     )
-    other = Tokenizers(golden / "esm2", tmp_path)
+    other = read_tokenizers({"esm2": golden / "esm2", "dnabert_s": tmp_path})
     different = [
         table_of(golden / "input.fa", rules=rules).fingerprint
         for rules in (
@@ -319,7 +322,7 @@ def test_a_damaged_table_is_built_again(golden, table_of, warned, damage):
 
 def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golden, table_of):
     table = table_of(golden / "input.fa")
-    token_ids = TokenColumn(table, "esm2")
+    token_ids = TokenColumn(table, ESM2)
     assert len(token_ids(np.arange(3))) == 3
     path = table.directory / build_module.FRAMES
     whole = path.stat().st_size
@@ -344,7 +347,7 @@ def test_a_table_is_opened_while_another_thread_imports_transformers(golden, tab
     )
 
 
-def test_nothing_at_all_is_a_table_without_rows(table_of, write):
+def test_nothing_at_all_is_a_table_without_rows(table_of, tokenizers, write):
     for name, content in {
         "empty.fa": "",
         "short.fa": ">a\nA\n",
@@ -354,7 +357,7 @@ def test_nothing_at_all_is_a_table_without_rows(table_of, write):
         for _ in range(2):
             table = table_of(write(content, name))
             assert len(table) == 0 and table.frame_ids() == [] and table.failures == ()
-            assert table.frames.column_names == frame_columns.FRAME_SCHEMA.names
+            assert table.frames.column_names == frame_columns.frame_schema(tokenizers).names
     assert table.records.to_pylist()[0]["length"] == 0
 
 
@@ -458,7 +461,7 @@ def test_a_dead_builders_remains_are_cleared(golden, table_of):
 
 def _build_in_a_process(golden, cache, out):
     lines = []
-    tokenizers = Tokenizers(golden / "esm2", golden / "dnabert_s")
+    tokenizers = read_tokenizers({"esm2": golden / "esm2", "dnabert_s": golden / "dnabert_s"})
     table = build_or_open(
         find_inputs([golden / "input.fa"]), RULES, tokenizers, places(cache), lines.append
     )

@@ -11,6 +11,7 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 
 from virnucpro.errors import ModelError
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.sequences import bpe
 from virnucpro.sequences.tokens import Tokenizers
 
@@ -59,12 +60,17 @@ def train(directory: Path, vocabulary: int, texts: list[str]) -> Path:
 def large(golden, tmp_path_factory) -> Tokenizers:
     rng = random.Random(3)
     texts = [markov_dna(rng, 400) for _ in range(1500)]
-    return Tokenizers(golden / "esm2", train(tmp_path_factory.mktemp("bpe") / "4096", 4096, texts))
+    return read_tokenizers(
+        {
+            "esm2": golden / "esm2",
+            "dnabert_s": train(tmp_path_factory.mktemp("bpe") / "4096", 4096, texts),
+        }
+    )
 
 
 def assert_as_library(tokenizers: Tokenizers, sequences: list[str]) -> None:
-    ids, lengths = tokenizers.dnabert_s([s.encode() for s in sequences])
-    expected = [e.ids for e in tokenizers.library.encode_batch(sequences)]
+    ids, lengths = tokenizers["dnabert_s"]([s.encode() for s in sequences])
+    expected = [e.ids for e in tokenizers["dnabert_s"].library.encode_batch(sequences)]
     assert lengths.tolist() == [len(e) for e in expected]
     assert ids.tolist() == [i for e in expected for i in e]
     assert (ids.dtype, lengths.dtype) == (np.uint16, np.int32)
@@ -86,7 +92,7 @@ def test_esm2_ids_are_the_tokenizers_own(golden, tokenizers):
         "".join(rng.choices("LAGVSERTIDPKQNFYMHWCXBUZO", k=rng.randint(1, 300))) for _ in range(300)
     ]
     proteins += ["M", "ACDEFGHIKLMNPQRSTVWY", "J", "AJA"]
-    ids, lengths = tokenizers.esm2([p.encode() for p in proteins])
+    ids, lengths = tokenizers["esm2"]([p.encode() for p in proteins])
     assert (ids.dtype, lengths.dtype) == (np.uint8, np.int32)
     assert [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])] == [
         own(p)["input_ids"] for p in proteins
@@ -94,12 +100,12 @@ def test_esm2_ids_are_the_tokenizers_own(golden, tokenizers):
 
 
 def test_small_vocabulary_as_the_library(tokenizers):
-    assert tokenizers.dnabert_s_way.value == "automaton"
+    assert tokenizers["dnabert_s"].way.value == "automaton"
     assert_as_library(tokenizers, sequences(random.Random(2), 12_000))
 
 
 def test_4096_tokens_as_the_library(large):
-    assert large.dnabert_s_way.value == "automaton", large.dnabert_s_way
+    assert large["dnabert_s"].way.value == "automaton", large["dnabert_s"].way
     assert_as_library(large, sequences(random.Random(4), 12_000))
 
 
@@ -122,7 +128,7 @@ def test_other_letters_as_the_library(tokenizers, large):
 
 
 def test_an_empty_batch(tokenizers):
-    for ids, lengths in (tokenizers.dnabert_s([]), tokenizers.esm2([])):
+    for ids, lengths in (tokenizers["dnabert_s"]([]), tokenizers["esm2"]([])):
         assert len(ids) == len(lengths) == 0
 
 
@@ -132,8 +138,10 @@ def test_many_small_vocabularies_as_the_library(golden, tmp_path, vocabulary):
     for seed in range(5):
         rng = random.Random(seed)
         texts = [markov_dna(rng, 60) for _ in range(40)]
-        each = Tokenizers(golden / "esm2", train(tmp_path / str(seed), vocabulary, texts))
-        assert each.dnabert_s_way.value == "automaton", each.dnabert_s_way
+        each = read_tokenizers(
+            {"esm2": golden / "esm2", "dnabert_s": train(tmp_path / str(seed), vocabulary, texts)}
+        )
+        assert each["dnabert_s"].way.value == "automaton", each["dnabert_s"].way
         assert_as_library(each, sequences(rng, 400))
 
 
@@ -146,7 +154,8 @@ def test_merges_in_an_untrained_order_are_exact_or_refused(golden, tmp_path):
         random.Random(seed).shuffle(definition["model"]["merges"])
         (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
         assert_as_library(
-            Tokenizers(golden / "esm2", tmp_path), sequences(random.Random(seed), 500)
+            read_tokenizers({"esm2": golden / "esm2", "dnabert_s": tmp_path}),
+            sequences(random.Random(seed), 500),
         )
 
 
@@ -159,9 +168,9 @@ def test_identity_follows_the_files(golden, tmp_path, tokenizers):
     (tmp_path / "tokenizer.json").write_bytes(
         (golden / "dnabert_s" / "tokenizer.json").read_bytes() + b"\n"
     )
-    other = Tokenizers(golden / "esm2", tmp_path)
-    assert other.identity["esm2"] == tokenizers.identity["esm2"]
-    assert other.identity["dnabert_s"] != tokenizers.identity["dnabert_s"]
+    other = read_tokenizers({"esm2": golden / "esm2", "dnabert_s": tmp_path})
+    assert other["esm2"].sha256 == tokenizers["esm2"].sha256
+    assert other["dnabert_s"].sha256 != tokenizers["dnabert_s"].sha256
 
 
 @pytest.mark.parametrize(
@@ -183,7 +192,7 @@ def test_broken_definitions_are_one_line(golden, tmp_path, name, content, words)
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=words) as caught:
-        Tokenizers(esm2, dnabert_s)
+        read_tokenizers({"esm2": esm2, "dnabert_s": dnabert_s})
     assert "\n" not in str(caught.value)
 
 
@@ -222,7 +231,7 @@ def test_components_that_dnabert_s_has_not_are_refused(golden, tmp_path, change,
     change(definition)
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
     with pytest.raises(ModelError, match=says) as caught:
-        Tokenizers(golden / "esm2", tmp_path)
+        read_tokenizers({"esm2": golden / "esm2", "dnabert_s": tmp_path})
     assert str(tmp_path / "tokenizer.json") in str(caught.value)
 
 
@@ -232,8 +241,8 @@ def test_merges_as_texts_are_those_as_pairs(golden, tmp_path, tokenizers):
     (tmp_path / "tokenizer.json").write_text(json.dumps(definition))
     texts = [b"ACGTTTGACCA", b"GGGATTACAN"]
     found, wanted = (
-        Tokenizers(golden / "esm2", tmp_path).dnabert_s(texts),
-        tokenizers.dnabert_s(texts),
+        read_tokenizers({"esm2": golden / "esm2", "dnabert_s": tmp_path})["dnabert_s"](texts),
+        tokenizers["dnabert_s"](texts),
     )
     assert all(np.array_equal(a, b) for a, b in zip(found, wanted, strict=True))
 
@@ -243,7 +252,7 @@ def test_tokens_that_the_network_does_not_have_are_refused(golden, tmp_path):
     content = (golden / "dnabert_s" / "tokenizer.json").read_bytes()
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"512 tokens, but vocab_size is 256 in config\.json"):
-        Tokenizers(golden / "esm2", tmp_path)
+        read_tokenizers({"esm2": golden / "esm2", "dnabert_s": tmp_path})
 
 
 @pytest.mark.parametrize("words", [20_000, 700])

@@ -25,6 +25,7 @@ from virnucpro.calling.columns import (
 )
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
+from virnucpro.models.encoders import longest_protein
 
 if TYPE_CHECKING:
     from virnucpro.sequences.table import FrameTable
@@ -89,6 +90,7 @@ def call(
         settings.allow_short,
         table.rules.stride,
         table.rules.frame_policy,
+        longest_protein(table.encoders),
     )
     table.check()
     frames = frame_columns(table.frames.data.table, scores, lost)

@@ -21,10 +21,10 @@ from virnucpro.calling.columns import (
     RecordColumns,
     SequenceColumns,
 )
+from virnucpro.models.encoders import ENCODERS, longest_protein
 from virnucpro.sequences.chunks import Spans, all_spans, all_windows
 from virnucpro.settings import STRETCHES, CallPoints
 
-LONGEST_PROTEIN = 1022  # residues ESM-2 was trained on: 1,024 tokens less <cls> and <eos>
 EVIDENCE_LENGTH = 3000  # bases from which on a sequence must show more than one scored chunk
 EVIDENCE_CHUNKS = 2
 EVIDENCE_FRACTION = 0.2
@@ -42,6 +42,8 @@ class CallRules:
     allow_short: bool = False
     stride: int = 0  # of the windows on which regions rest; 0: they rest on the chunks
     frame_policy: str = "open"
+    # residues; a longer frame cannot have a score
+    longest_protein: float = field(default_factory=lambda: longest_protein(ENCODERS.values()))
 
     @property
     def density(self) -> int:
@@ -60,7 +62,6 @@ def call_chunks(
     frames: FrameColumns,
     records: RecordColumns,
     rules: CallRules,
-    longest_protein: int = LONGEST_PROTEIN,
 ) -> ChunkColumns:
     """Every chunk with the scores of its frames; a chunk without a scored frame says why.
 
@@ -75,14 +76,13 @@ def call_chunks(
     if len(spans.chunk) != int(records.n_chunks.sum()):
         raise ValueError(f"the records were not cut into chunks of {rules.chunk_length}")
     row = chunk_offsets(records)[frames.record] + (frames.chunk - 1)  # [frames] -> row of its chunk
-    return _joined(spans, row, frames, records, rules, longest_protein)
+    return _joined(spans, row, frames, records, rules)
 
 
 def call_windows(
     frames: FrameColumns,
     records: RecordColumns,
     rules: CallRules,
-    longest_protein: int = LONGEST_PROTEIN,
 ) -> ChunkColumns:
     """The same for the windows of `--stride` and their frames; `chunk` counts a sequence's windows
     from 1.
@@ -91,7 +91,7 @@ def call_windows(
     first = np.searchsorted(spans.sequence, np.arange(len(records)))
     row = first[frames.record] + (frames.chunk - records.n_chunks[frames.record] - 1)
     numbered = spans._replace(chunk=spans.chunk - records.n_chunks[spans.sequence])
-    return _joined(numbered, row, frames, records, rules, longest_protein)
+    return _joined(numbered, row, frames, records, rules)
 
 
 def _cut_lengths(records: RecordColumns) -> NDArray[np.int64]:
@@ -104,7 +104,6 @@ def _joined(
     frames: FrameColumns,
     records: RecordColumns,
     rules: CallRules,
-    longest_protein: int,
 ) -> ChunkColumns:
     """`spans` with the scores of their frames; `row` [frames] is the span of each."""
     record, chunk, start, end = spans
@@ -120,7 +119,7 @@ def _joined(
     status = np.full(total, ChunkStatus.scored, np.uint8)
     status[np.isneginf(virus)] = ChunkStatus.failed
     too_long = np.zeros(total, bool)
-    too_long[row[frames.failed & (frames.aa_length > longest_protein)]] = True
+    too_long[row[frames.failed & (frames.aa_length > rules.longest_protein)]] = True
     status[(status == ChunkStatus.failed) & too_long] = ChunkStatus.frame_too_long
     status[row[~good & ~frames.failed]] = ChunkStatus.failed  # a score that is no number
     status[n_open == 0] = ChunkStatus.no_open_frame

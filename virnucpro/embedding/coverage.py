@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 from virnucpro.embedding.extract import Extraction
 from virnucpro.embedding.work import Work, column, embeddable
 from virnucpro.errors import Failure, InputError
+from virnucpro.models.encoders import limits
 from virnucpro.sequences.table import FrameTable
 
 CLASSIFY = "classify"  # the stage of a failure
 NOT_FINITE = "has a score that is not finite; check the model (virnucpro models verify)"
-TOO_LONG = "is longer than ESM-2's 1,022 residues; a shorter --chunk-length avoids that"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ def coverage(
     table: FrameTable, work: Mapping[str, Work], done: Mapping[str, Extraction]
 ) -> Coverage:
     """What came of every frame of `table`."""
-    reasons = dict.fromkeys(np.flatnonzero(~embeddable(table)).tolist(), TOO_LONG)
+    reasons = dict.fromkeys(np.flatnonzero(~embeddable(table)).tolist(), too_long(table))
     for name, extraction in done.items():
         lost = np.array(sorted(extraction.failed), dtype=np.int64)
         if len(lost):
@@ -51,6 +51,11 @@ def coverage(
             for row in np.flatnonzero(np.isin(representative, lost)).tolist():
                 reasons.setdefault(row, extraction.failed[int(representative[row])])
     return Coverage.of(table, reasons)
+
+
+def too_long(table: FrameTable) -> str:
+    """What is wrong with a frame that is not embeddable."""
+    return f"is longer than {limits(table.encoders)}; a shorter --chunk-length avoids that"
 
 
 def scored(table: FrameTable, kept: np.ndarray, scores: np.ndarray) -> Coverage:

@@ -22,20 +22,14 @@ import pyarrow.compute as pc
 from virnucpro.embedding.older_files import OlderFile, OlderWork, find_older_work, load, read_fasta
 from virnucpro.embedding.plan import Sharing
 from virnucpro.embedding.store import FeatureStore
-from virnucpro.embedding.work import ENCODERS, column, embeddable
+from virnucpro.embedding.work import column, embeddable
 from virnucpro.errors import ModelError
+from virnucpro.models.encoders import ENCODERS
 from virnucpro.sequences.frames import FRAME_NAMES
 from virnucpro.sequences.table import FrameTable
 
 FRAME_ID = re.compile(r"(.+)_chunk_(\d+)([FR][123])", re.DOTALL)
-PARTS = {
-    "DNABERT_S": ("dnabert_s",),
-    "DNABERT": ("dnabert_s",),
-    "ESM": ("esm2",),
-    "merged": ENCODERS,
-}
-# folder, column of the table
-SEQUENCES = {"dnabert_s": ("nucleotide", "nucleotides"), "esm2": ("protein", "protein")}
+MERGED = "merged"  # rows of all encoders side by side
 FP32_TOLERANCE = 1e-4  # of a component, between two devices' fp32
 LEAST_COSINE = 0.999
 
@@ -103,7 +97,7 @@ def read_rows(work: OlderWork, table: FrameTable, widths: Mapping[str, int]) -> 
     frames = _FrameIndex(table)
     given = {encoder: np.zeros(len(table), dtype=bool) for encoder in widths}
     for file in work.files:
-        parts = [encoder for encoder in PARTS[file.kind] if encoder in widths]
+        parts = [encoder for encoder in _encoders_in(file.kind) if encoder in widths]
         try:
             ids, data = load(file)
         except (ModelError, ValueError) as error:
@@ -120,6 +114,12 @@ def read_rows(work: OlderWork, table: FrameTable, widths: Mapping[str, int]) -> 
         index = frames.rows_of(ids)
         for encoder in parts:
             yield _usable(file, encoder, ids, data, index, widths, frames, given[encoder])
+
+
+def _encoders_in(kind: str) -> list[str]:
+    """The encoders of which a file of this kind has rows, in the order of its columns."""
+    known = [entry for entry in ENCODERS.values() if entry.older_kinds]
+    return [entry.name for entry in known if kind == MERGED or kind in entry.older_kinds]
 
 
 def same_model(old: np.ndarray, new: np.ndarray, precision: str) -> bool:
@@ -150,13 +150,12 @@ def _usable(
     given: np.ndarray,
 ) -> OlderRows:
     width = widths[encoder]
-    whole, first = (
-        (sum(widths.values()), _first_column(encoder, widths))
-        if file.kind == "merged"
-        else (width, 0)
-    )
-    beside = read_fasta(file.fasta(SEQUENCES[encoder][0]))
-    own = frames.sequences(index, SEQUENCES[encoder][1])
+    whole, first = width, 0
+    if file.kind == MERGED:
+        columns = [widths[name] for name in _encoders_in(MERGED)]
+        whole, first = sum(columns), sum(columns[: _encoders_in(MERGED).index(encoder)])
+    beside = read_fasta(file.fasta(ENCODERS[encoder].reads))
+    own = frames.sequences(index, ENCODERS[encoder].column)
     counts = dict.fromkeys((f.name for f in fields(Counts)), 0)
     twice = {name for name, times in Counter(ids).items() if times > 1}
     good: dict[int, np.ndarray] = {}
@@ -243,11 +242,6 @@ class _FrameIndex:
 
     def _key(self, record: np.ndarray, chunk: np.ndarray, frame: np.ndarray) -> np.ndarray:
         return (record.astype(np.int64) * self._stride + chunk) * len(FRAME_NAMES) + frame
-
-
-def _first_column(encoder: str, widths: Mapping[str, int]) -> int:
-    order = list(ENCODERS)
-    return sum(widths[name] for name in order[: order.index(encoder)])
 
 
 log = logging.getLogger(__name__)

@@ -16,13 +16,11 @@ import numpy as np
 from virnucpro.embedding.plan import MAX_ROWS, Plan, Sharing, make_plan, share
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.errors import StoreError, UsageError
+from virnucpro.models.config import LONGEST_TOKENS
+from virnucpro.models.encoders import EncoderEntry
 from virnucpro.sequences.table import FrameTable
 
 log = logging.getLogger(__name__)
-
-LONGEST_ESM2 = 1024  # tokens: 1,022 residues and two special ones
-KEYS = {"dnabert_s": "nucleotide_key", "esm2": "protein_key"}
-ENCODERS = tuple(KEYS)  # in the order of the columns of a feature row: nucleotides first
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,28 +40,31 @@ def column(table: FrameTable, name: str) -> np.ndarray:
 
 
 def embeddable(table: FrameTable) -> np.ndarray:
-    """bool [frames]: the protein is no longer than ESM-2 was trained on; the others are never
-    truncated silently.
+    """bool [frames]: no longer than any encoder reads; the others are never truncated silently."""
+    fits = np.ones(len(table), dtype=bool)
+    for entry in table.encoders:
+        if entry.longest is not None:
+            fits &= column(table, f"{entry.name}_length") <= entry.longest
+    return fits
+
+
+def longest_tokens(table: FrameTable, encoder: EncoderEntry) -> int:
+    """An upper bound on an encoder's sequences that depends on the table alone: its limit, else
+    LONGEST_TOKENS or a power of two above.
     """
-    return column(table, "esm2_length") <= LONGEST_ESM2
+    if encoder.longest is not None:
+        return encoder.longest
+    longest = int(column(table, f"{encoder.name}_length").max(initial=1))
+    return max(LONGEST_TOKENS, 1 << (longest - 1).bit_length())
 
 
-def longest_tokens(table: FrameTable, encoder: str) -> int:
-    """An upper bound on an encoder's sequences that depends on the table alone: 1,024, or a power
-    of two above.
-    """
-    if encoder == "esm2" or len(table) == 0:
-        return LONGEST_ESM2
-    return max(LONGEST_ESM2, 1 << int(column(table, f"{encoder}_length").max() - 1).bit_length())
-
-
-def batch_tokens(table: FrameTable, encoder: str, asked: int | None, default: int) -> int:
+def batch_tokens(table: FrameTable, encoder: EncoderEntry, asked: int | None, default: int) -> int:
     """T, the tokens of a packed batch: constant over a run, never below the longest frame.
 
     By default no more than what as many sequences as a batch may have fill, on average: all of T is
     computed.
     """
-    lengths = column(table, f"{encoder}_length")[embeddable(table)]
+    lengths = column(table, f"{encoder.name}_length")[embeddable(table)]
     longest = int(lengths.max()) if len(lengths) else 1
     while len(lengths) and lengths.mean() * MAX_ROWS < default:
         default //= 2
@@ -80,19 +81,19 @@ ImportRows = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]
 
 def make_work(
     table: FrameTable,
-    encoder: str,
+    encoder: EncoderEntry,
     store: FeatureStore,
     tokens: int,
     import_rows: ImportRows | None = None,
 ) -> Work:
     """Verify what `store` holds of `encoder`, let `import_rows` add to it, and plan the rest."""
-    key = KEYS[encoder]
+    key, name = encoder.key, encoder.name
     sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
     state = store.load()
     for line in state.damaged:
         log.warning(
             "a stored part of %s is damaged and set aside (%s); its rows are embedded again",
-            encoder,
+            name,
             line,
         )
     if len(np.setdiff1d(state.done, sharing.unique, assume_unique=True)):
@@ -100,7 +101,7 @@ def make_work(
     if len(state.done):
         log.info(
             "%s: %d of %d embeddings are there already",
-            encoder,
+            name,
             len(state.done),
             len(sharing.unique),
         )
@@ -113,7 +114,7 @@ def make_work(
     return Work(
         sharing,
         store,
-        make_plan(todo, column(table, f"{encoder}_length")[todo], tokens),
+        make_plan(todo, column(table, f"{name}_length")[todo], tokens),
         len(added),
     )
 
@@ -123,9 +124,11 @@ class TokenColumn:
     when the file was cut short.
     """
 
-    def __init__(self, table: FrameTable, encoder: str):
+    def __init__(self, table: FrameTable, encoder: EncoderEntry):
         self._check = table.check
-        pieces = [piece for piece in table.frames.data.table[f"{encoder}_ids"].chunks if len(piece)]
+        pieces = [
+            piece for piece in table.frames.data.table[f"{encoder.name}_ids"].chunks if len(piece)
+        ]
         self._ends = np.cumsum([len(piece) for piece in pieces])
         self._offsets = [piece.offsets.to_numpy() for piece in pieces]
         self._values = [piece.values.to_numpy() for piece in pieces]

@@ -1,23 +1,24 @@
-"""A model bundle: the two encoders and the classifier that belong together, and which one a run
-uses.
+"""A model bundle: the encoders and the classifier that belong together, and which one a run uses.
 
 Knows `bundle.json`, names and places of bundles, and the identity of their files. Does not read
 weights and loads no torch. `bundle.json`:
 
     {"name": "mini", "chunk_length": 500, "frame_policy": "stretches", "classes": ["others",
     "virus"],
-     "esm2": "esm2", "dnabert_s": "dnabert_s", "classifier": "classifier.safetensors",
+     NAME OF AN ENCODER: "directory", ..., "classifier": "classifier.safetensors",
      "licence": "...", "accuracy": {...}, "calibration": {...}}
 
-An encoder is a path relative to the file, a hub id, or {"hub": id, "revision": commit, "path":
-where it lies}. frame_policy (then it is open), accuracy, licence and calibration may be absent.
-"cpu_precision": "bf16" says that the answers of bf16 were compared with those of fp32: then
-`--precision auto` computes in bf16 on CPUs that do so natively; without it in fp32.
+An encoder is one of encoders.py; it is a path relative to the file, a hub id, or {"hub": id,
+"revision": commit, "path": where it lies}. frame_policy (then it is open), accuracy, licence and
+calibration may be absent. "cpu_precision": "bf16" says that the answers of bf16 were compared with
+those of fp32: then `--precision auto` computes in bf16 on CPUs that do so natively; without it in
+fp32.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,13 +28,25 @@ from virnucpro.calling.calibration import Calibration
 from virnucpro.errors import ModelError, UsageError
 from virnucpro.files import is_plain_name
 from virnucpro.models.config import Config
+from virnucpro.models.encoders import (
+    ENCODERS,
+    EncoderEntry,
+    as_listed,
+    encoders_of,
+    published_encoders,
+)
 from virnucpro.models.files import directory_digest, file_digest, models_dir
-from virnucpro.models.parts import Part, parse_part
+from virnucpro.models.parts import CLASSIFIER, Part, parse_part
 from virnucpro.models.weights import read_table
-from virnucpro.settings import FRAME_POLICIES, LONGEST_CHUNK, SHORTEST_CHUNK, Choice, ModelSettings
+from virnucpro.settings import (
+    FRAME_POLICIES,
+    LONGEST_CHUNK,
+    SHORTEST_CHUNK,
+    Choice,
+    ModelSettings,
+    flag,
+)
 
-PARTS = ("esm2", "dnabert_s", "classifier")
-OPTIONS = {"esm2": "--esm-model", "dnabert_s": "--dna-model", "classifier": "--classifier"}
 CLASSES = ("others", "virus")
 CPU_PRECISIONS = ("fp32", "bf16")
 PUBLISHED = {"500": 500, "300": 300}  # name -> chunk length
@@ -46,14 +59,13 @@ MINI = Path(__file__).parent / "mini"
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle whose parts are all on this machine: `esm2` and `dnabert_s` directories,
-    `classifier` a file.
+    """A bundle whose parts are all on this machine: directories of encoders by their names, and the
+    file of a classifier.
     """
 
     name: str
     chunk_length: int
-    esm2: Path
-    dnabert_s: Path
+    directories: Mapping[str, Path]
     classifier: Path
     frame_policy: str = "open"
     licence: str | None = None
@@ -67,29 +79,37 @@ class Bundle:
         return locate(read_spec(Path(directory)))
 
     @property
+    def encoders(self) -> tuple[EncoderEntry, ...]:
+        """In the order of a feature row."""
+        return encoders_of(self.directories)
+
+    @property
     def widths(self) -> dict[str, int]:
         """Width of each encoder's embedding, by its config.json; in the order of a feature row."""
-        return {name: hidden_size(getattr(self, name)) for name in ("dnabert_s", "esm2")}
+        return {entry.name: hidden_size(self.directories[entry.name]) for entry in self.encoders}
 
     def check_classifier(self, width: int) -> None:
         """Raises ModelError unless a classifier of `width` columns fits the encoders."""
-        dna, esm = self.widths.values()
-        if width != dna + esm:
+        widths = self.widths
+        if width != sum(widths.values()):
+            given = [f"{ENCODERS[name].title} {one}" for name, one in widths.items()]
+            given[0] = given[0].replace(" ", " gives ")
+            *encoders, classifier = map(flag, part_settings().values())
+            options = ", ".join([classifier, *encoders])
             raise ModelError(
-                f"{self.classifier}: takes {width} features, but DNABERT-S gives {dna} and ESM-2"
-                f" {esm}; choose a classifier trained with these encoders (--classifier,"
-                " --esm-model, --dna-model)"
+                f"{self.classifier}: takes {width} features, but {' and '.join(given)}; choose a"
+                f" classifier trained with these encoders ({options})"
             )
 
     def identity(self) -> dict[str, str]:
         """sha256 of each part's content (weights, configuration, tokenizer), whatever its path; in
         the order of `run.json`, from which `merge` takes it.
         """
-        return {
-            "classifier": file_digest(self.classifier),
-            "dnabert_s": directory_digest(self.dnabert_s, ("tokenizer.json",)),
-            "esm2": directory_digest(self.esm2, ("vocab.txt",)),
+        found = {
+            entry.name: directory_digest(self.directories[entry.name], (entry.tokenizer_file,))
+            for entry in self.encoders
         }
+        return dict(sorted({**found, CLASSIFIER: file_digest(self.classifier)}.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,15 +131,17 @@ def read_spec(directory: Path) -> BundleSpec:
     file = directory / "bundle.json"
     if not file.is_file():
         raise ModelError(
-            f"{file}: no such file; a bundle is a directory with bundle.json, an ESM-2 directory, a"
-            " DNABERT-S directory and classifier.safetensors"
+            f"{file}: no such file; a bundle is a directory with bundle.json, directories of"
+            f" {' and '.join(e.title for e in as_listed(encoders_of(())))}, and"
+            " classifier.safetensors"
         )
     stored = read_table(file, ADVICE, LARGEST_SPEC)
 
     def wrong(what: str) -> ModelError:
         return ModelError(f"{file}: {what}; {ADVICE}")
 
-    missing = [name for name in ("name", "chunk_length", *PARTS) if name not in stored]
+    names = part_names(stored)
+    missing = [name for name in ("name", "chunk_length", *names) if name not in stored]
     if missing:
         raise wrong(f"lacks {', '.join(missing)}")
     name, length, licence = stored["name"], stored["chunk_length"], stored.get("licence")
@@ -147,11 +169,28 @@ def read_spec(directory: Path) -> BundleSpec:
     try:
         if calibration:
             Calibration.from_json(calibration)  # now, and not when everything has been embedded
-        parts = {part: parse_part(part, stored[part], directory) for part in PARTS}
+        parts = {part: parse_part(part, stored[part], directory) for part in names}
     except (ValueError, ModelError) as error:
         raise wrong(str(error)) from None
     accuracy = stored.get("accuracy")
     return BundleSpec(name, length, parts, policy, licence, accuracy, calibration, precision)
+
+
+def part_names(stored: Collection[str] = ()) -> tuple[str, ...]:
+    """The parts of a bundle with the fields `stored`, with those that none goes without."""
+    return *(entry.name for entry in as_listed(encoders_of(stored))), CLASSIFIER
+
+
+def part_settings() -> dict[str, str]:
+    """The settings that replace a part, by its name."""
+    entries = as_listed(ENCODERS.values())
+    settings = {entry.name: entry.setting for entry in entries if entry.setting is not None}
+    return {**settings, CLASSIFIER: CLASSIFIER}
+
+
+def part_option(name: str) -> str:
+    """The option that replaces the part `name`."""
+    return flag(part_settings()[name])
 
 
 def is_label(value: object) -> bool:
@@ -164,11 +203,13 @@ def locate(spec: BundleSpec) -> Bundle:
     fitting the others.
     """
     paths = {name: part.locate() for name, part in spec.parts.items()}
+    classifier = paths.pop(CLASSIFIER)
     sources = {name: str(part) for name, part in spec.parts.items()}
     bundle = Bundle(
         spec.name,
         spec.chunk_length,
-        **paths,
+        paths,
+        classifier,
         frame_policy=spec.frame_policy,
         licence=spec.licence,
         accuracy=spec.accuracy,
@@ -187,13 +228,8 @@ def resolve_bundle(settings: ModelSettings) -> tuple[Bundle, Choice]:
     A replaced part or another chunk length drops the calibration, which holds for the whole only.
     Raises ModelError when a part is missing, UsageError when the chunk length is impossible.
     """
-    replaced = {
-        name: value
-        for name, value in zip(
-            PARTS, (settings.esm_model, settings.dna_model, settings.classifier), strict=True
-        )
-        if value is not None
-    }
+    asked = {name: getattr(settings, setting) for name, setting in part_settings().items()}
+    replaced = {name: value for name, value in asked.items() if value is not None}
     parts = {name: parse_option(name, value) for name, value in replaced.items()}
     spec, reason = base_spec(settings.model, parts)
     if parts:
@@ -205,7 +241,9 @@ def resolve_bundle(settings: ModelSettings) -> tuple[Bundle, Choice]:
             cpu_precision="fp32",
             name=spec.name if spec.name == "custom" else f"{spec.name} (modified)",
         )
-        reason += "; " + " ".join(f"{OPTIONS[name]} {value}" for name, value in replaced.items())
+        reason += "; " + " ".join(
+            f"{part_option(name)} {value}" for name, value in replaced.items()
+        )
     if settings.chunk_length is not None and settings.chunk_length != spec.chunk_length:
         if not SHORTEST_CHUNK <= settings.chunk_length <= LONGEST_CHUNK:
             raise UsageError(
@@ -220,7 +258,7 @@ def resolve_bundle(settings: ModelSettings) -> tuple[Bundle, Choice]:
 
 def base_spec(model: str | None, parts: dict[str, Part]) -> tuple[BundleSpec, str]:
     """The bundle to start from, and the reason."""
-    if len(parts) == len(PARTS) and (model is None or model in PUBLISHED):
+    if set(part_names()) <= set(parts) and (model is None or model in PUBLISHED):
         length = PUBLISHED[model or "500"]
         return BundleSpec("custom", length, parts), "all parts given" + (
             f", chunks of --model {model}" if model else ""
@@ -250,11 +288,11 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
     if is_plain_name(model) and (models_dir() / model / "bundle.json").is_file():
         return read_spec(models_dir() / model)
     if model in PUBLISHED:
+        brought = [f"{hub.id} ({' '.join(e.files)} and weights)" for e, hub in published_encoders()]
         raise ModelError(
             f"{said} {model}: not on this machine; `virnucpro models download {model}` fetches it."
-            " Without a network bring facebook/esm2_t36_3B_UR50D (config.json vocab.txt and"
-            " weights), zhihan1996/DNABERT-S (config.json tokenizer.json and weights) and"
-            f" {model}_model.pth, then `virnucpro models import` puts them into {models_dir()}"
+            f" Without a network bring {', '.join(brought)} and {model}_model.pth, then"
+            f" `virnucpro models import` puts them into {models_dir()}"
         )
     with suppress(OSError, ValueError):  # no name of a directory
         if Path(model).is_dir():
@@ -277,7 +315,7 @@ def parse_option(name: str, value: str) -> Part:
     try:
         return parse_part(name, value, Path())
     except ValueError as error:
-        raise ModelError(f"{OPTIONS[name]} {value}: {error}") from None
+        raise ModelError(f"{part_option(name)} {value}: {error}") from None
 
 
 def hidden_size(directory: Path) -> int:

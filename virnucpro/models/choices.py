@@ -19,9 +19,6 @@ PLAIN, FUSED, INT8 = "plain", "fused", "int8"
 HEAD_WIDTHS = (16, 32, 64, 128)
 HOPPER = (9, 0)
 ROWS_OF_A_TILE = 128
-# DNABERT-S is narrow: to everything that the host does for a batch, waiting for Python's lock while
-# a thread loads ESM-2, there is little work on the GPU
-TILES = {"esm2": 1, "dnabert_s": 4}
 
 
 def choose_fast_path(
@@ -86,12 +83,12 @@ def int8_is_missing(device: torch.device) -> str:
     return ""
 
 
-def preferred_tokens(device: torch.device, encoder: str = "esm2") -> Choice:
-    """Tokens of a batch: a tile of rows, or some, for every multiprocessor, so that no product ends
+def preferred_tokens(device: torch.device, tiles: int = 1) -> Choice:
+    """Tokens of a batch: `tiles` tiles of rows for every multiprocessor, so that no product ends
     with most of them idle.
     """
     if device.type != "cuda":
         return Choice("batch", "4096", f"enough for {device.type}")
     count = torch.cuda.get_device_properties(device).multi_processor_count
-    rows = ROWS_OF_A_TILE * max(1, round(16_384 / (ROWS_OF_A_TILE * count))) * TILES[encoder]
+    rows = ROWS_OF_A_TILE * max(1, round(16_384 / (ROWS_OF_A_TILE * count))) * tiles
     return Choice("batch", str(rows * count), f"{rows} rows for each of {count} multiprocessors")

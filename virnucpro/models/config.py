@@ -1,7 +1,7 @@
 """The `config.json` of an encoder: its numbers within what can be, and nothing in it that would
 silently be computed in another way.
 
-Knows what both encoders have in common; which fields they have, they say themselves.
+Knows what encoders have in common; which fields they have, they say themselves.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from virnucpro.errors import ModelError
 from virnucpro.models.weights import ADVICE, read_table
 
 LARGEST_CONFIG = 1 << 20  # bytes
+# of a protein with <cls> and <eos>, as ESM-2 was trained; what has no limit of its own has buffers
+# of at least as many
+LONGEST_TOKENS = 1024
 MOST = {
     "vocab_size": 1 << 16,
     "hidden_size": 1 << 14,

@@ -195,7 +195,7 @@ def read_dnabert_s(directory: Path, device: torch.device, dtype: torch.dtype) ->
 class DnabertEncoder(Encoder):
     """A DnabertModel on packed batches: the mean of all tokens, with [CLS] and [SEP]."""
 
-    name, layers, longest, skip, shortest_int8 = "dnabert_s", LAYERS, None, 0, None
+    name, layers, skip, shortest_int8 = "dnabert_s", LAYERS, 0, None
     read, choose_forward = staticmethod(read_dnabert_s), staticmethod(choose_forward)
 
 

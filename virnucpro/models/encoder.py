@@ -1,7 +1,7 @@
 """What the rest of the program sees of a model: packed tokens in, one fp32 vector a sequence out.
 
 Knows how an encoder is loaded, run, pooled, and computed again in fp32 where 16 bits overflowed;
-does not know an architecture: esm2.py and dnabert_s.py say what is theirs.
+does not know an architecture: a subclass says what is its own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,8 @@ class Encoder(ABC):
     An architecture is a subclass that fills in what stands first.
     """
 
-    name: str  # "esm2" or "dnabert_s"
+    name: str  # as in the registry
     layers: str  # how the choice of its layers is called
-    longest: int | None  # most tokens of a sequence, special ones included
     skip: int  # special tokens at each end of a sequence that stay out of its mean
     # tokens; what is shorter stays in 16 bits. None: --precision int8 leaves all in bf16
     shortest_int8: int | None

@@ -15,7 +15,7 @@ import torch
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
 from virnucpro.models.choices import INT8, PLAIN, choose_fast_path
-from virnucpro.models.config import Config
+from virnucpro.models.config import LONGEST_TOKENS, Config
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.fast.esm2_cpu import CpuEsm2
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
@@ -27,7 +27,6 @@ from virnucpro.settings import Choice
 if TYPE_CHECKING:
     from transformers import EsmConfig
 
-LONGEST = 1024  # tokens: 1,022 residues between <cls> and <eos>, as in training
 # tokens: shorter proteins are too few residues for the errors of int8 to average out
 # (docs/PERFORMANCE.md)
 SHORTEST_INT8 = 32
@@ -84,8 +83,8 @@ def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
     from virnucpro.models.fast.esm2_int8 import Int8Esm2
 
     if kind != INT8:
-        return FusedEsm2(model, LONGEST)
-    int8 = Int8Esm2(model, LONGEST)
+        return FusedEsm2(model, LONGEST_TOKENS)
+    int8 = Int8Esm2(model, LONGEST_TOKENS)
     return short_apart(int8, int8.in_16_bits, SHORTEST_INT8)
 
 
@@ -229,7 +228,7 @@ def set_inv_freq(
 class Esm2Encoder(Encoder):
     """An EsmModel on packed batches: the mean of the residues, without <cls> and <eos>."""
 
-    name, layers, longest, skip, shortest_int8 = "esm2", LAYERS, LONGEST, 1, SHORTEST_INT8
+    name, layers, skip, shortest_int8 = "esm2", LAYERS, 1, SHORTEST_INT8
     read, choose_forward = staticmethod(read_esm2), staticmethod(choose_forward)
 
 

@@ -7,7 +7,7 @@ safetensors.
 Plain HTTP serves every file, so that the hub's xet service is not needed. Each file is fetched,
 checked, converted and recorded before the next one: a call that was killed is continued by the
 next, and a directory with damaged files is mended by treating it as such an unfinished one.
-Knows which content was published; does not know bundles.
+Does not know bundles.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,6 +25,7 @@ from virnucpro.files import MODELS, Lock, explained, is_plain_name, sha256_of
 from virnucpro.models.contents import CHECKSUMS, Contents, Entry, announced, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
 from virnucpro.models.download import RemoteFile, Unavailable, endpoint, fetch, host_of, read_json
+from virnucpro.models.encoders import published_encoders
 from virnucpro.models.files import file_digest, models_dir
 from virnucpro.models.weights import weight_files
 
@@ -36,31 +36,6 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 WEIGHTS = re.compile(r"(model|pytorch_model)(-\d+-of-\d+)?\.(safetensors|bin)")
 
 Log = Callable[[str], object]
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """The revision of a hub repository that the published models were made with, and the sha256 of
-    its weights.
-    """
-
-    revision: str
-    weights: tuple[str, ...]
-
-
-PINS = {
-    "facebook/esm2_t36_3B_UR50D": Pin(
-        "476b639933c8baad5ad09a60ac1a87f987b656fc",
-        (
-            "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412",
-            "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c",
-        ),
-    ),
-    "zhihan1996/DNABERT-S": Pin(
-        "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
-        ("f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f",),
-    ),
-}
 
 
 def folder_name(hub: str, revision: str | None = None) -> str:
@@ -139,7 +114,8 @@ def bring(hub: str, revision: str | None, required: Sequence[str], home: Path, l
 
 def _listing(hub: str, revision: str | None, log: Log) -> tuple[str, tuple[RemoteFile, ...]]:
     """Commit and files of the revision asked for; without one, of the pinned or the newest."""
-    pin = PINS.get(hub) if revision is None else None
+    pins = {model.id: model for _, model in published_encoders()}
+    pin = pins.get(hub) if revision is None else None
     if pin is None:
         return hub_files(hub, revision, log)
     try:

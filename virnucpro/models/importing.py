@@ -16,16 +16,14 @@ from virnucpro.errors import ModelError, UsageError
 from virnucpro.files import MODELS, explained, git_blob_id, is_plain_name
 from virnucpro.models.contents import Contents, Entry, announced, is_whole, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
+from virnucpro.models.encoders import EncoderEntry, HubModel, published_encoders
 from virnucpro.models.files import models_dir
-from virnucpro.models.hub import PINS, SMALL_FILES, lock
+from virnucpro.models.hub import SMALL_FILES, folder_name, lock
 from virnucpro.models.library import (
-    ENCODERS,
     PUBLISHED,
-    HubEncoder,
     place_classifier,
     write_bundle,
 )
-from virnucpro.models.parts import FILES
 
 RESERVED = ("mini", "verified", "sha256.json")  # names in the models directory, or of the program
 
@@ -61,7 +59,8 @@ def _import_classifier(path: Path, name: str | None, log: Log) -> Path:
     _check_width(path)
     place_classifier(path, bundle, models_dir(), known.blob_id if known else "imported", log)
     write_bundle(bundle, length, models_dir())
-    missing = [part.folder for part in ENCODERS if not is_whole(models_dir() / part.folder)]
+    folders = [folder_name(model.id) for _, model in published_encoders()]
+    missing = [folder for folder in folders if not is_whole(models_dir() / folder)]
     log(
         f"{bundle}: chunks of {length} bases, in {models_dir() / bundle}"
         + (f"; still wanted: {', '.join(missing)}" if missing else "")
@@ -93,20 +92,21 @@ def _check_name(name: str, path: Path) -> None:
 def _import_encoder(source: Path, log: Log) -> Path:
     from virnucpro.models.weights import weight_files
 
-    encoder = _recognised(source)
-    missing = [name for name in FILES[encoder.kind] if not (source / name).is_file()]
+    entry, model = _recognised(source)
+    folder = folder_name(model.id)
+    missing = [name for name in entry.files if not (source / name).is_file()]
     if missing:
         raise ModelError(
-            f"{source}: {' and '.join(missing)} missing; copy it there from {encoder.hub}"
+            f"{source}: {' and '.join(missing)} missing; copy it there from {model.id}"
         )
     weights = weight_files(source)
     size = sum(file.stat().st_size for file in weights)
     if shutil.disk_usage(models_dir()).free < size:
-        raise ModelError(f"{models_dir()}: {size / 1e9:.1f} GB needed for {encoder.hub}; make room")
+        raise ModelError(f"{models_dir()}: {size / 1e9:.1f} GB needed for {model.id}; make room")
     with announced(f"{source}: reading it, to compare it with what was published", size, log):
         came = {file.name: Entry.of(file) for file in weights}
-    contents = Contents(_origin(encoder, source, came, log))
-    beside = models_dir() / f".{encoder.folder}.part"
+    contents = Contents(_origin(model, source, came, log))
+    beside = models_dir() / f".{folder}.part"
     with explained(beside, MODELS):
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir(parents=True)
@@ -123,21 +123,21 @@ def _import_encoder(source: Path, log: Log) -> Path:
     if (index := write_index(beside)) is not None:
         contents = contents.adding(index)
     contents.write(beside)
-    put_directory_in_place(beside, models_dir() / encoder.folder)
+    put_directory_in_place(beside, models_dir() / folder)
     for name, published in PUBLISHED.items():
         if (models_dir() / name / "bundle.json").is_file():  # it tells the revision
             write_bundle(name, published.chunk_length, models_dir())
-    return models_dir() / encoder.folder
+    return models_dir() / folder
 
 
-def _recognised(source: Path) -> HubEncoder:
+def _recognised(source: Path) -> tuple[EncoderEntry, HubModel]:
     """The published encoder that the config.json of `source` describes."""
     try:
         config = json.loads((source / "config.json").read_text())
         fits = [
-            encoder
-            for encoder in ENCODERS
-            if all(config.get(key) == value for key, value in encoder.shape.items())
+            (entry, model)
+            for entry, model in published_encoders()
+            if all(config.get(key) == value for key, value in model.shape.items())
         ]
     except (OSError, ValueError, AttributeError, RecursionError):
         raise ModelError(
@@ -147,32 +147,31 @@ def _recognised(source: Path) -> HubEncoder:
     if fits:
         return fits[0]
     shapes = " or ".join(
-        f"{encoder.hub} ({encoder.shape['num_hidden_layers']} layers of"
-        f" {encoder.shape['hidden_size']})"
-        for encoder in ENCODERS
+        f"{model.id} ({model.shape['num_hidden_layers']} layers of {model.shape['hidden_size']})"
+        for _, model in published_encoders()
     )
     raise ModelError(
         f"{source}: neither {shapes}; use another encoder with --esm-model or --dna-model instead"
     )
 
 
-def _origin(encoder: HubEncoder, source: Path, came: dict[str, Entry], log: Log) -> str:
+def _origin(model: HubModel, source: Path, came: dict[str, Entry], log: Log) -> str:
     """Where imported weights are from, by their sha256; a warning where they are not the published
     ones.
     """
-    pin, before = PINS[encoder.hub], Contents.read(source)
+    before = Contents.read(source)
     original = {entry.sha256 for entry in came.values()}
     if before and all(before.files.get(name) == entry for name, entry in came.items()):
         original = {
             entry.sha256 for entry in before.converted_from.values()
         }  # ours, from elsewhere
-    if original == set(pin.weights):
-        return f"{encoder.hub}@{pin.revision}"
+    if original == set(model.weights):
+        return f"{model.id}@{model.revision}"
     log(
-        f"warning: {source}: not the published weights of {encoder.hub} by their sha256 (files"
+        f"warning: {source}: not the published weights of {model.id} by their sha256 (files"
         " converted elsewhere differ too); `virnucpro models verify 500` compares what they compute"
     )
-    return f"{encoder.hub}, imported from {source.resolve()}"
+    return f"{model.id}, imported from {source.resolve()}"
 
 
 def _check_width(source: Path) -> None:
@@ -182,7 +181,7 @@ def _check_width(source: Path) -> None:
     from virnucpro.models.classifier import Classifier
 
     given = Classifier.load(source).width
-    wanted = sum(part.shape["hidden_size"] for part in ENCODERS)
+    wanted = sum(model.shape["hidden_size"] for _, model in published_encoders())
     if given != wanted:
         raise ModelError(
             f"{source}: takes {given} features, the published encoders give {wanted}; use it with"

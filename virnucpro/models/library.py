@@ -2,9 +2,8 @@
 
 Knows names, places and content ids of what was published, and the layout of the models directory:
 
-    models_dir()/facebook--esm2_t36_3B_UR50D/   an encoder: models/hub.py
-    models_dir()/zhihan1996--DNABERT-S/         the other
-    models_dir()/500/                           bundle.json classifier.safetensors checksums.json
+    models_dir()/OWNER--NAME/   an encoder: models/hub.py
+    models_dir()/500/           bundle.json classifier.safetensors checksums.json
 
 A directory is filled under another name, under a lock, and renamed when it is whole. Loads torch
 only to convert weights.
@@ -23,9 +22,9 @@ from virnucpro.files import LEFTOVER, MODELS, explained, read_json, write_json
 from virnucpro.models.bundle import MINI, installed, read_spec
 from virnucpro.models.contents import Contents, Entry, is_whole, put_directory_in_place
 from virnucpro.models.download import RemoteFile, Unavailable, fetch
+from virnucpro.models.encoders import published_encoders
 from virnucpro.models.files import models_dir
 from virnucpro.models.hub import bring, folder_name, lock
-from virnucpro.models.parts import FILES
 
 Log = Callable[[str], object]
 
@@ -36,19 +35,6 @@ ADDRESSES = (
     "https://cdn.jsdelivr.net/gh/Li-Jing-1997/VirNucPro/{name}",
 )
 LICENCE = "MIT (VirNucPro, ESM-2); DNABERT-S: see its page on the hub"
-
-
-@dataclass(frozen=True, slots=True)
-class HubEncoder:
-    """An encoder as published; `shape` is what its config.json must say."""
-
-    kind: str
-    hub: str
-    shape: dict[str, int]
-
-    @property
-    def folder(self) -> str:
-        return folder_name(self.hub)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +54,6 @@ class Published:
         return RemoteFile(self.file, urls, self.blob_id)
 
 
-ENCODERS = (
-    HubEncoder(
-        "esm2", "facebook/esm2_t36_3B_UR50D", {"hidden_size": 2560, "num_hidden_layers": 36}
-    ),
-    HubEncoder("dnabert_s", "zhihan1996/DNABERT-S", {"hidden_size": 768, "num_hidden_layers": 12}),
-)
 PUBLISHED = {
     "500": Published("500", "500_model.pth", "fc35d5ef9f1f4564eea7036f34f4f8ec6000d33d", 500),
     "300": Published("300", "300_model.pth", "a0b5b85e7c1e44f00cde146d091beb82b2c8e855", 300),
@@ -131,8 +111,8 @@ def download(name: str, to: Path | str | None = None, log: Log = lambda line: No
     with lock(home):
         _clean(name, home)
         try:
-            for encoder in ENCODERS:
-                bring(encoder.hub, None, FILES[encoder.kind], home, log)
+            for entry, model in published_encoders():
+                bring(model.id, None, entry.files, home, log)
             _bring_classifier(PUBLISHED[name], home, log)
         except Unavailable as error:
             raise ModelError(f"models download {name}: {error}; {_by_hand(name, home)}") from None
@@ -153,9 +133,9 @@ def _clean(name: str, home: Path) -> None:
 def _by_hand(name: str, home: Path) -> str:
     """What is still missing, and how to bring it without a network here: the end of a line."""
     missing = [
-        f"{', '.join(FILES[encoder.kind])} and the weights of {encoder.hub}"
-        for encoder in ENCODERS
-        if not is_whole(home / encoder.folder)
+        f"{', '.join(entry.files)} and the weights of {model.id}"
+        for entry, model in published_encoders()
+        if not is_whole(home / folder_name(model.id))
     ]
     if not is_whole(home / name):
         missing.append(f"{PUBLISHED[name].file} of Li-Jing-1997/VirNucPro on GitHub")
@@ -202,12 +182,13 @@ def write_bundle(name: str, length: int, home: Path) -> None:
     models directory can be moved).
     """
     parts = {}
-    for encoder in ENCODERS:
-        parts[encoder.kind] = {"hub": encoder.hub, "path": f"../{encoder.folder}"}
-        contents = Contents.read(home / encoder.folder)
+    for entry, model in published_encoders():
+        folder = folder_name(model.id)
+        parts[entry.name] = {"hub": model.id, "path": f"../{folder}"}
+        contents = Contents.read(home / folder)
         hub, _, revision = contents.origin.partition("@") if contents else ("", "", "")
-        if hub == encoder.hub:
-            parts[encoder.kind]["revision"] = revision
+        if hub == model.id:
+            parts[entry.name]["revision"] = revision
     bundle = {
         "name": name,
         "chunk_length": length,

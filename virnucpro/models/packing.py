@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch.nn.functional import pad
 
+from virnucpro.models.config import LONGEST_TOKENS
+
 MAX_ROWS = 1024
-MAX_LENGTH = 1024
 
 
 class LengthGroup(NamedTuple):
@@ -68,7 +69,7 @@ def pack(
     sequences: Sequence[np.ndarray],
     tokens: int,
     pad_id: int,
-    max_length: int = MAX_LENGTH,
+    max_length: int = LONGEST_TOKENS,
     max_rows: int = MAX_ROWS,
 ) -> PackedBatch:
     """Pack token id arrays (each 1-D, with its special tokens) into `tokens` tokens.

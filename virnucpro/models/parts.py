@@ -14,21 +14,22 @@ from pathlib import Path
 
 from virnucpro.errors import ModelError
 from virnucpro.models.contents import Contents
+from virnucpro.models.encoders import ENCODERS
 from virnucpro.models.files import models_dir
 from virnucpro.models.hub import check_cached, download_encoder, folder_name
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
 REVISION = re.compile(r"(?!.*\.\.)\w[\w./-]{0,99}")
 LONGEST_ID = 96  # letters, as on the hub
-FILES = {"esm2": ("config.json", "vocab.txt"), "dnabert_s": ("config.json", "tokenizer.json")}
+CLASSIFIER = "classifier"
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """`kind` is esm2, dnabert_s or classifier; `path`, or `hub` with an optional `revision`, or
-    both: it came from there.
+    """`kind` is the name of an encoder, or CLASSIFIER; `path`, or `hub` with an optional
+    `revision`, or both: it came from there.
     """
 
     kind: str
@@ -46,7 +47,7 @@ class Part:
         from virnucpro.models.weights import weight_files
 
         for place in (self.path,) if self.path else self._places():
-            if self.kind == "classifier":
+            if self.kind == CLASSIFIER:
                 if place.is_file():
                     return place
                 continue
@@ -54,7 +55,7 @@ class Part:
                 weight_files(place)
             except ModelError:
                 continue
-            if all((place / name).is_file() for name in FILES[self.kind]):
+            if all((place / name).is_file() for name in ENCODERS[self.kind].files):
                 return place
         return None
 
@@ -68,14 +69,14 @@ class Part:
                 check_cached(place)
             return place
         if self.path is None:
-            return download_encoder(self.hub, self.revision, FILES[self.kind], log.info)
-        if self.kind == "classifier":
+            return download_encoder(self.hub, self.revision, ENCODERS[self.kind].files, log.info)
+        if self.kind == CLASSIFIER:
             raise ModelError(
                 f"{self.path}: no such classifier file; give a .safetensors or the original's .pth"
             )
         from virnucpro.models.weights import weight_files
 
-        missing = [name for name in FILES[self.kind] if not (self.path / name).is_file()]
+        missing = [name for name in ENCODERS[self.kind].files if not (self.path / name).is_file()]
         if self.path.is_dir() and missing:
             raise ModelError(
                 f"{self.path}: {' and '.join(missing)} missing; copy it there from the model's"
@@ -99,12 +100,12 @@ def parse_part(kind: str, value: object, base: Path) -> Part:
     """A part from `bundle.json` or the command line; paths are relative to `base`. Raises
     ValueError saying what is wrong.
     """
-    if isinstance(value, dict) and kind != "classifier":
+    if isinstance(value, dict) and kind != CLASSIFIER:
         hub, revision, path = (value.get(name) for name in ("hub", "revision", "path"))
         place = None if path is None else _path(kind, path, base)
         return Part(kind, place if place and place.is_dir() else None, *_hub(kind, hub, revision))
     path = _path(kind, value, base)
-    if kind == "classifier" or path.exists():
+    if kind == CLASSIFIER or path.exists():
         return Part(kind, path=path)
     name, _, revision = str(value).partition("@")
     if HUB_ID.fullmatch(name):

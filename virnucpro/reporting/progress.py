@@ -27,10 +27,6 @@ log = logging.getLogger("virnucpro.progress")
 LINE_EVERY = 10.0  # seconds between log lines
 WINDOW = 60.0  # seconds over which a rate is taken
 MOST_ROWS = 16  # processes shown one by one
-ENCODER_PHRASES = {
-    "esm2": "embedding proteins with ESM-2",
-    "dnabert_s": "embedding nucleotides with DNABERT-S",
-}
 Memory = Callable[[], list[tuple[int, int]]]
 
 
@@ -125,11 +121,9 @@ class Display:
         """A stage that is not counted begins."""
         self.counters.start(name)
 
-    def embedding(self, encoder: str, batches: int, processes: int) -> None:
+    def embedding(self, task: str, batches: int, processes: int) -> None:
         """A stage of `batches` batches, dealt to the processes in turn, begins."""
-        self.counters.start(
-            ENCODER_PHRASES.get(encoder, f"embedding with {encoder}"), batches, processes
-        )
+        self.counters.start(task, batches, processes)
 
     def step(self, step: StepLike) -> None:
         self.counters.add(step)
@@ -158,8 +152,8 @@ class LineDisplay(Display):
         super().stage(name)
         log.info("%s", name)
 
-    def embedding(self, encoder: str, batches: int, processes: int) -> None:
-        super().embedding(encoder, batches, processes)
+    def embedding(self, task: str, batches: int, processes: int) -> None:
+        super().embedding(task, batches, processes)
         log.info("%s: %d batch%s", self.counters.stage, batches, "" if batches == 1 else "es")
 
     def _run(self) -> None:
@@ -202,9 +196,9 @@ class Dashboard(Display):
         self._close()
         super().stage(name)
 
-    def embedding(self, encoder: str, batches: int, processes: int) -> None:
+    def embedding(self, task: str, batches: int, processes: int) -> None:
         self._close()
-        super().embedding(encoder, batches, processes)
+        super().embedding(task, batches, processes)
 
     def _close(self) -> None:
         if self.counters.stage:

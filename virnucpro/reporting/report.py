@@ -22,6 +22,7 @@ from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.calling.regions import fewest_scored
 from virnucpro.errors import escaped
 from virnucpro.files import writing
+from virnucpro.models.encoders import ENCODERS, limits
 from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
 from virnucpro.reporting.columns import notes
@@ -38,7 +39,6 @@ MOST_FAILURES = 10
 MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
-PARTS = {"esm2": "ESM-2", "dnabert_s": "DNABERT-S"}
 # stand elsewhere
 NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")
 
@@ -46,7 +46,7 @@ NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "director
 REASONS = (
     (Note.below_min_length, "shorter than --min-length"),
     (Note.invalid_characters, "letters that are no nucleotide code"),
-    (Note.frame_too_long, "a frame longer than ESM-2 reads (1,022 residues)"),
+    (Note.frame_too_long, f"a frame longer than {limits(ENCODERS.values())}"),
     (Note.failed, "no embedding or no finite score: see failed_files.txt"),
     (Note.no_open_frame, "no frame to score in any chunk"),
     (Note.too_short, "shorter than half the model's chunk length"),
@@ -291,7 +291,8 @@ def _flat(model: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
     """The facts on a model, one a line, parts of parts as well."""
     rows = []
     for key, value in model.items():
-        name = f"{above} {PARTS.get(key, key.replace('_', ' '))}".strip()
+        word = ENCODERS[key].title if key in ENCODERS else key.replace("_", " ")
+        name = f"{above} {word}".strip()
         rows += _flat(value, name) if isinstance(value, Mapping) else [(name, _words(value))]
     return rows
 

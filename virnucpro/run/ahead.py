@@ -27,6 +27,7 @@ from types import FrameType
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.launch import World, cores
 from virnucpro.models.bundle import Bundle, resolve_bundle
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.workers import module_path
 from virnucpro.sequences.frame_columns import FrameRules
@@ -68,7 +69,7 @@ def read_table(
 def whole_fingerprint(table: FrameTable, bundle: Bundle) -> str:
     """The fingerprint of the table that the shards of `table` make together."""
     hashes = [file["sha256"] for file in table.inputs]
-    tokenizers = Tokenizers(bundle.esm2, bundle.dnabert_s)
+    tokenizers = read_tokenizers(bundle.directories)
     return fingerprint_of(hashes, replace(table.rules, shard=""), tokenizers)
 
 
@@ -129,7 +130,7 @@ def _wanted(
         settings.stride,
         settings.shard,
     )
-    return settings.inputs, rules, Tokenizers(bundle.esm2, bundle.dnabert_s)
+    return settings.inputs, rules, read_tokenizers(bundle.directories)
 
 
 def _are_large(inputs: Sequence[InputFile]) -> bool:

@@ -27,7 +27,6 @@ from virnucpro.embedding.older import OlderWork, find_older_work, import_older_r
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import (
-    ENCODERS,
     ImportRows,
     TokenColumn,
     Work,
@@ -40,9 +39,8 @@ from virnucpro.launch import World
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.choices import preferred_tokens
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.encoder import Encoder
-from virnucpro.models.esm2 import Esm2Encoder
+from virnucpro.models.encoders import EncoderEntry, as_listed
 from virnucpro.models.packing import pack
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
@@ -63,7 +61,6 @@ from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
 
-LOADERS = {"dnabert_s": DnabertEncoder.load, "esm2": Esm2Encoder.load}
 SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
 
@@ -166,7 +163,8 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             "float16" if settings.features == "float16" else "float32",
             bundle.identity(),
         )
-        for name in ENCODERS:
+        for entry in bundle.encoders:
+            name = entry.name
             content = {
                 "frames": table.fingerprint,
                 "weights": hashes[name],
@@ -180,9 +178,13 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
                 store.remove()
             run.stores.append(store)
             tokens = batch_tokens(
-                table, name, settings.batch_tokens, int(preferred_tokens(run.device, name).value)
+                table,
+                entry,
+                settings.batch_tokens,
+                int(preferred_tokens(run.device, entry.tiles).value),
             )
-            work[name] = make_work(table, name, store, tokens, _older_rows(name, table, older, run))
+            older_rows = _older_rows(entry, table, older, run)
+            work[name] = make_work(table, entry, store, tokens, older_rows)
         _check_room(run, len(table), work)
     return Job(table, {name: w.plan for name, w in work.items()}, outputs, work, identity)
 
@@ -244,8 +246,7 @@ def _identity(run: Run, table: FrameTable) -> dict[str, str]:
         "frame policy": run.bundle.frame_policy,
         "--min-length": str(run.settings.min_length),
         "--stride": str(run.settings.stride),
-        "ESM-2": hashes["esm2"],
-        "DNABERT-S": hashes["dnabert_s"],
+        **{entry.title: hashes[entry.name] for entry in as_listed(run.bundle.encoders)},
         "classifier": hashes["classifier"],
         # of a shard the table of all: it says what the shards belong to
         "frames": whole_fingerprint(table, run.bundle) if shard else table.fingerprint,
@@ -327,20 +328,20 @@ def _older_work(run: Run) -> OlderWork | None:
 
 
 def _older_rows(
-    name: str, table: FrameTable, older: OlderWork | None, run: Run
+    entry: EncoderEntry, table: FrameTable, older: OlderWork | None, run: Run
 ) -> ImportRows | None:
     """How `make_work` gets an encoder's rows out of `older`, with this run's model to compare them
     with.
     """
     if older is None:
         return None
-    token_ids, longest = TokenColumn(table, name), longest_tokens(table, name)
+    token_ids, longest = TokenColumn(table, entry), longest_tokens(table, entry)
     loaded: list[Encoder] = []
 
     @torch.inference_mode()
     def embed(rows: np.ndarray) -> np.ndarray:
         if not loaded:
-            loaded.append(load_encoder(name, run))
+            loaded.append(load_encoder(entry, run))
         parts = []
         for row in rows.tolist():
             batch = pack(token_ids(np.array([row])), longest, loaded[0].pad_id, max_length=longest)
@@ -349,36 +350,37 @@ def _older_rows(
 
     widths, precision = run.bundle.widths, run.settings.precision
     return lambda sharing, store, done: import_older_rows(
-        older, name, table, widths, sharing, store, done, embed, precision
+        older, entry.name, table, widths, sharing, store, done, embed, precision
     )
 
 
 def load_ahead(run: Run) -> LoadAhead:
-    """On a GPU the encoders, from now on: what follows first is reading and DNABERT-S. Not where it
-    looks as if nothing were left to compute, or another run's rows may have to be compared first;
-    ESM-2 not where the device has no room for both.
+    """On a GPU the encoders are loaded from now on, while sequences are read and the first encoder
+    computes. Nothing is where the run has finished before or may compare an older run's rows first;
+    later encoders are not where the device has no room for them beside the one before.
     """
     finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
     if run.device.type != "cuda" or run.settings.resume or finished:
         return LoadAhead({}, run.device)
     import transformers  # noqa: F401 (whole, before a thread goes on with it: libraries look whether it is there, and use what it has)
 
-    def load(name: str) -> Encoder | None:
-        first = name == ENCODERS[0]
-        return (
-            _load(name, run)
-            if first or fits_beside(getattr(run.bundle, name), run.device)
-            else None
-        )
+    first = run.bundle.encoders[0]
 
-    return LoadAhead({name: partial(load, name) for name in ENCODERS}, run.device)
+    def load(entry: EncoderEntry) -> Encoder | None:
+        fits = entry is first or fits_beside(run.bundle.directories[entry.name], run.device)
+        return _load(entry, run) if fits else None
+
+    return LoadAhead(
+        {entry.name: partial(load, entry) for entry in run.bundle.encoders}, run.device
+    )
 
 
-def load_encoder(name: str, run: Run, ahead: LoadAhead | None = None) -> Encoder:
+def load_encoder(entry: EncoderEntry, run: Run, ahead: LoadAhead | None = None) -> Encoder:
     """The encoder, as loaded ahead or now. Raises ModelError."""
+    name = entry.name
     run.display.stage(f"loading {name}")
     try:
-        return (ahead and ahead.take(name)) or _load(name, run)
+        return (ahead and ahead.take(name)) or _load(entry, run)
     except torch.OutOfMemoryError as error:
         raise ModelError(
             f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or"
@@ -386,10 +388,9 @@ def load_encoder(name: str, run: Run, ahead: LoadAhead | None = None) -> Encoder
         ) from error
 
 
-def _load(name: str, run: Run) -> Encoder:
-    return LOADERS[name](
-        getattr(run.bundle, name), run.device, run.settings.precision, run.settings.compile
-    )
+def _load(entry: EncoderEntry, run: Run) -> Encoder:
+    directory = run.bundle.directories[entry.name]
+    return entry.load(directory, run.device, run.settings.precision, run.settings.compile)
 
 
 def device_name(device: torch.device) -> str:

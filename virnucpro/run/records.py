@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from virnucpro.calling.calibration import Calibration
-from virnucpro.embedding.work import ENCODERS, Work
+from virnucpro.embedding.work import Work
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.files import read_verification
 from virnucpro.reporting.record import (
@@ -65,7 +65,7 @@ def model_record(bundle: Bundle) -> ModelRecord:
         calibration=bundle.calibration,
         verified=read_verification(identity),
         classifier=str(bundle.classifier.resolve()),
-        directories={name: str(getattr(bundle, name).resolve()) for name in ENCODERS},
+        directories={e.name: str(bundle.directories[e.name].resolve()) for e in bundle.encoders},
     )
 
 

@@ -17,12 +17,12 @@ import xxhash
 
 from virnucpro.errors import StoreError
 from virnucpro.sequences.frame_columns import (
-    FRAME_SCHEMA,
     RECORD_SCHEMA,
     SHARD_SCHEMA,
     FrameRules,
     blocks,
     frame_batch,
+    frame_schema,
     record_row,
 )
 from virnucpro.sequences.reader import Record, RecordReader, UnreadableInput
@@ -86,7 +86,7 @@ def build(
                 number = rows.add(row)
                 yield number, b"" if row["problem"] or row["skipped"] else record.sequence
 
-    frames = _Stream(directory / FRAMES, FRAME_SCHEMA)
+    frames = _Stream(directory / FRAMES, frame_schema(tokenizers))
     try:
         with rows, frames:
             for block in blocks(sequences(), rules.chunk_length, rules.stride):

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import xxhash
 
+from virnucpro.models.encoders import ENCODERS
 from virnucpro.sequences.chunks import all_spans, all_windows, chunks_and_windows, n_chunks
 from virnucpro.sequences.frames import Frames, open_frames
 from virnucpro.sequences.reader import Record
@@ -25,7 +26,7 @@ BLOCK_BASES = 1 << 21
 BLOCK_RECORDS = 1 << 15
 _G_BUT_NOT_C = np.uint8(ord("G") ^ ord("C"))
 
-FRAME_SCHEMA = pa.schema(
+OF_FRAMES = pa.schema(
     [
         ("record", pa.int64()),  # row of the table of records
         ("chunk", pa.int32()),  # from 1; beyond the record's n_chunks: a window of --stride
@@ -35,10 +36,6 @@ FRAME_SCHEMA = pa.schema(
         ("aa_length", pa.int32()),
         ("nucleotides", pa.string()),
         ("protein", pa.string()),
-        ("esm2_ids", pa.list_(pa.uint8())),  # with <cls> and <eos>
-        ("dnabert_s_ids", pa.list_(pa.uint16())),  # with [CLS] and [SEP]
-        ("esm2_length", pa.int32()),  # tokens, special ones too
-        ("dnabert_s_length", pa.int32()),
         # halves of xxh3_128 of the string: equal strings are embedded once
         ("protein_key_hi", pa.uint64()),
         ("protein_key_lo", pa.uint64()),
@@ -47,6 +44,17 @@ FRAME_SCHEMA = pa.schema(
         ("dropped_codon", pa.bool_()),
     ]
 )
+
+
+def frame_schema(encoders: Iterable[str]) -> pa.Schema:
+    """The columns of the table of frames, with two for each of the encoders."""
+    schema = OF_FRAMES
+    for entry in map(ENCODERS.__getitem__, encoders):
+        ids = pa.list_(pa.type_for_alias(entry.id_type))
+        schema = schema.append(pa.field(f"{entry.name}_ids", ids))  # with the special tokens
+        schema = schema.append(pa.field(f"{entry.name}_length", pa.int32()))
+    return schema
+
 
 RECORD_SCHEMA = pa.schema(
     [
@@ -208,10 +216,8 @@ def _blocks_of_one(row: int, sequence: bytes, chunk_length: int, stride: int) ->
 
 
 def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordBatch:
-    """The frames of a block as rows of FRAME_SCHEMA."""
+    """The frames of a block as rows of `frame_schema`."""
     frames = open_frames(block.bases, block.start, block.end, policy, block.n_chunks)
-    esm2_ids, esm2_length = tokenizers.esm2(frames.proteins)
-    dnabert_s_ids, dnabert_s_length = tokenizers.dnabert_s(frames.nucleotides)
     protein_key = _keys(frames.proteins)
     nucleotide_key = _keys(frames.nucleotides)
     start, end = _in_record(frames, block)
@@ -221,24 +227,24 @@ def frame_batch(block: Block, policy: str, tokenizers: Tokenizers) -> pa.RecordB
         frames.frame,
         start,
         end,
-        esm2_length - 2,
+        np.fromiter(map(len, frames.proteins), dtype=np.int32, count=len(frames.proteins)),
         _strings(frames.nucleotides),
         _strings(frames.proteins),
-        _lists(esm2_ids, esm2_length),
-        _lists(dnabert_s_ids, dnabert_s_length),
-        esm2_length,
-        dnabert_s_length,
         protein_key[:, 0],
         protein_key[:, 1],
         nucleotide_key[:, 0],
         nucleotide_key[:, 1],
         frames.dropped_codon,
     ]
+    for name, tokenizer in tokenizers.items():
+        ids, lengths = tokenizer(getattr(frames, ENCODERS[name].sequences))
+        columns += [_lists(ids, lengths), lengths]
+    schema = frame_schema(tokenizers)
     arrays = [
         c if isinstance(c, pa.Array) else pa.array(c, type=field.type)
-        for c, field in zip(columns, FRAME_SCHEMA, strict=True)
+        for c, field in zip(columns, schema, strict=True)
     ]
-    return pa.RecordBatch.from_arrays(arrays, schema=FRAME_SCHEMA)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _in_record(frames: Frames, block: Block) -> tuple[np.ndarray, np.ndarray]:

@@ -33,6 +33,7 @@ from virnucpro.files import (
     read_json,
     write_json,
 )
+from virnucpro.models.encoders import ENCODERS, EncoderEntry
 from virnucpro.sequences.build import FRAMES, RECORDS, build
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import (
@@ -71,6 +72,12 @@ class FrameTable:
 
     def __len__(self) -> int:
         return len(self.frames)
+
+    @property
+    def encoders(self) -> tuple[EncoderEntry, ...]:
+        """The encoders for which it has tokens, in the order of the features."""
+        columns = self.frames.data.table.column_names
+        return tuple(entry for entry in ENCODERS.values() if f"{entry.name}_ids" in columns)
 
     def check(self) -> None:
         """Raise StoreError where the mapped files are no longer as long as they were: to be called
@@ -139,7 +146,7 @@ def fingerprint_of(hashes: Sequence[str | None], rules: FrameRules, tokenizers: 
         "format": FORMAT,
         "inputs": list(hashes),
         "rules": rules.identity(),
-        "tokenizers": tokenizers.identity,
+        "tokenizers": {name: each.sha256 for name, each in tokenizers.items()},
     }
     if rules.frame_policy == STRETCHES:
         identity["stretches"] = [MOST_OF_A_SEQUENCE, MOST_OF_A_CHUNK, *LEAST_OF_THE_LONGEST]

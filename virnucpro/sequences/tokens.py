@@ -1,13 +1,14 @@
 """Proteins and nucleotides -> token ids, exactly as the models' own tokenizers give them.
 
-Knows how to encode with both; does not know the files that define them nor the models' weights.
+Knows how to encode; does not know the files that define them nor the models' weights.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -18,35 +19,55 @@ from virnucpro.sequences.vocabulary import (
     ESM2_VOCABULARY,
     DnaTokenizer,
     read_dna_tokenizer,
-    read_esm2_vocabulary,
+    read_residue_vocabulary,
 )
 from virnucpro.settings import Choice
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer as LibraryTokenizer
 
 
-class Tokenizers:
-    """Both tokenizers of a bundle. `identity`: name -> sha256 hex of the file that defines it."""
+class Tokenizer(Protocol):
+    """Sequences -> token ids of one encoder. sha256: hex, of the file that defines it."""
 
-    def __init__(self, esm2_dir: Path | str, dnabert_s_dir: Path | str):
-        vocabulary, definition = read_esm2_vocabulary(Path(esm2_dir)), Path(dnabert_s_dir)
-        self._dna = read_dna_tokenizer(definition)
-        self.identity = {"esm2": vocabulary, "dnabert_s": self._dna.sha256}
-        self.library = _library(self._dna, definition)
+    sha256: str
+
+    def __call__(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """(ids [tokens], lengths int32 [n]): the ids of the sequences with their special tokens,
+        end to end.
+        """
+        ...
+
+
+Tokenizers = Mapping[str, Tokenizer]  # by the names of the encoders
+
+
+class ResidueTokenizer:
+    """ESM-2's: <cls>, one id (uint8) a residue, <eos>. Raises ModelError."""
+
+    def __init__(self, directory: Path):
+        self.sha256 = read_residue_vocabulary(directory)
+
+    def __call__(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        lengths = np.fromiter(map(len, sequences), dtype=np.int32, count=len(sequences)) + 2
+        joined = b"<" + b"><".join(sequences) + b">" if sequences else b""
+        return np.frombuffer(joined.translate(RESIDUE_TABLE), dtype=np.uint8), lengths
+
+
+class BpeTokenizer:
+    """DNABERT-S': [CLS], byte-pair tokens (uint16), [SEP]; by an automaton where that can be had,
+    else by the library. Raises ModelError.
+    """
+
+    def __init__(self, directory: Path):
+        self._dna = read_dna_tokenizer(directory)
+        self.sha256 = self._dna.sha256
+        self.library = _library(self._dna, directory)
         self._specials = self.library.encode("").ids
 
-    def esm2(self, proteins: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids uint8 [tokens], lengths int32 [n]): <cls>, one id a residue, <eos>, for each
-        protein, end to end.
-        """
-        lengths = np.fromiter(map(len, proteins), dtype=np.int32, count=len(proteins)) + 2
-        joined = b"<" + b"><".join(proteins) + b">" if proteins else b""
-        return np.frombuffer(joined.translate(ESM2_TABLE), dtype=np.uint8), lengths
-
     @cached_property
-    def dnabert_s_way(self) -> Choice:
-        """How DNABERT-S ids are made, and why."""
+    def way(self) -> Choice:
+        """How ids are made, and why."""
         return self._automaton_or_why[1]
 
     @cached_property
@@ -76,27 +97,24 @@ class Tokenizers:
             i for e in expected for i in e
         ]
 
-    def dnabert_s(self, nucleotides: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
-        """(ids uint16 [tokens], lengths int32 [n]): [CLS], BPE, [SEP] for each sequence, end to
-        end.
-        """
+    def __call__(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         automaton = self._automaton_or_why[0]
         if automaton is None:
-            return self._by_library(nucleotides)
-        plain = [not n.translate(None, b"ACGT") for n in nucleotides]
+            return self._by_library(sequences)
+        plain = [not n.translate(None, b"ACGT") for n in sequences]
         if all(plain):
-            return _by_automaton(automaton, nucleotides, self._specials)
+            return _by_automaton(automaton, sequences, self._specials)
         # sequences with other letters are few: the library does them, and they are put back in
         # their places
         fast = _by_automaton(
-            automaton, [n for n, p in zip(nucleotides, plain, strict=True) if p], self._specials
+            automaton, [n for n, p in zip(sequences, plain, strict=True) if p], self._specials
         )
-        slow = self._by_library([n for n, p in zip(nucleotides, plain, strict=True) if not p])
+        slow = self._by_library([n for n, p in zip(sequences, plain, strict=True) if not p])
         return _interleave(np.array(plain), fast, slow)
 
-    def _by_library(self, nucleotides: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    def _by_library(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         encoded = [
-            e.ids for e in self.library.encode_batch_fast([n.decode("ascii") for n in nucleotides])
+            e.ids for e in self.library.encode_batch_fast([n.decode("ascii") for n in sequences])
         ]
         lengths = np.fromiter(map(len, encoded), dtype=np.int32, count=len(encoded))
         return (
@@ -133,7 +151,7 @@ def _interleave(first: np.ndarray, a: tuple, b: tuple) -> tuple[np.ndarray, np.n
     return ids, lengths
 
 
-def _esm2_table() -> bytes:
+def _residue_table() -> bytes:
     """`bytes.translate` table letter -> id; `<` stands for <cls> and `>` for <eos>, letters it
     lacks are <unk>.
     """
@@ -146,10 +164,10 @@ def _esm2_table() -> bytes:
     return bytes(table)
 
 
-ESM2_TABLE = _esm2_table()
+RESIDUE_TABLE = _residue_table()
 
 
-def _library(dna: DnaTokenizer, directory: Path) -> Tokenizer:
+def _library(dna: DnaTokenizer, directory: Path) -> LibraryTokenizer:
     from tokenizers import Tokenizer
 
     try:

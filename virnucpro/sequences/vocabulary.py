@@ -96,7 +96,7 @@ _TEMPLATE: list[dict[str, Any]] = [
 ]
 
 
-def read_esm2_vocabulary(directory: Path) -> str:
+def read_residue_vocabulary(directory: Path) -> str:
     """Hex sha256 of `vocab.txt`, once its tokens are ESM-2's in their order. Raises ModelError."""
     file = directory / "vocab.txt"
     try:

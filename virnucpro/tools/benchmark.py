@@ -13,8 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from virnucpro import __version__
 from virnucpro.errors import UsageError
 from virnucpro.models.choices import preferred_tokens
 from virnucpro.models.dnabert_s import DnabertEncoder
+from virnucpro.models.encoders import ENCODERS, as_listed
 from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.packing import PackedBatch, pack
 from virnucpro.models.precision import compute_dtype, resolve_precision
@@ -52,7 +52,6 @@ SENSE = [
     for c in "ACGT"
     if a + b + c not in ("TAA", "TAG", "TGA")
 ]
-ENCODER_STAGES = ("dnabert_s", "esm2")
 
 
 def run_benchmark(
@@ -64,18 +63,15 @@ def run_benchmark(
     device = torch.device("cuda" if torch.cuda.is_available() and not settings.cpu else "cpu")
     precision = resolve_precision(settings.precision, device)
     batches = {
-        name: (
+        entry.name: (
             Choice("batch", str(settings.batch_tokens), "as asked for")
             if settings.batch_tokens
-            else preferred_tokens(device, name)
+            else preferred_tokens(device, entry.tiles)
         )
-        for name in ("esm2", "dnabert_s")
+        for entry in as_listed(ENCODERS.values())
     }
     tokens = {name: int(batch.value) for name, batch in batches.items()}
-    encoders = {
-        "esm2": random_encoder("esm2", settings, device, precision.value),
-        "dnabert_s": random_encoder("dnabert_s", settings, device, precision.value),
-    }
+    encoders = {name: random_encoder(name, settings, device, precision.value) for name in batches}
     choices = [
         precision,
         *(replace(batch, name=f"{name} batch") for name, batch in batches.items()),
@@ -292,7 +288,6 @@ def whole_run(
     from virnucpro.launch import World
     from virnucpro.reporting.progress import make_display
     from virnucpro.reporting.record import read_record
-    from virnucpro.run import job as preparation
     from virnucpro.sequences.inputs import find_inputs
 
     frames = settings.frames or FRAMES[device.type]
@@ -310,27 +305,18 @@ def whole_run(
             compile=settings.compile,
             cache_dir=place / "cache",
         )
-        with in_place_of_loaders(preparation, encoders), make_display(True, False) as display:
+        with make_display(True, False) as display:
             outcome = pipeline.predict(
-                job, World(launched=False), device.type == "cpu", [], display, own_process=False
+                job,
+                World(launched=False),
+                device.type == "cpu",
+                [],
+                display,
+                own_process=False,
+                encoders=encoders,
             )
         record = read_record(outcome.outputs.run_json)
     return {"sequences": frames, "frames": record.counts["frames"], "seconds": record.seconds}
-
-
-@contextmanager
-def in_place_of_loaders(preparation, encoders: dict) -> Iterator[None]:
-    """The run takes `encoders`, which are on the device already, where it would read weights from a
-    bundle.
-    """
-    before = dict(preparation.LOADERS)
-    preparation.LOADERS.update(
-        {name: lambda *_, found=encoder: found for name, encoder in encoders.items()}
-    )
-    try:
-        yield
-    finally:
-        preparation.LOADERS.update(before)
 
 
 def write_bundle(directory: Path, shape: str) -> Path:
@@ -371,7 +357,7 @@ def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
         ("stage", "seconds", "frames/s", "tokens/s", "TFLOP/s", "of ceiling")
     ]
     rows.append(("ceiling", "", "", "", f"{result['ceiling_tflops']:.4g}", "100 %"))
-    for name in ENCODER_STAGES:
+    for name in ENCODERS:
         one = result[name]
         rows.append(
             (

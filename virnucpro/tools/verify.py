@@ -21,8 +21,8 @@ from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, explained, write_json
 from virnucpro.models.bundle import PUBLISHED, Bundle, named_spec
 from virnucpro.models.contents import Contents, check_files
+from virnucpro.models.encoders import published_encoders
 from virnucpro.models.files import models_dir, verification_file
-from virnucpro.models.hub import PINS
 from virnucpro.tools.figures import (
     NEAR,
     PASSED,
@@ -111,9 +111,9 @@ def verify_model(name: str, log: Log = lambda line: None) -> Verification:
 
 
 def _are_published(directories: Iterable[Path]) -> bool:
-    """Whether both encoders came as the pinned revisions have them."""
+    """Whether the encoders came as the pinned revisions have them."""
     found = {contents.origin for d in directories if (contents := Contents.read(d))}
-    return found >= {f"{hub}@{pin.revision}" for hub, pin in PINS.items()}
+    return found >= {f"{model.id}@{model.revision}" for _, model in published_encoders()}
 
 
 def pipeline_of(bundle: Bundle, gpus: str) -> Predict:

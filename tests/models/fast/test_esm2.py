@@ -16,6 +16,7 @@ from torch.nn import functional
 from virnucpro.errors import UsageError
 from virnucpro.models.choices import PLAIN, choose_fast_path, preferred_tokens
 from virnucpro.models.dnabert_s import alibi_slopes
+from virnucpro.models.encoders import DNABERT_S
 from virnucpro.models.esm2 import Esm2Encoder, short_apart
 from virnucpro.models.fast.cuda_graphs import GRAPHS, Graphs, Recorder
 from virnucpro.models.fast.layer_weights import (
@@ -172,7 +173,7 @@ def test_asked_for_and_impossible_is_said_in_one_line(precision, compile, option
 
 
 def test_a_cpu_batch_is_small():
-    assert preferred_tokens(CPU).value == preferred_tokens(CPU, "dnabert_s").value == "4096"
+    assert preferred_tokens(CPU).value == preferred_tokens(CPU, DNABERT_S.tiles).value == "4096"
 
 
 @cuda
@@ -180,7 +181,7 @@ def test_batch_fills_the_multiprocessors_on_cuda():
     tokens = int(preferred_tokens(torch.device("cuda")).value)
     assert tokens % (128 * torch.cuda.get_device_properties("cuda").multi_processor_count) == 0
     assert 8_192 <= tokens <= 33_792
-    assert int(preferred_tokens(torch.device("cuda"), "dnabert_s").value) == 4 * tokens
+    assert int(preferred_tokens(torch.device("cuda"), DNABERT_S.tiles).value) == 4 * tokens
 
 
 @cuda

@@ -46,8 +46,8 @@ def test_pooled_vectors_equal_those_of_the_shipped_encoders(network, shipped, to
         with torch.no_grad():
             found = network.features(input_on(CPU, batch))
         for name, mine, which, column in (
-            ("esm2", found.protein, tokenizers.esm2, 0),
-            ("dnabert_s", found.dna, tokenizers.dnabert_s, 1),
+            ("esm2", found.protein, tokenizers["esm2"], 0),
+            ("dnabert_s", found.dna, tokenizers["dnabert_s"], 1),
         ):
             for j, i in enumerate(rows):
                 if batch.weight[j] == 0:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from recipes.mini.networks import load_parts
 from virnucpro import api
 from virnucpro.models.bundle import MINI
-from virnucpro.sequences.tokens import Tokenizers
+from virnucpro.models.encoders import read_tokenizers
 from virnucpro.training.bundle.batches import BatchShape
 from virnucpro.training.bundle.network import Network
 from virnucpro.training.bundle.scoring import ContigFrames, call_contigs, score_contigs
@@ -41,7 +41,7 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     hidden = len(load_file(MINI / "classifier.safetensors")["hidden_layer.bias"])
     network = Network(NetworkShape(hidden=hidden))
     load_parts(network, parts, ("esm2", "dnabert_s", "classifier"))
-    tokenizers = Tokenizers(MINI / "esm2", MINI / "dnabert_s")
+    tokenizers = read_tokenizers({"esm2": MINI / "esm2", "dnabert_s": MINI / "dnabert_s"})
     bundle = tmp_path / "bundle"
     bundle.mkdir()
     for file in MINI.iterdir():

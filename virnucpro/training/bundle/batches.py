@@ -200,12 +200,12 @@ class BatchMaker:
 
 def esm2_ids(proteins: list[bytes], tokenizers: Tokenizers) -> list[np.ndarray]:
     """Token ids of each protein."""
-    return split_ids(*tokenizers.esm2(proteins))
+    return split_ids(*tokenizers["esm2"](proteins))
 
 
 def dnabert_s_ids(nucleotides: list[bytes], tokenizers: Tokenizers) -> list[np.ndarray]:
     """Token ids of each frame's nucleotides."""
-    return split_ids(*tokenizers.dnabert_s(nucleotides))
+    return split_ids(*tokenizers["dnabert_s"](nucleotides))
 
 
 def pack_esm2(ids: list[np.ndarray], shape: BatchShape) -> tuple[PackedTokens, np.ndarray]:

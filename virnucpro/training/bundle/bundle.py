@@ -119,7 +119,7 @@ def prepare_tokenizers(
     settings: TrainSettings, learned: Store, vocabulary: int, work: Path
 ) -> Tokenizers:
     """Both tokenizers in `work`: those of the training that is resumed, else new ones."""
-    from virnucpro.sequences.tokens import Tokenizers
+    from virnucpro.models.encoders import read_tokenizers
     from virnucpro.training.bundle.vocabulary import write_esm2_tokenizer
 
     work.mkdir(parents=True, exist_ok=True)
@@ -129,7 +129,7 @@ def prepare_tokenizers(
         state.unlink(missing_ok=True)
     if not state.exists():  # what lies there may be of another --size or other sequences
         learn_vocabulary(learned, vocabulary, work / "dnabert_s", settings.seed)
-    return Tokenizers(work / "esm2", work / "dnabert_s")
+    return read_tokenizers({name: work / name for name in ("esm2", "dnabert_s")})
 
 
 def batch_maker(settings: TrainSettings, learned: Store, tokenizers: Tokenizers) -> BatchMaker:
