@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -317,3 +318,17 @@ def test_a_process_forked_after_a_run_does_not_wait_for_ever(tmp_path):
     assert found.stdout == "0 0\n", found.stderr
     assert "forked from one that has computed already: it computes with one thread" in found.stderr
     assert tables(tmp_path / "first") == tables(tmp_path / "second")
+
+
+def test_short_sequences_are_announced_before_anything_is_computed(home, options, tmp_path, caplog):
+    (tmp_path / "reads.fa").write_text(">read\n" + "ACGGATCTG" * 20 + "\n")
+    logger = logging.getLogger("virnucpro")
+    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, "virnucpro"):
+        patch.setattr(logger, "propagate", True)
+        result = package.predict(tmp_path / "reads.fa", **{**options, "output_dir": tmp_path / "o"})
+    said = [record.getMessage() for record in caplog.records]
+    (place,) = (i for i, line in enumerate(said) if line.startswith("1 sequence is shorter than"))
+    assert place < next(i for i, line in enumerate(said) if line.startswith("dnabert_s: "))
+    assert "--allow-short calls all" in said[place]
+    row = result.contigs.to_pylist()[0]
+    assert row["call"] == "too_short" and row["virus_score"] is not None

@@ -178,6 +178,7 @@ def test_a_finished_run_says_so(home, files, alone):
     )
     assert run.returncode == 0
     assert "has finished already; --force starts it again" in run.stderr.decode()
+    assert str(alone / "report.html") in run.stdout.decode()  # the result is shown again
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 

@@ -283,7 +283,7 @@ def _launched_result(settings: PredictSettings, code: int) -> Result:
     record = read_record(outputs.run_json) if code in (0, 2) else None
     if record is None:
         raise SystemExit(code)
-    return Result(outputs, record.failures, code)
+    return Result(outputs, record.failures, code, is_shown=True)
 
 
 def _refuse_overwriting(given: list[str], settings: PredictSettings) -> None:

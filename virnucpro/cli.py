@@ -224,7 +224,7 @@ def merge(shards: Shards) -> None:
 
 def _show(result: Any, quiet: bool) -> None:
     """The calls, the best hits and where the files are, on standard output."""
-    if result.answers is not None:
+    if not result.is_shown:
         from virnucpro.reporting.console import show_result
 
         show_result(result, quiet)

@@ -159,7 +159,7 @@ def test_points(score, points, word):
 def test_shorter_than_half_a_chunk_is_scored_but_not_called(length, short):
     row = [(0, 1, 0, 0.1, 0.9)]
     _, sequences = call([length], row)
-    assert words(sequences) == ["not_scored" if short else "virus"]
+    assert words(sequences) == ["too_short" if short else "virus"]
     assert ("too_short" in notes(sequences)) == short
     assert ("below_model_length" in notes(sequences)) == (length < C)
     assert sequences.virus_score[0] == pytest.approx(0.9)

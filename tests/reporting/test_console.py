@@ -3,63 +3,82 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 from rich.console import Console
 
+from virnucpro.calling.columns import CALL_WORDS
+from virnucpro.calling.consensus import best_first
 from virnucpro.errors import Failure
-from virnucpro.reporting.console import show_result, summary
+from virnucpro.reporting.console import show_result
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.record import ModelRecord, RunRecord, write_record
+from virnucpro.reporting.result import Result
 from virnucpro.reporting.tables import counts, write_tables
 
+LONG = "a_rather_long_name_of_a_directory_" * 3
 
-def printed(renderable, width=80):
+
+def written(tmp_path, answers, **more):
+    """The outputs of a run with these answers, as far as the console reads them."""
+    outputs = Outputs(tmp_path / LONG, ("input",))
+    outputs.prepare()
+    write_tables(outputs, answers)
+    record = RunRecord(
+        {}, {}, ModelRecord("mini", 500, "open"), (), (), "float32", 0, 0, counts=counts(answers)
+    )
+    write_record(outputs, dataclasses.replace(record, **more))
+    return outputs
+
+
+def printed(outputs, width=80, failures=(), **more):
     console = Console(file=io.StringIO(), width=width)
-    console.print(renderable)
+    show_result(Result(outputs, failures, 0), console=console, **more)
     return console.file.getvalue()
 
 
-def test_summary_has_calls_hits_and_paths(tmp_path, golden):
-    outputs = Outputs(tmp_path, ("input",))
-    outputs.prepare()
-    write_tables(outputs, golden)
-    text = printed(summary(outputs, golden), 160)
-    number = counts(golden)
-    assert f"{number['virus']} virus" in text and f"{number['not_scored']} not scored" in text
-    assert "the full model is 500" in text and str(outputs.virus_summary) in text
-    assert max(map(len, printed(summary(outputs, golden)).splitlines())) <= 80
+def test_summary_has_every_call_hits_and_whole_paths(tmp_path, golden):
+    outputs, number = written(tmp_path, golden), counts(golden)
+    best = int(best_first(golden.sequences, golden.records)[0])
+    text = printed(outputs)
+    for word in CALL_WORDS:
+        assert f"{number[word.replace('-', '_')]} {word}" in text
+    assert number["not_scored"] and f"not_scored: {number['not_scored_no_open_frame']} " in text
+    assert "the full model is 500" in text and golden.names[best].as_py() in text
+    assert f"\nOpen in a browser: {outputs.report}\n" in text
+    assert f"virnucpro summarize {outputs.directory} --min-score" in text
+    tables = [line for line in text.splitlines() if LONG not in line]
+    assert max(map(len, tables)) <= 80
+
+
+def test_short_sequences_and_regions_elsewhere_are_told(tmp_path, golden):
+    number = {**counts(golden), "too_short": 199, "regions_not_virus": 2}
+    text = printed(written(tmp_path, golden, counts={**number, "sequences_with_regions": 1}), 400)
+    assert "199 sequences are shorter than 250 bases" in text and "--allow-short" in text
+    assert "2 virus-like regions in 1 sequence not called virus" in text
 
 
 def test_names_are_data(tmp_path, golden):
     names = pa.array(["[bold red]x[/] [/nonsense]"] * len(golden.names), pa.large_string())
-    answers = dataclasses.replace(golden, names=names)
-    assert "[bold red]x[/] [/nonsense]" in printed(summary(Outputs(tmp_path), answers))
+    outputs = written(tmp_path, dataclasses.replace(golden, names=names))
+    assert "[bold red]x[/] [/nonsense]" in printed(outputs)
 
 
-def test_quiet_prints_nothing(tmp_path, golden, capsys):
-    show_result(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()), quiet=True)
-    assert capsys.readouterr().out == ""
-    show_result(SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=()))
-    assert "sequences" in capsys.readouterr().out
+def test_quiet_prints_nothing(tmp_path, golden):
+    assert printed(written(tmp_path, golden), quiet=True) == ""
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_what_failed_is_warned_of_quiet_or_not(
-    tmp_path, golden, caplog, capsys, monkeypatch, quiet
-):
+def test_what_failed_is_warned_of_quiet_or_not(tmp_path, golden, caplog, monkeypatch, quiet):
     # as it is before any command has set it up in this process
     logger = logging.getLogger("virnucpro")
     monkeypatch.setattr(logger, "handlers", [])
     monkeypatch.setattr(logger, "propagate", True)
     failures = (Failure("a.fa", "read", "cut short"), Failure("b.fa", "read", "binary"))
     with caplog.at_level(logging.WARNING, "virnucpro"):
-        show_result(
-            SimpleNamespace(outputs=Outputs(tmp_path), answers=golden, failures=failures),
-            quiet=quiet,
-        )
+        text = printed(written(tmp_path, golden), failures=failures, quiet=quiet)
     assert [record.getMessage() for record in caplog.records] == [
-        f"failed: a.fa: cut short (1 more); see {tmp_path / 'failed_files.txt'}"
+        f"failed: a.fa: cut short (1 more); see {tmp_path / LONG / 'failed_files.txt'}"
     ]
-    assert "cut short" not in capsys.readouterr().out
+    assert "cut short" not in text

@@ -174,7 +174,7 @@ def test_no_sequence_is_missing_and_counts_agree(
     }
     bars = json.loads(outputs.multiqc.read_text())["data"]
     chunks, frames = rows(outputs.chunks), rows(outputs.frames)
-    for word in ("virus", "non-virus", "ambiguous", "not_scored"):
+    for word in ("virus", "non-virus", "ambiguous", "too_short", "not_scored"):
         key = word.replace("-", "_")
         number = sum(row["call"] == word for row in contigs)
         assert number == counts[key] == shown[key] == sum(bar[word] for bar in bars.values())

@@ -85,7 +85,7 @@ class Elements(HTMLParser):
 def test_counts_are_those_of_the_tables(tmp_path, golden):
     elements = Elements(render(Outputs(tmp_path), golden, RECORD))
     number = counts(golden)
-    for key in ("virus", "ambiguous", "non_virus", "not_scored", "sequences"):
+    for key in ("virus", "ambiguous", "non_virus", "too_short", "not_scored", "sequences"):
         assert elements.by_id[f"n-{key}"] == f"{number[key]:,}"
 
 
@@ -281,6 +281,7 @@ def test_multiqc_file_has_a_row_an_input(tmp_path, golden):
             "virus": number["virus"],
             "ambiguous": number["ambiguous"],
             "non-virus": number["non_virus"],
+            "too_short": number["too_short"],
             "not_scored": number["not_scored"],
         }
     }

@@ -57,7 +57,7 @@ def test_every_sequence_is_there_in_input_order(written, golden):
     assert table["seq_name"].tolist() == golden.names.to_pylist()
     number = counts(golden)
     assert number["sequences"] == len(table)
-    for word in ("virus", "non-virus", "ambiguous", "not_scored"):
+    for word in ("virus", "non-virus", "ambiguous", "too_short", "not_scored"):
         assert number[word.replace("-", "_")] == (table["call"] == word).sum()
 
 

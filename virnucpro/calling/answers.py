@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from virnucpro.calling.calibration import Calibration, prevalence_by_source
 from virnucpro.calling.columns import (
-    Call,
     ChunkColumns,
     FrameColumns,
     RecordColumns,
@@ -31,7 +30,12 @@ if TYPE_CHECKING:
     from virnucpro.sequences.table import FrameTable
     from virnucpro.settings import CallSettings
 
-FULL_MODEL = "500"
+SMALL_MODEL, FULL_MODEL = "mini", "500"
+
+
+def model_label(name: str) -> str:
+    """The model's name for a reader, who is told of the full one where it is the small one."""
+    return f"{name} (small; the full model is {FULL_MODEL})" if name == SMALL_MODEL else name
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +70,7 @@ class Answers:
     @property
     def model_label(self) -> str:
         """The model's name for tables, with a word on the full one where it was the small one."""
-        return (
-            f"{self.model} (small; the full model is {FULL_MODEL})"
-            if self.model == "mini"
-            else self.model
-        )
+        return model_label(self.model)
 
 
 def call(
@@ -161,7 +161,7 @@ def _prevalence(
         return {}
     if given is not None:
         return {source.source: given for source in sources}
-    eligible = sequences.call != Call.not_scored
+    eligible = sequences.called
     found = prevalence_by_source(
         sequences.virus_probability, records.input, eligible, calibration.training_prevalence
     )

@@ -30,10 +30,11 @@ class Call(IntEnum):
     virus = 0
     non_virus = 1
     ambiguous = 2
-    not_scored = 3
+    too_short = 3  # has scores, but is too short to be called by them
+    not_scored = 4
 
 
-CALL_WORDS: tuple[str, ...] = ("virus", "non-virus", "ambiguous", "not_scored")
+CALL_WORDS: tuple[str, ...] = ("virus", "non-virus", "ambiguous", "too_short", "not_scored")
 
 
 class Note(IntFlag):
@@ -142,6 +143,11 @@ class SequenceColumns:
 
     def __len__(self) -> int:
         return len(self.call)
+
+    @property
+    def called(self) -> NDArray[np.bool_]:
+        """Whether the call is virus, non-virus or ambiguous."""
+        return self.call < Call.too_short
 
     @property
     def deciding_score(self) -> NDArray[np.float64]:

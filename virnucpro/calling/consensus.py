@@ -218,7 +218,7 @@ def call_sequences(
         max_chunk_score=max_chunk_score,
         n_virus_chunks=np.bincount(chunks.record[chunks.is_virus], minlength=n).astype(np.int32),
         n_open_frames=n_open_frames,
-        call=_calls(deciding, eligible, little, rules.points),
+        call=_calls(deciding, has_score, eligible, little, rules.points),
         fdr=fdr,
         notes=notes,
     )
@@ -248,16 +248,21 @@ def _scores(
 
 def _calls(
     deciding: NDArray[np.float64],
+    has_score: NDArray[np.bool_],
     eligible: NDArray[np.bool_],
     little: NDArray[np.bool_],
     points: CallPoints,
 ) -> NDArray[np.uint8]:
-    """The call of each sequence by the score that decides; `little` evidence never calls virus."""
+    """The call of each sequence by the score that decides; `little` evidence never calls virus.
+
+    eligible: those with a score that are long enough for a call.
+    """
     call = np.full(len(deciding), Call.non_virus, np.uint8)
     call[deciding >= points.relaxed] = Call.ambiguous
     call[deciding >= points.virus] = Call.virus
     call[little & (call == Call.virus)] = Call.ambiguous
-    call[~eligible] = Call.not_scored
+    call[~eligible] = Call.too_short
+    call[~has_score] = Call.not_scored
     return call
 
 

@@ -21,6 +21,7 @@ ROLES = {
     "ambiguous": "#020202",
     "non-virus": "#030303",
     "not_scored": "#040404",
+    "too_short": "#0a0a0a",
     "text": "#050505",
     "grid": "#060606",
     "gap": "#070707",
@@ -97,7 +98,7 @@ def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
     group = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
     totals = np.bincount(group, minlength=len(LENGTH_NAMES))
     x = np.arange(len(LENGTH_NAMES))
-    words = (*CALLS, "not_scored")
+    words = (*CALLS, "too_short", "not_scored")
     shares = [
         np.bincount(group[call == word], minlength=len(x)) / np.maximum(totals, 1) * 100
         for word in words

@@ -22,15 +22,16 @@ COLOURS = {
     "virus": "#0f766e",
     "ambiguous": "#d97706",
     "non-virus": "#94a3b8",
+    "too_short": "#b6c2d1",
     "not_scored": "#cbd5e1",
 }
-ORDER = (Call.virus, Call.ambiguous, Call.non_virus, Call.not_scored)
+ORDER = (Call.virus, Call.ambiguous, Call.non_virus, Call.too_short, Call.not_scored)
 
 
 def calls_by_input(answers: Answers) -> np.ndarray:
-    """Sequences of each input with each call, int64 [inputs, 4], columns as in `Call`."""
-    cells = answers.records.input.astype(np.int64) * 4 + answers.sequences.call
-    return np.bincount(cells, minlength=4 * len(answers.inputs)).reshape(-1, 4)
+    """Sequences of each input with each call, int64 [inputs, calls], columns as in `Call`."""
+    cells = answers.records.input.astype(np.int64) * len(Call) + answers.sequences.call
+    return np.bincount(cells, minlength=len(Call) * len(answers.inputs)).reshape(-1, len(Call))
 
 
 def write_multiqc(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> None:
@@ -39,15 +40,12 @@ def write_multiqc(outputs: Outputs, answers: Answers, record: Mapping[str, Any])
     content = {
         "id": "virnucpro_calls",
         "section_name": "VirNucPro",
-        "description": (
-            "Sequences by call: viral, ambiguous, not viral, or without an answer. Model:"
-            f" {html.escape(answers.model_label)}."
-        ),
+        "description": f"Sequences by call. Model: {html.escape(answers.model_label)}.",
         "plot_type": "bargraph",
         "pconfig": {"id": "virnucpro_calls_plot", "title": "VirNucPro: calls", "ylab": "Sequences"},
         "categories": {
             CALL_WORDS[call]: {
-                "name": CALL_WORDS[call].replace("_", " "),
+                "name": CALL_WORDS[call],
                 "color": COLOURS[CALL_WORDS[call]],
             }
             for call in ORDER

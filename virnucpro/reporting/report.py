@@ -17,17 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.calling.answers import Answers
-from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns, Note
+from virnucpro.calling.columns import CALL_WORDS, Call, ChunkColumns
 from virnucpro.calling.consensus import CallRules, best_first
 from virnucpro.calling.regions import fewest_scored
 from virnucpro.errors import escaped
 from virnucpro.files import writing
-from virnucpro.models.encoders import ENCODERS, limits
+from virnucpro.models.encoders import ENCODERS
 from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
 from virnucpro.reporting.columns import notes
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.reasons import reasons
 from virnucpro.reporting.tables import counts
 
 MOST_HITS = 1000
@@ -41,16 +42,6 @@ TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
 # stand elsewhere
 NOT_SHOWN = ("name", "chunk", "accuracy", "calibration", "classifier", "directories", "sources")
-
-# Why a sequence has no call: the first of its notes that says so.
-REASONS = (
-    (Note.below_min_length, "shorter than --min-length"),
-    (Note.invalid_characters, "letters that are no nucleotide code"),
-    (Note.frame_too_long, f"a frame longer than {limits(ENCODERS.values())}"),
-    (Note.failed, "no embedding or no finite score: see failed_files.txt"),
-    (Note.no_open_frame, "no frame to score in any chunk"),
-    (Note.too_short, "shorter than half the model's chunk length"),
-)
 
 
 def write_report(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> None:
@@ -90,10 +81,10 @@ def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str
 def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template shows."""
     sequences, records = answers.sequences, answers.records
-    called = sequences.call != Call.not_scored
+    called = sequences.called
     calibrated = bool(np.isfinite(sequences.virus_probability).any())
     label = "virus probability" if calibrated else "virus score"
-    words = np.array(CALL_WORDS)[sequences.call]
+    words, number = np.array(CALL_WORDS)[sequences.call], counts(answers)
     deciding = sequences.deciding_score
     hits = np.concatenate(
         [best_first(sequences, records), best_first(sequences, records, Call.ambiguous)]
@@ -104,12 +95,12 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         if len(answers.inputs) == 1
         else f"{len(answers.inputs)} inputs",
         "model": answers.model_label,
-        "number": counts(answers),
+        "number": number,
         "calibrated": calibrated,
         "label": label,
         "points": points,
         "chunk_length": answers.rules.chunk_length,
-        "reasons": reasons(sequences.call, sequences.notes),
+        "reasons": reasons(number),
         "charts": [
             (
                 f"{label.capitalize()} of every called sequence",
@@ -144,17 +135,6 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "version": record.get("version", ""),
         "finished": record.get("finished", ""),
     }
-
-
-def reasons(call: NDArray[np.uint8], note: NDArray[np.uint16]) -> list[tuple[str, int]]:
-    """How many sequences have no call for which reason, each counted once."""
-    left = note[call == Call.not_scored].astype(np.int64)
-    found = []
-    for flag, phrase in REASONS:
-        has = (left & flag.value) > 0
-        found.append((phrase, int(has.sum())))
-        left = left[~has]
-    return [(phrase, n) for phrase, n in [*found, ("no sequence", len(left))] if n]
 
 
 def _rows(answers: Answers, rows: NDArray[np.int64]) -> list[tuple[int, str]]:

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
 class Result:
     """A finished run: its tables as Arrow (`.to_pandas()` makes a data frame), its features.
 
-    `answers`: the same in memory, where this process made them.
+    `answers`: the same in memory, where this process made them. `is_shown`: another process has
+    printed its summary.
     """
 
     outputs: Outputs
     failures: tuple[Failure, ...]
     exit_code: int
     answers: Answers | None = field(default=None, repr=False)
+    is_shown: bool = False
 
     @property
     def directory(self) -> Path:

@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnucpro.calling.answers import Answers
-from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, Note
+from virnucpro.calling.columns import CALL_WORDS, Call, ChunkStatus, Note
 from virnucpro.errors import StoreError, one_line
 from virnucpro.files import writing
 from virnucpro.reporting.columns import TABLES, Table, region_ids
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.reasons import count_reasons
 from virnucpro.reporting.text import MISSING, TEXT, write_lines, write_table
 
 SLICE = 200_000  # rows held as text at once
@@ -102,7 +103,8 @@ def counts(answers: Answers) -> Mapping[str, int]:
     counted once here.
     """
     sequences, records = answers.sequences, answers.records
-    by_call = np.bincount(sequences.call, minlength=4)
+    in_others = answers.regions.record[sequences.call[answers.regions.record] != Call.virus]
+    by_call = np.bincount(sequences.call, minlength=len(Call))
     return {
         "sequences": len(records),
         "scored": int((sequences.n_scored > 0).sum()),
@@ -116,5 +118,8 @@ def counts(answers: Answers) -> Mapping[str, int]:
         "frames": len(answers.frames),
         "frames_failed": int((~answers.frames.scored).sum()),
         **{f"note_{note.name}": int((sequences.notes & note.value > 0).sum()) for note in Note},
+        **count_reasons(sequences),
         "regions": len(answers.regions),
+        "regions_not_virus": len(in_others),
+        "sequences_with_regions": len(np.unique(in_others)),
     }

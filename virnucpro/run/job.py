@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 
 from virnucpro import __version__
@@ -44,6 +45,7 @@ from virnucpro.models.encoders import EncoderEntry, as_listed
 from virnucpro.models.packing import pack
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.progress import Display
+from virnucpro.reporting.reasons import short_sequences
 from virnucpro.reporting.record import (
     RunRecord,
     call_identity,
@@ -146,6 +148,8 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
         if table.failures and not any_answered(table) and not outputs.run_json.exists():
             write_failures(outputs, table.failures)
         check_any_answered(table)
+    if not settings.call.allow_short:
+        _announce_short(table)
     bundle.check_classifier(Classifier.load(bundle.classifier).width)
     with clock.stage("plan"):
         run.display.stage("planning")
@@ -187,6 +191,18 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             work[name] = make_work(table, entry, store, tokens, older_rows)
         _check_room(run, len(table), work)
     return Job(table, {name: w.plan for name, w in work.items()}, outputs, work, identity)
+
+
+def _announce_short(table: FrameTable) -> None:
+    """Say before hours of work how many sequences will have no call for their length."""
+    chunk_length = table.rules.chunk_length
+    short = pc.and_(
+        pc.less(pc.multiply(table.records["length"], 2), chunk_length),
+        pc.and_(pc.greater(table.records["n_chunks"], 0), pc.invert(table.records["skipped"])),
+    )
+    n = pc.sum(short).as_py() or 0
+    if n:
+        log.info("%s", short_sequences(n, chunk_length))
 
 
 def join(run: Run) -> Job | None:
