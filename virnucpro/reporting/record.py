@@ -201,7 +201,7 @@ def read_record(path: Path) -> RunRecord | None:
 def _check(record: RunRecord) -> None:
     """Raises ValueError for values that have the right type and cannot be a run's."""
     wrong = {
-        "stem": not all(is_plain_name(f"{stem}_merged") for stem in record.stems),
+        "stem": not all(map(_is_folder_name, record.stems)),
         "inputs": len(set(record.stems)) < len(record.stems),
         "kept": not all(is_plain_name(entry.kept or "0") for entry in record.inputs),
         "features": record.features not in FEATURE_KINDS,
@@ -216,6 +216,11 @@ def _check(record: RunRecord) -> None:
     for name, is_wrong in wrong.items():
         if is_wrong:
             raise ValueError(f"{name} is not what a run writes")
+
+
+def _is_folder_name(stem: str) -> bool:
+    """Whether a run may have named a folder by it; a stem has `\\` where a letter was escaped."""
+    return is_plain_name(f"{stem}_merged".replace("\\", "_"))
 
 
 def typed(kind: Any, value: Any, where: str) -> Any:

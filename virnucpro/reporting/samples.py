@@ -15,7 +15,16 @@ from virnucpro.reporting.record import RunRecord, read_record
 
 SUMMARY, INDEX, STATUS = "summary.tsv", "index.html", "status.json"
 DONE, PARTIAL, FAILED = "done", "partial", "failed"
-COUNTS = ("sequences", "virus", "ambiguous", "non_virus", "not_scored", "regions", "bases")
+COUNTS = (
+    "sequences",
+    "virus",
+    "ambiguous",
+    "non_virus",
+    "too_short",
+    "not_scored",
+    "regions",
+    "bases",
+)
 
 
 @dataclass(frozen=True, slots=True)
