@@ -34,6 +34,8 @@ GIVEN = {
     "min_score": 0.4,
     "allow_short": True,
     "prevalence": 0.01,
+    "reference": "proteins",
+    "call_by": "both",
     "quiet": True,
     "verbose": True,
 }

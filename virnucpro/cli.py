@@ -27,7 +27,15 @@ from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.terminal import close_standard_streams, open_standard_streams
 from virnucpro.settings import INPUTS, Options, argument, flag, option
-from virnucpro.tools.commands import benchmark, citation, command, console_logging, doctor, models
+from virnucpro.tools.commands import (
+    benchmark,
+    citation,
+    command,
+    console_logging,
+    doctor,
+    models,
+    reference,
+)
 from virnucpro.training import commands as training
 
 UNEXPECTED = 1
@@ -153,6 +161,8 @@ OF_SUMMARIZE = (
     "relaxed",
     "allow_short",
     "prevalence",
+    "reference",
+    "call_by",
     "table_format",
     "cache_dir",
     "quiet",
@@ -246,6 +256,7 @@ app.command()(command(summarize, Finished, Options, only=OF_SUMMARIZE))
 for word, made in training.COMMANDS.items():
     app.command(word)(made)
 app.add_typer(models, name="models")
+app.add_typer(reference, name="reference")
 for made in (doctor, citation, benchmark):
     app.command()(made)
 

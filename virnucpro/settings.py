@@ -19,6 +19,7 @@ Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 FeatureKind = Literal["float32", "float16", "none"]
 Compile = Literal["auto", "on", "off"]
 TableFormat = Literal["tsv", "parquet"]
+CallBy = Literal["model", "both"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
 COMPILE: tuple[str, ...] = get_args(Compile)
@@ -30,6 +31,7 @@ SHORTEST_CHUNK, LONGEST_CHUNK = 30, 100_000  # bases
 MOST_SHARDS = 100_000
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
+NO_REFERENCE, SHIPPED = "none", "shipped"
 
 
 INPUTS, MODEL, DEVICES, RUN, CALLS = (
@@ -139,6 +141,8 @@ class CallSettings:
     allow_short: bool = False
     prevalence: float | None = None
     table_format: str = "tsv"
+    reference: str = NO_REFERENCE  # or SHIPPED, or a directory
+    call_by: str = "model"
 
     def __post_init__(self) -> None:
         if self.prevalence is not None and not 0.0 < self.prevalence < 1.0:
@@ -146,6 +150,8 @@ class CallSettings:
                 f"--prevalence {self.prevalence}: the expected share of viral sequences lies"
                 " between 0 and 1"
             )
+        if self.call_by == "both" and self.reference == NO_REFERENCE:
+            raise UsageError("--call-by both: needs proteins to search; give --reference too")
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +269,15 @@ class Options:
     prevalence: float | None = option(
         None, "Share of viral sequences you expect: moves probabilities and FDR.", panel=CALLS
     )
+    reference: str = option(
+        NO_REFERENCE,
+        "Known proteins to search too: shipped, or a directory of `virnucpro reference build`.",
+        panel=CALLS,
+        metavar="DIR",
+    )
+    call_by: CallBy = option(
+        "model", "What decides: the model, or both model and search.", panel=CALLS
+    )
     quiet: bool = option(False, "No progress display.", "-q", "--quiet", panel=RUN)
     verbose: bool = option(
         False, "Debug log, GPU memory every 10 s, tracebacks.", "-v", "--verbose", panel=RUN
@@ -294,7 +309,14 @@ class Options:
     def call_settings(self) -> CallSettings:
         """The part that decides calls and tables."""
         points = call_points(self.min_score, self.conservative, self.relaxed)
-        return CallSettings(points, self.allow_short, self.prevalence, self.table_format)
+        return CallSettings(
+            points,
+            self.allow_short,
+            self.prevalence,
+            self.table_format,
+            self.reference,
+            self.call_by,
+        )
 
     def settings(self, inputs: tuple[InputFile, ...], output_dir: Path) -> PredictSettings:
         """All that a run needs, for these inputs."""

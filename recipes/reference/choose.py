@@ -101,6 +101,7 @@ def main(out: Path, reference: Path) -> None:
         labels.append(ProteinLabel(row["source"], row["organism"], family, group, label))
         sequence = sequences[name]
         residues.append(sequence if label == "viral" else sequence[:LONGEST])
+    (out / "chosen.txt").write_text("\n".join(chosen) + "\n")
     build(residues, labels, reference, "VirNucPro's reference proteins")
     print(Counter(x.label for x in labels), sum(map(len, residues)), RESIDUES - room)
 

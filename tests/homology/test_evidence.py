@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from virnucpro.homology.choice import LABELS
 from virnucpro.homology.evidence import FEATURES, Evidence, Weights, weigh
-from virnucpro.homology.reference import LABELS, ProteinLabel, Reference
+from virnucpro.homology.reference import ProteinLabel, Reference
 from virnucpro.homology.search import Hits
 from virnucpro.homology.stretches import Proteins
 

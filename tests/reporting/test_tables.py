@@ -21,7 +21,9 @@ from virnucpro.sequences.chunks import chunk_spans
 COLUMNS = {
     "contigs": (
         "seq_name source length gc n_chunks n_scored scored_fraction virus_score virus_probability"
-        " max_chunk_score n_virus_chunks call fdr note"
+        " max_chunk_score n_virus_chunks call fdr note model_probability homology_probability"
+        " homology_score closest_virus closest_family closest_identity viral_hits cellular_hits"
+        " cellular_like topology called_by"
     ),
     "chunks": (
         "seq_name chunk start end n_open_frames max_others max_virus virus_score is_virus status"
@@ -29,6 +31,12 @@ COLUMNS = {
     "frames": (
         "frame_id seq_name chunk strand frame start end aa_length others_score virus_score"
         " prediction"
+    ),
+}
+ALWAYS_TEXT = {
+    "hits": (
+        "seq_name source start end strand protein name family label identity aligned_length"
+        " bit_score evalue"
     ),
 }
 
@@ -47,9 +55,9 @@ def read(path):
     )
 
 
-@pytest.mark.parametrize("table", COLUMNS)
-def test_columns_are_those_of_the_contract(written, table):
-    assert getattr(written, table).read_text().splitlines()[0].split("\t") == COLUMNS[table].split()
+@pytest.mark.parametrize(("table", "columns"), [*COLUMNS.items(), *ALWAYS_TEXT.items()])
+def test_columns_are_those_of_the_contract(written, table, columns):
+    assert getattr(written, table).read_text().splitlines()[0].split("\t") == columns.split()
 
 
 def test_every_sequence_is_there_in_input_order(written, golden):

@@ -19,16 +19,20 @@ from virnucpro.calling.calibration import Calibration, prevalence_by_source
 from virnucpro.calling.columns import (
     ChunkColumns,
     FrameColumns,
+    Note,
     RecordColumns,
     SequenceColumns,
 )
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
+from virnucpro.homology.choice import find_reference
+from virnucpro.launch import cores
 from virnucpro.models.encoders import longest_protein
+from virnucpro.settings import CallSettings
 
 if TYPE_CHECKING:
+    from virnucpro.calling.evidence import EvidenceColumns
     from virnucpro.sequences.table import FrameTable
-    from virnucpro.settings import CallSettings
 
 SMALL_MODEL, FULL_MODEL = "mini", "500"
 
@@ -66,6 +70,8 @@ class Answers:
     limits: RegionLimits = field(default_factory=RegionLimits)  # of the regions
     # of --stride: what the regions rest on; frames and chunks are without them
     windows: ChunkColumns | None = None
+    evidence: EvidenceColumns | None = None  # of known proteins, where they were searched
+    called_by: str = "model"
 
     @property
     def model_label(self) -> str:
@@ -82,7 +88,7 @@ def call(
     calibration: Calibration | None = None,
 ) -> Answers:
     """The answers for the frames of `table`. scores: float32 [frames, 2] (others, virus); lost:
-    bool [frames], without an embedding.
+    bool [frames], without an embedding. Searches the reference proteins of the settings.
     """
     rules = CallRules(
         table.rules.chunk_length,
@@ -94,9 +100,7 @@ def call(
     )
     table.check()
     frames = frame_columns(table.frames.data.table, scores, lost)
-    return assemble(
-        table.inputs, table.records, frames, rules, model, calibration, settings.prevalence
-    )
+    return assemble(table.inputs, table.records, frames, rules, model, calibration, settings)
 
 
 def assemble(
@@ -106,16 +110,22 @@ def assemble(
     rules: CallRules,
     model: str,
     calibration: Calibration | None = None,
-    prevalence: float | None = None,
+    settings: CallSettings | None = None,
 ) -> Answers:
     """Calls from the records and their scored frames."""
+    settings = settings or CallSettings()
+    prevalence = settings.prevalence
     records, windows = record_columns(record_table), None
+    evidence = _evidence(inputs, records, settings.reference)
     if rules.stride:
         of_window = frames.chunk > records.n_chunks[frames.record]
         windows = call_windows(frames.take(of_window), records, rules)
         frames = frames.take(~of_window)
     chunks = call_chunks(frames, records, rules)
-    sequences = call_sequences(chunks, records, rules, calibration, prevalence)
+    joined = evidence.log_odds if evidence and settings.call_by == "both" else None
+    sequences = call_sequences(chunks, records, rules, calibration, prevalence, joined)
+    if evidence:
+        sequences.notes[evidence.evidence.plasmid_like] |= Note.plasmid_like.value
     limits = RegionLimits() if calibration is None else calibration.regions
     regions = find_regions(
         chunks if windows is None else windows, sequences, records.length, rules.density, limits
@@ -144,7 +154,22 @@ def assemble(
         prevalence=_prevalence(sources, records, sequences, calibration, prevalence),
         limits=limits,
         windows=windows,
+        evidence=evidence,
+        called_by=settings.call_by,
     )
+
+
+def _evidence(
+    inputs: Sequence[Mapping[str, object]], records: RecordColumns, choice: str
+) -> EvidenceColumns | None:
+    """What the chosen reference proteins say; None where none are searched."""
+    directory = find_reference(choice)
+    if directory is None:
+        return None
+    from virnucpro.calling.evidence import search_inputs  # numba takes half a second
+    from virnucpro.homology.reference import load
+
+    return search_inputs(inputs, records, load(directory), cores())
 
 
 def _prevalence(

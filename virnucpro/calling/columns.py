@@ -52,6 +52,7 @@ class Note(IntFlag):
     low_evidence = 128
     contains_virus_like_region = 256
     uncalibrated = 512
+    plasmid_like = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,7 @@ class SequenceColumns:
     call: NDArray[np.uint8]
     fdr: NDArray[np.float64]
     notes: NDArray[np.uint16]
+    model_probability: NDArray[np.float64]  # of the network alone
 
     def __len__(self) -> int:
         return len(self.call)

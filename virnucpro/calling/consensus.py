@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.calibration import Calibration, fdr_by_source
+from virnucpro.calling.calibration import (
+    SCORE_MARGIN,
+    Calibration,
+    expit,
+    fdr_by_source,
+    logit,
+)
 from virnucpro.calling.columns import (
     Call,
     ChunkColumns,
@@ -174,6 +180,7 @@ def call_sequences(
     rules: CallRules,
     calibration: Calibration | None = None,
     prevalence: float | None = None,
+    evidence_odds: NDArray[np.float64] | None = None,
 ) -> SequenceColumns:
     """Every sequence's score, call and notes (all but the note on regions, which `regions` adds).
 
@@ -181,6 +188,9 @@ def call_sequences(
     the fdr. Without it the probabilities are those of the calibration's own prevalence, so that a
     sequence's call never depends on its company; only the fdr then uses a prevalence estimated from
     each source.
+
+    `evidence_odds` [records]: log-odds of what known proteins say, added to the network's where
+    there are any; a network without a calibration enters by its score.
     """
     n = len(records)
     n_scored, virus_score, max_chunk_score = _scores(chunks, n)
@@ -191,24 +201,30 @@ def call_sequences(
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
     too_short = 2 * records.length < rules.chunk_length
     eligible = has_score & (rules.allow_short | ~too_short)
-    probability, fdr = np.full((2, n), np.nan)
+    model_probability, fdr = np.full((2, n), np.nan)
+    trained = 0.5 if calibration is None else calibration.training_prevalence
     if calibration is not None:
-        probability[has_score] = calibration.probability(
+        model_probability[has_score] = calibration.probability(
             virus_score[has_score],
             records.length[has_score],
             scored_fraction[has_score],
             n_open_frames[has_score],
             prevalence=prevalence,
         )
-        fdr = fdr_by_source(
-            probability, records.input, eligible, calibration.training_prevalence, prevalence
-        )
+    probability = model_probability
+    if evidence_odds is not None:
+        network = virus_score if calibration is None else model_probability
+        network = np.clip(network, SCORE_MARGIN, 1 - SCORE_MARGIN)
+        probability = expit(logit(network) + np.nan_to_num(evidence_odds))
+    calibrated = calibration is not None or evidence_odds is not None
+    if calibrated:
+        fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence)
     little = has_score & (records.length >= EVIDENCE_LENGTH)
     little &= (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
-    deciding = virus_score if calibration is None else probability
+    deciding = probability if calibrated else virus_score
     notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value
-    if calibration is None:
+    if not calibrated:
         notes[has_score] |= Note.uncalibrated.value
     return SequenceColumns(
         n_scored=n_scored,
@@ -221,6 +237,7 @@ def call_sequences(
         call=_calls(deciding, has_score, eligible, little, rules.points),
         fdr=fdr,
         notes=notes,
+        model_probability=model_probability,
     )
 
 

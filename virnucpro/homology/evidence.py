@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from virnucpro.homology.reference import LABELS, Reference
+from virnucpro.homology.choice import LABELS
+from virnucpro.homology.reference import Reference
 from virnucpro.homology.search import LEAST_BITS, Hits
 
 FEATURES = (
@@ -36,6 +37,7 @@ class Evidence:
     """One entry a sequence; [N] each."""
 
     features: np.ndarray  # float64 [N, FEATURES]
+    lead: np.ndarray  # float64: bits of the best viral over the best other hit, each at least 30
     closest_virus: np.ndarray  # int32: row of the reference, -1 without a hit
     closest_identity: np.ndarray  # float64: identical among aligned columns; NaN without a hit
     viral_hits: np.ndarray  # int32
@@ -77,6 +79,7 @@ def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
     known = total[:, 1 : LABELS.index("cellular")]
     return Evidence(
         np.column_stack(columns),
+        (best_viral - best_cellular).round(1),
         closest,
         identity,
         np.bincount(hits.sequence[sure & (label == 0)], minlength=n).astype(np.int32),

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 import zstandard
 
-from virnucpro.errors import InputError
+from virnucpro.homology.choice import LABELS, no_reference
 from virnucpro.homology.masking import repeats, seed_residues
 from virnucpro.homology.seeds import bit_planes
 from virnucpro.homology.stretches import APART, Proteins
 
 FORMAT = 1
-LABELS = ("viral", "bacteria", "archaea", "eukaryote", "plasmid", "cellular")
 _FILES = ("residues.zst", "repeats.zst", "proteins.tsv.zst")
 _LEVEL = 19
 
@@ -120,10 +119,7 @@ def load(directory: Path) -> Reference:
         length = np.array([int(r[-1]) for r in rows], np.int64)
         labels = [ProteinLabel(*r[:-1]) for r in rows]
     except (OSError, ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
-        raise InputError(
-            f"{directory} is not a reference of proteins: {error}. Make one with "
-            "`virnucpro reference build`, or say --reference none"
-        ) from error
+        raise no_reference(directory, error) from error
     codes = np.frombuffer(parts[0], np.uint8)
     proteins, inside = Proteins.spread(codes, length)
     masked = np.zeros(len(inside), bool)

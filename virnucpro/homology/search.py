@@ -60,8 +60,12 @@ class Hits:
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
-def search(sequences: Sequence[bytes], reference: Reference, threads: int = 1) -> Hits:
-    """All hits of a batch of sequences, at most one of a stretch and a protein."""
+def search(
+    sequences: Sequence[bytes], reference: Reference, threads: int = 1, most: int = MOST
+) -> Hits:
+    """The hits of a batch of sequences, at most one of a stretch and a protein: of every stretch
+    the `most` best with viral proteins, and as many with others.
+    """
     stretches = find_stretches(sequences)
     proteins, target = stretches.proteins, reference.proteins
     bias = composition_bias(proteins)
@@ -77,7 +81,7 @@ def search(sequences: Sequence[bytes], reference: Reference, threads: int = 1) -
             window_scores(query, target.residues, places, FLAT_MATRIX, scores[part])
 
         list(pool.map(look, _parts(len(candidates), 8 * threads)))
-        candidates = strongest(candidates, scores, reference.viral)
+        candidates = strongest(candidates, scores, reference.viral, most)
         pairs = as_pairs(candidates, proteins, target)
         aligned = np.zeros((len(pairs), 7), np.int32)
 
@@ -88,9 +92,11 @@ def search(sequences: Sequence[bytes], reference: Reference, threads: int = 1) -
     return _as_hits(sequences, stretches, reference, candidates, aligned)
 
 
-def strongest(candidates: np.ndarray, scores: np.ndarray, viral: np.ndarray) -> np.ndarray:
-    """The candidates that may be hits: of every stretch the MOST best with viral and the MOST best
-    with other proteins.
+def strongest(
+    candidates: np.ndarray, scores: np.ndarray, viral: np.ndarray, most: int
+) -> np.ndarray:
+    """The candidates that may be hits: of every stretch the `most` best with viral
+    and the `most` best with other proteins.
     """
     keep = scores >= LEAST_SCORE
     candidates, scores = candidates[keep], scores[keep]
@@ -99,7 +105,7 @@ def strongest(candidates: np.ndarray, scores: np.ndarray, viral: np.ndarray) -> 
     kind = kind[order]
     first = np.flatnonzero(np.diff(kind, prepend=-1))
     place = np.arange(len(kind)) - np.repeat(first, np.diff(first, append=len(kind)))
-    return candidates[np.sort(order[place < MOST])]
+    return candidates[np.sort(order[place < most])]
 
 
 def _parts(n: int, parts: int) -> list[slice]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -15,9 +16,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnucpro.calling.answers import Answers
+from virnucpro.calling.calibration import expit
 from virnucpro.calling.columns import CALL_WORDS, ChunkStatus, Note
 from virnucpro.calling.consensus import best_first
+from virnucpro.homology.choice import LABELS
 from virnucpro.reporting.text import TEXT, constant, join
+
+if TYPE_CHECKING:
+    from virnucpro.calling.evidence import EvidenceColumns, HitColumns
 
 Rows = NDArray[np.int64]
 FRAME_LABELS = pa.array(["F1", "F2", "F3", "R1", "R2", "R3"], TEXT)
@@ -25,6 +31,7 @@ STATUS_WORDS = pa.array([status.name for status in ChunkStatus], TEXT)
 SCORE, FRAME_SCORE = pa.float64(), pa.float32()  # 4 decimals as text
 BASES, COUNT, FRAME = pa.int64(), pa.int32(), pa.int8()
 FLAG = pa.bool_()
+BITS = pa.decimal128(9, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +143,67 @@ def _of(part: str, name: str) -> Callable[[Answers, Rows], NDArray]:
     return lambda answers, rows: getattr(getattr(answers, part), name)[rows]
 
 
+def _evidence(
+    answers: Answers, rows: Rows, of: Callable[[EvidenceColumns], NDArray]
+) -> NDArray[np.float64]:
+    """Numbers of the evidence of the records at `rows`, NaN where they were not searched."""
+    if answers.evidence is None:
+        return np.full(len(rows), np.nan)
+    searched = ~np.isnan(answers.evidence.log_odds[rows])
+    return np.where(searched, of(answers.evidence)[rows], np.nan)
+
+
+def _counted(answers: Answers, rows: Rows, of: Callable[[EvidenceColumns], NDArray]) -> pa.Array:
+    values = _evidence(answers, rows, of)
+    missing = np.isnan(values)
+    return pa.array(np.where(missing, 0, values).astype(np.int32), mask=missing)
+
+
+def _words(values: list[str | None]) -> pa.Array:
+    """Texts, missing where there is none."""
+    return pa.array([value or None for value in values], TEXT)
+
+
+def _closest(answers: Answers, rows: Rows, field: str) -> pa.Array:
+    """What is known of the closest viral proteins of the records at `rows`."""
+    if answers.evidence is None:
+        return pa.nulls(len(rows), TEXT)
+    labels = answers.evidence.reference.labels
+    proteins = answers.evidence.evidence.closest_virus[rows].tolist()
+    return _words([getattr(labels[p], field) if p >= 0 else None for p in proteins])
+
+
+def _cellular_like(answers: Answers, rows: Rows) -> pa.Array:
+    if answers.evidence is None:
+        return pa.nulls(len(rows), TEXT)
+    kinds = answers.evidence.evidence.cellular_like[rows].tolist()
+    return _words([LABELS[kind] if kind >= 0 else None for kind in kinds])
+
+
+def _hits(answers: Answers) -> Rows:
+    return np.arange(len(answers.evidence.hits) if answers.evidence else 0)
+
+
+def _of_hits(of: Callable[[HitColumns], NDArray]) -> Callable[[Answers, Rows], NDArray]:
+    """Values of the hits."""
+    return lambda answers, rows: (
+        of(answers.evidence.hits)[rows] if answers.evidence else np.zeros(0)
+    )
+
+
+def _of_proteins(field: str) -> Callable[[Answers, Rows], pa.Array]:
+    """What is known of the proteins of the hits."""
+
+    def values(answers: Answers, rows: Rows) -> pa.Array:
+        if answers.evidence is None:
+            return pa.nulls(len(rows), TEXT)
+        labels = answers.evidence.reference.labels
+        proteins = answers.evidence.hits.protein[rows].tolist()
+        return _words([getattr(labels[p], field) for p in proteins])
+
+    return values
+
+
 # -- contigs.tsv and virus_summary.tsv ------------------------------------------------------------
 
 _MODEL = Column(
@@ -199,6 +267,82 @@ CONTIGS = Table(
             " or a better one, see below",
         ),
         Column("note", TEXT, notes, "`;`-joined words, see below", nullable=True),
+        Column(
+            "model_probability",
+            SCORE,
+            _of("sequences", "model_probability"),
+            "the network's own probability",
+        ),
+        Column(
+            "homology_probability",
+            SCORE,
+            lambda answers, rows: expit(_evidence(answers, rows, lambda e: e.log_odds)),
+            "the probability by the hits with known proteins alone, without the network; `NA`, as"
+            " in the columns that follow, where no proteins were searched",
+        ),
+        Column(
+            "homology_score",
+            BITS,
+            lambda answers, rows: _evidence(answers, rows, lambda e: e.evidence.lead),
+            "bit score of the best hit with a viral protein less that of the best with another one;"
+            " a missing or weak hit counts 30 bits",
+        ),
+        Column(
+            "closest_virus",
+            TEXT,
+            lambda answers, rows: _closest(answers, rows, "name"),
+            "the virus of the closest known viral protein (not the sequence's own taxonomy)",
+            nullable=True,
+        ),
+        Column(
+            "closest_family",
+            TEXT,
+            lambda answers, rows: _closest(answers, rows, "family"),
+            "the family of that virus",
+            nullable=True,
+        ),
+        Column(
+            "closest_identity",
+            SCORE,
+            lambda answers, rows: _evidence(answers, rows, lambda e: e.evidence.closest_identity),
+            "identical residues of the alignment with that protein",
+        ),
+        Column(
+            "viral_hits",
+            COUNT,
+            lambda answers, rows: _counted(answers, rows, lambda e: e.evidence.viral_hits),
+            "hits with viral proteins",
+        ),
+        Column(
+            "cellular_hits",
+            COUNT,
+            lambda answers, rows: _counted(answers, rows, lambda e: e.evidence.cellular_hits),
+            "hits with other proteins",
+        ),
+        Column(
+            "cellular_like",
+            TEXT,
+            _cellular_like,
+            "where most of the score of the other hits comes from: `bacteria`, `archaea`,"
+            " `eukaryote` or `plasmid`",
+            nullable=True,
+        ),
+        Column(
+            "topology",
+            TEXT,
+            lambda answers, rows: _words(
+                [answers.evidence.topology[r] if answers.evidence else None for r in rows.tolist()]
+            ),
+            "`direct_repeat_N` or `inverted_repeat_N`: the first N bases are the last N too, or"
+            " their reverse complement",
+            nullable=True,
+        ),
+        Column(
+            "called_by",
+            TEXT,
+            lambda answers, rows: pa.array([answers.called_by] * len(rows), TEXT),
+            "what `virus_probability` and the call are made of: `model`, or `both` model and hits",
+        ),
     ),
 )
 
@@ -378,4 +522,73 @@ REGIONS = Table(
     ),
 )
 
-TABLES = (CONTIGS, VIRUS_SUMMARY, CHUNKS, FRAMES, REGIONS)
+# -- hits.tsv -------------------------------------------------------------------------------------
+
+_hit_records = _of_hits(lambda hits: hits.record)
+
+HITS = Table(
+    "hits",
+    _hits,
+    (
+        Column(
+            "seq_name",
+            TEXT,
+            lambda answers, rows: _names(answers, _hit_records(answers, rows).astype(np.int64)),
+            "the sequence",
+        ),
+        Column(
+            "source",
+            TEXT,
+            lambda answers, rows: _sources(answers, _hit_records(answers, rows).astype(np.int64)),
+            "its input file",
+        ),
+        Column("start", BASES, _of_hits(lambda hits: hits.start), "first base of the alignment"),
+        Column("end", BASES, _of_hits(lambda hits: hits.end), "its last base"),
+        Column(
+            "strand",
+            TEXT,
+            lambda answers, rows: pc.if_else(
+                pa.array(_of_hits(lambda hits: hits.reverse)(answers, rows), FLAG),
+                constant("-"),
+                constant("+"),
+            ),
+            "`+` or `-`",
+        ),
+        Column("protein", TEXT, _of_proteins("protein"), "the known protein", nullable=True),
+        Column("name", TEXT, _of_proteins("name"), "what it is of", nullable=True),
+        Column("family", TEXT, _of_proteins("family"), "the family of that", nullable=True),
+        Column(
+            "label",
+            TEXT,
+            _of_proteins("label"),
+            "`viral`, `bacteria`, `archaea`, `eukaryote`, `plasmid`, or `cellular` where the kind"
+            " of cell is not known",
+            nullable=True,
+        ),
+        Column(
+            "identity",
+            SCORE,
+            _of_hits(lambda hits: hits.identity),
+            "identical residues of the alignment's columns",
+        ),
+        Column(
+            "aligned_length", COUNT, _of_hits(lambda hits: hits.columns), "columns of the alignment"
+        ),
+        Column(
+            "bit_score",
+            BITS,
+            _of_hits(lambda hits: hits.bits),
+            "score of the alignment in bits",
+        ),
+        Column(
+            "evalue",
+            TEXT,
+            lambda answers, rows: _words(
+                [f"{e:.1e}" for e in _of_hits(lambda hits: hits.evalue)(answers, rows).tolist()]
+            ),
+            "chance hits as good as this expected of its stop-free stretch",
+        ),
+    ),
+)
+
+TABLES = (CONTIGS, VIRUS_SUMMARY, CHUNKS, FRAMES, REGIONS, HITS)

@@ -69,6 +69,7 @@ class Outputs:
         "regions.bed", "the same regions for genome browsers (0-based, half-open)"
     )
     regions_fasta = OutputFile("regions.fna", "the sequences of these regions")
+    hits = OutputFile("hits.tsv", "hits with known proteins, where these were searched")
     report = OutputFile("report.html", "the result as one page")
     multiqc = OutputFile("multiqc_mqc.json", "the counts for MultiQC")
     chunks = OutputFile("chunks.{table}", "every chunk, scored or not")

@@ -20,6 +20,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from virnucpro.errors import Failure, StoreError, escaped
 from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
+from virnucpro.homology.choice import find_reference, reference_checksum
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.settings import (
     FEATURE_KINDS,
@@ -144,13 +145,19 @@ class RunRecord:
 
 
 def call_identity(call: CallSettings) -> Identity:
-    """The call settings as words, as `run.json` keeps them and a refusal quotes them."""
+    """The call settings as words, as `run.json` keeps them and a refusal quotes them. Raises
+    InputError where the reference proteins are not there.
+    """
+    directory = find_reference(call.reference)
+    searched = {} if directory is None else {"--reference": reference_checksum(directory)}
     return {
         "--min-score": str(call.points.virus),
         "--relaxed": str(call.points.relaxed),
         "--allow-short": str(call.allow_short),
         "--prevalence": str(call.prevalence),
         "--table-format": call.table_format,
+        **searched,
+        **({"--call-by": call.call_by} if searched else {}),
     }
 
 

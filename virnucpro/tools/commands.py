@@ -100,6 +100,33 @@ def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
     logger.addHandler(handler)
 
 
+reference = typer.Typer(help="Known proteins that sequences are searched against.")
+
+
+@reference.command("build")
+def _reference_build(
+    proteins: Annotated[
+        Path, typer.Argument(metavar="FASTA", help="Proteins; may be gzipped.", show_default=False)
+    ],
+    labels: Annotated[
+        Path,
+        typer.Option(
+            "--labels",
+            metavar="TABLE",
+            help="Tab-separated, with columns protein, label and perhaps name, family, group.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="DIR", help="New.", show_default=False)
+    ],
+) -> None:
+    """Make a reference for predict --reference DIR from your own proteins."""
+    from virnucpro.homology.build import build_from_files
+
+    print(f"{output}: {build_from_files(proteins, labels, output)} proteins")
+
+
 models = typer.Typer(help="List, download, import and verify models.")
 
 
