@@ -2,7 +2,7 @@
 # VirNucPro on a machine that has nothing but Python (a GPU is used when there is one).
 #
 #   ./run.sh                 install once into .venv, then call the sequences of examples/ with the shipped model
-#   ./run.sh test [ARG ...]  install the test tools too, then ruff and pytest (ARG ... goes to pytest)
+#   ./run.sh test [ARG ...]  install the test tools too, then ruff, mypy and pytest (ARG ... goes to pytest)
 #   ./run.sh ARG ...         the same as `virnucpro ARG ...`
 #
 # PYTHON=/path/to/python picks the interpreter of a new .venv. Nothing outside this folder and the output is changed.
@@ -126,6 +126,7 @@ case ${1:-} in
         failed=0
         "$python" -m ruff format --check . || failed=1
         "$python" -m ruff check . || failed=1
+        "$python" -m mypy || failed=1
         "$python" -m pytest "$@" || failed=$?
         exit "$failed"
         ;;

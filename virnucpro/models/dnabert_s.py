@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -87,7 +88,7 @@ class DnabertModel(nn.Module):
         super().__init__()
         self.config = config
         self.embeddings = DnabertEmbeddings(config)
-        self.encoder = nn.Module()
+        self.encoder: Any = nn.Module()
         self.encoder.layer = nn.ModuleList(
             DnabertLayer(config) for _ in range(config.num_hidden_layers)
         )
@@ -117,7 +118,7 @@ class DnabertLayer(nn.Module):
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
         self.heads = heads
-        self.attention = nn.ModuleDict(
+        self.attention: Any = nn.ModuleDict(
             {
                 "self": nn.ModuleDict({"Wqkv": nn.Linear(width, 3 * width)}),
                 "output": nn.ModuleDict(
@@ -125,7 +126,7 @@ class DnabertLayer(nn.Module):
                 ),
             }
         )
-        self.mlp = nn.ModuleDict(
+        self.mlp: Any = nn.ModuleDict(
             {
                 "gated_layers": nn.Linear(width, 2 * config.intermediate_size, bias=False),
                 "wo": nn.Linear(config.intermediate_size, width),

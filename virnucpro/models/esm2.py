@@ -50,7 +50,7 @@ NOT_IN_ESM2 = (
 
 
 def choose_forward(
-    model: torch.nn.Module, device: torch.device, precision: str, compile: str
+    model: Any, device: torch.device, precision: str, compile: str
 ) -> tuple[Forward, tuple[Choice, ...]]:
     """The way the network is run, and why: the one place where a faster one takes the stock
     model's.
@@ -77,7 +77,7 @@ def choose_forward(
     return fast, (layers,)
 
 
-def fast_forward(model: torch.nn.Module, kind: str) -> Forward:
+def fast_forward(model: Any, kind: str) -> Forward:
     """Our own kernels; they take the model's layers over."""
     from virnucpro.models.fast.esm2 import FusedEsm2
     from virnucpro.models.fast.esm2_int8 import Int8Esm2
@@ -109,7 +109,7 @@ def short_apart(forward: Forward, precise: Forward, shortest: int) -> Forward:
     return apart
 
 
-def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
+def stock_forward(model: Any, attention: str) -> Forward:
     """The stock EsmModel on the row [1, T] with our attention.
 
     No mask is passed: the back end knows the bounds.
@@ -126,7 +126,7 @@ def stock_forward(model: torch.nn.Module, attention: str) -> Forward:
     return forward
 
 
-def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
+def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
     """The EsmModel of a directory (config.json and weights, names with or without `esm.`)."""
     model = build_esm2(read_config(directory))
     # transformers 5 saves LayerNorm's weight and bias as gamma and beta
@@ -195,21 +195,19 @@ def read_config(directory: Path) -> EsmConfig:
     )
 
 
-def build_esm2(config: EsmConfig) -> torch.nn.Module:
+def build_esm2(config: EsmConfig) -> Any:
     """An EsmModel without values (on the meta device), and without the heads that features do not
     need.
     """
     from transformers import EsmModel
 
     with without_values():
-        model = EsmModel(config, add_pooling_layer=False)
+        model: Any = EsmModel(config, add_pooling_layer=False)
     model.contact_head = None
     return model
 
 
-def set_inv_freq(
-    model: torch.nn.Module, device: torch.device, stored: torch.Tensor | None = None
-) -> None:
+def set_inv_freq(model: Any, device: torch.device, stored: torch.Tensor | None = None) -> None:
     """Give `model` its RoPE frequencies in fp32 whatever the dtype of the weights: a checkpoint's
     own, if it has them.
 

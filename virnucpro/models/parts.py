@@ -69,6 +69,7 @@ class Part:
                 check_cached(place)
             return place
         if self.path is None:
+            assert self.hub is not None  # a part has one of them at least
             return download_encoder(self.hub, self.revision, ENCODERS[self.kind].files, log.info)
         if self.kind == CLASSIFIER:
             raise ModelError(
@@ -88,6 +89,7 @@ class Part:
     def _places(self) -> list[Path]:
         from huggingface_hub import try_to_load_from_cache
 
+        assert self.hub is not None
         plain, own = (models_dir() / folder_name(self.hub, r) for r in (None, self.revision))
         contents = Contents.read(plain)
         fits = contents is None or self.revision in (None, contents.origin.partition("@")[2])

@@ -65,7 +65,7 @@ def _choose_without_cuda(device: torch.device, cpu_precision: str) -> Choice:
 def bf16_unit_of_cpu() -> str | None:
     """The instruction set in which this CPU multiplies bf16, None where it has none."""
     # where torch has no such function, nothing is known of the CPU: fp32
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    capabilities: dict[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
     return next((unit for unit in CPU_BF16_UNITS if capabilities.get(unit)), None)
 
 

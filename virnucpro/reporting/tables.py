@@ -73,7 +73,7 @@ def read_table(path: Path) -> pa.Table:
         )
     except (OSError, pa.ArrowException) as error:
         raise StoreError(
-            f"{path}: cannot be read ({one_line(error)}); run predict or summarize again"
+            f"{path}: cannot be read ({one_line(str(error))}); run predict or summarize again"
         ) from None
     for i, column in enumerate(table.columns):
         if column.nullable:

@@ -159,6 +159,7 @@ def _start(settings: PredictSettings) -> subprocess.Popen:
     log.debug("reading ahead in process %d", process.pid)
     # else `ps` shows it as defunct until the run ends
     threading.Thread(target=process.wait, daemon=True).start()
+    assert process.stdin is not None
     with suppress(OSError):  # it has ended
         pickle.dump(settings, process.stdin)
         process.stdin.flush()
@@ -166,6 +167,7 @@ def _start(settings: PredictSettings) -> subprocess.Popen:
 
 
 def _end(process: subprocess.Popen) -> None:
+    assert process.stdin is not None
     with suppress(OSError):  # what it never took
         process.stdin.close()
     process.terminate()

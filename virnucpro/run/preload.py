@@ -64,7 +64,7 @@ class LoadAhead:
         """
         coming = self._coming.pop(name, None)
         try:
-            return coming and coming.result()
+            return coming.result() if coming is not None else None
         except Exception as error:
             log.debug("%s was not loaded ahead: %s", name, error)
             return None

@@ -69,7 +69,9 @@ def samples_of(
     if sheet is None:
         if "-" in given:
             raise UsageError("--per-input: standard input cannot be a sample; name files")
-        found = [(file.stem, (str(file.path),)) for file in find_inputs(given)]
+        found: list[tuple[str, tuple[str, ...]]] = [
+            (file.stem, (str(file.path),)) for file in find_inputs(given)
+        ]
     elif given or per_input:
         raise UsageError(
             "--samplesheet names the inputs; leave other inputs and --per-input out, or add them"

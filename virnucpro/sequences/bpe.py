@@ -219,8 +219,9 @@ def _explore(words: list[str], compatible: np.ndarray, trie: _Trie, ids: list[in
         return number
 
     start = ((0, len(words)),)  # (node, last): a token that follows `last` has come to `node`
-    numbers = {((future(*start[0]),), -1): 0}
-    states, tokens, step = [start], [-1], []
+    numbers: dict[tuple[tuple[int, ...], int], int] = {((future(*start[0]),), -1): 0}
+    states: list[tuple[tuple[int, int], ...]] = [start]
+    tokens, step = [-1], []
     for state in states:  # grows while it is walked
         for base in range(4):
             ends = [

@@ -12,7 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from virnucpro.errors import ModelError
 from virnucpro.models.weights import ADVICE, read_table
@@ -161,7 +161,7 @@ def _short(table: dict[str, Any], name: str) -> str:
     return f"{kind}"[:40] if isinstance(kind, str | int | float | None) else "a table"
 
 
-def _is_vocabulary(vocabulary: Any) -> bool:
+def _is_vocabulary(vocabulary: Any) -> TypeGuard[dict[str, int]]:
     if not isinstance(vocabulary, dict) or not len(DNA_SPECIAL) < len(vocabulary) <= MOST_TOKENS:
         return False
     tokens, ids = vocabulary.keys(), vocabulary.values()

@@ -315,7 +315,8 @@ def whole_run(
                 own_process=False,
                 encoders=encoders,
             )
-        record = read_record(outcome.outputs.run_json)
+        record = read_record(outcome.outputs.run_json) if outcome else None
+    assert record is not None  # of a run that is not resumed, on the main process
     return {"sequences": frames, "frames": record.counts["frames"], "seconds": record.seconds}
 
 
