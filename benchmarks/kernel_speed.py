@@ -27,6 +27,7 @@ import torch
 from virnucpro.models.choices import FUSED, INT8
 from virnucpro.models.dnabert_s import DnabertEncoder, alibi_slopes
 from virnucpro.models.esm2 import Esm2Encoder, fast_forward
+from virnucpro.models.esm2_model import to_stock
 from virnucpro.models.fast import esm2 as fused
 from virnucpro.models.fast import esm2_int8 as int8
 from virnucpro.models.fast import kernels
@@ -396,8 +397,9 @@ def stacks(layers: int = 6) -> None:
     made = {name: function() for name, function in make.items()}
     made["bf16, library only"].hopper = False
     ways: dict[str, Callable] = dict(made)
-    stock = Esm2Encoder(esm2(torch.bfloat16, layers), torch.device(DEVICE), "bf16", "off")
-    for layer in stock.model.encoder.layer:
+    stock_model = to_stock(esm2(torch.bfloat16, layers))
+    stock = Esm2Encoder(stock_model, torch.device(DEVICE), "bf16", "off")
+    for layer in stock_model.encoder.layer:
         layer.compile(fullgraph=True, dynamic=False)
     ways["stock compiled"] = stock.hidden
     for tokens, lengths in (

@@ -1,66 +1,50 @@
-"""ESM-2: proteins to vectors, with the stock transformers EsmModel on packed batches.
+"""ESM-2: proteins to vectors, on packed batches.
 
-Knows how to load an EsmModel directory in a compute dtype and to run it on a packed row. Does not
-know attention's back ends (attention.py) nor the faster layers that may take the stock ones' place.
+Knows how to load an EsmModel directory in a compute dtype and which layers run it: our own
+(fast/), or those of transformers. Does not know attention's back ends (attention.py).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
 from virnucpro.models.choices import INT8, PLAIN, choose_fast_path
-from virnucpro.models.config import LONGEST_TOKENS, Config
+from virnucpro.models.config import LONGEST_TOKENS
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
+from virnucpro.models.esm2_model import Esm2Config, Esm2Model, to_stock
 from virnucpro.models.fast.esm2_cpu import CpuEsm2
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import PackedBatch
 from virnucpro.models.precision import compute_dtype
-from virnucpro.models.weights import ADVICE, read_state_dict, without_values
+from virnucpro.models.weights import ADVICE, read_state_dict
 from virnucpro.settings import Choice
-
-if TYPE_CHECKING:
-    from transformers import EsmConfig
 
 # tokens: shorter proteins are too few residues for the errors of int8 to average out
 # (docs/PERFORMANCE.md)
 SHORTEST_INT8 = 32
 LAYERS = "ESM-2 layers"
 INV_FREQ = "rotary_embeddings.inv_freq"
-TOKENS, PAD, MASK = 33, 1, 32  # the alphabet of every ESM-2, and ids in it
-NUMBERS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "intermediate_size",
-    "max_position_embeddings",
-)
-NOT_IN_ESM2 = (
-    "emb_layer_norm_before",
-    "is_decoder",
-    "is_folding_model",
-    "add_cross_attention",
-    "quantization_config",
-)
 
 
 def choose_forward(
     model: Any, device: torch.device, precision: str, compile: str
 ) -> tuple[Forward, tuple[Choice, ...]]:
-    """The way the network is run, and why: the one place where a faster one takes the stock
-    model's.
+    """The way the network (an Esm2Model or an EsmModel) is run, and why: the one place where a
+    faster one takes the stock model's. Takes its layers over.
     """
-    if device.type == "cpu" and compile != "off":
+    width = model.config.hidden_size // model.config.num_attention_heads
+    layers = choose_fast_path(LAYERS, device, precision, width, compile)
+    if device.type == "cpu" and layers.value == PLAIN and compile != "off":
         return CpuEsm2(model), (
             Choice(LAYERS, "rearranged", "fewer passes over memory on the CPU"),
         )
-    width = model.config.hidden_size // model.config.num_attention_heads
-    layers = choose_fast_path(LAYERS, device, precision, width, compile)
+    model = to_stock(model)
     attention = choose_attention(device, compute_dtype(precision), width)
     plain = stock_forward(model, attention.value)
     if layers.value == PLAIN:
@@ -126,9 +110,9 @@ def stock_forward(model: Any, attention: str) -> Forward:
     return forward
 
 
-def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
-    """The EsmModel of a directory (config.json and weights, names with or without `esm.`)."""
-    model = build_esm2(read_config(directory))
+def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> Esm2Model:
+    """The weights of a directory (config.json and weights, names with or without `esm.`)."""
+    model = Esm2Model(Esm2Config.read(directory))
     # transformers 5 saves LayerNorm's weight and bias as gamma and beta
     tensors = {
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace(
@@ -143,7 +127,7 @@ def read_esm2(directory: Path, device: torch.device, dtype: torch.dtype) -> Any:
 
 
 def checked_inv_freq(
-    stored: list[torch.Tensor], config: EsmConfig, directory: Path
+    stored: list[torch.Tensor], config: Esm2Config, directory: Path
 ) -> torch.Tensor | None:
     """A checkpoint's own RoPE frequencies, one for each two columns of a head; None where it has
     none. Raises ModelError unless those of all layers are the same and fit config.json.
@@ -162,65 +146,19 @@ def checked_inv_freq(
     return stored[0] if stored else None
 
 
-def read_config(directory: Path) -> EsmConfig:
-    """The numbers of config.json that shape the network; everything else as in every ESM-2, and
-    refused where the file says otherwise.
-    """
-    from transformers import EsmConfig
-
-    config = Config(directory)
-    config.expect("model_type", ("esm",))
-    config.expect("position_embedding_type", ("rotary",))
-    config.expect("token_dropout", (True,))
-    config.expect("vocab_size", (TOKENS,))
-    config.expect("pad_token_id", (PAD,))
-    config.expect("mask_token_id", (MASK,))
-    config.expect("hidden_act", ("gelu", None))
-    config.expect("rope_theta", (10000.0, 10000, None))
-    for name in NOT_IN_ESM2:
-        config.expect(name, (False, None))
-    numbers: dict[str, Any] = {name: config.number(name) for name in NUMBERS}
-    config.head_width(numbers["hidden_size"], numbers["num_attention_heads"])
-    return EsmConfig(
-        **numbers,
-        vocab_size=TOKENS,
-        pad_token_id=PAD,
-        mask_token_id=MASK,
-        layer_norm_eps=config.epsilon("layer_norm_eps", 1e-5),
-        position_embedding_type="rotary",
-        token_dropout=True,
-        emb_layer_norm_before=False,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-    )
-
-
-def build_esm2(config: EsmConfig) -> Any:
-    """An EsmModel without values (on the meta device), and without the heads that features do not
-    need.
-    """
-    from transformers import EsmModel
-
-    with without_values():
-        model: Any = EsmModel(config, add_pooling_layer=False)
-    model.contact_head = None
-    return model
-
-
-def set_inv_freq(model: Any, device: torch.device, stored: torch.Tensor | None = None) -> None:
+def set_inv_freq(
+    model: Esm2Model, device: torch.device, stored: torch.Tensor | None = None
+) -> None:
     """Give `model` its RoPE frequencies in fp32 whatever the dtype of the weights: a checkpoint's
     own, if it has them.
 
     (Rounded to bf16 they are off by 0.09 rad at position 167; the original program uses those of
     its checkpoint.)
     """
-    config = model.config
-    width = config.hidden_size // config.num_attention_heads
+    width = model.config.hidden_size // model.config.num_attention_heads
     if stored is None:
         stored = 1.0 / (10000.0 ** (torch.arange(0, width, 2, dtype=torch.float32) / width))
     model.rotary_embeddings.inv_freq = stored.to(device=device, dtype=torch.float32)
-    positions = torch.arange(config.max_position_embeddings, device=device).expand((1, -1))
-    model.embeddings.position_ids = positions
 
 
 class Esm2Encoder(Encoder):

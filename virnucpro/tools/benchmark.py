@@ -329,7 +329,7 @@ def write_bundle(directory: Path, shape: str) -> Path:
     # small, and with the vocabulary of `shape`
     random_bundle(directory, "tiny" if shape == "tiny" else "mini")
     sizes = SHAPES[shape]
-    esm2_config(shape).save_pretrained(directory / "esm2")
+    esm2_config(shape).for_transformers().save_pretrained(directory / "esm2")
     config = directory / "dnabert_s" / "config.json"
     config.write_text(
         json.dumps(json.loads(config.read_text()) | {"hidden_size": sizes.dnabert_s[1]})

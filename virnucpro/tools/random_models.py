@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from virnucpro.models.dnabert_s import DnabertConfig, DnabertModel
-from virnucpro.models.esm2 import build_esm2, set_inv_freq
+from virnucpro.models.esm2 import set_inv_freq
+from virnucpro.models.esm2_model import Esm2Config, Esm2Model
 from virnucpro.models.weights import without_values
 from virnucpro.sequences.vocabulary import DNA_SPECIAL, ESM2_VOCABULARY
 
@@ -42,35 +43,17 @@ SHAPES = {
 }
 
 
-def esm2_config(shape: str):
-    """The EsmConfig of a shape, every other number as in the published ESM-2 models."""
-    from transformers import EsmConfig
-
+def esm2_config(shape: str) -> Esm2Config:
+    """The configuration of a shape, every other number as in the published ESM-2 models."""
     layers, width, heads, inner = SHAPES[shape].esm2
-    return EsmConfig(
-        vocab_size=33,
-        hidden_size=width,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=inner,
-        pad_token_id=1,
-        mask_token_id=32,
-        max_position_embeddings=1026,
-        position_embedding_type="rotary",
-        layer_norm_eps=1e-5,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        emb_layer_norm_before=False,
-        token_dropout=True,
-        architectures=["EsmModel"],
-    )
+    return Esm2Config(width, layers, heads, inner, max_position_embeddings=1026)
 
 
 def random_esm2(
     shape: str, device: torch.device | str, dtype: torch.dtype, seed: int = 0
-) -> torch.nn.Module:
-    """An EsmModel of `shape` made on `device` itself: no file, no second copy."""
-    model = build_esm2(esm2_config(shape)).to(dtype).to_empty(device=device)
+) -> Esm2Model:
+    """An Esm2Model of `shape` made on `device` itself: no file, no second copy."""
+    model = Esm2Model(esm2_config(shape)).to(dtype).to_empty(device=device)
     set_inv_freq(model, torch.device(device))
     return _randomize(model, seed)
 
@@ -141,7 +124,7 @@ def save_esm2(model: Any, directory: Path) -> None:
         if "inv_freq" not in name
     }
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-    model.config.save_pretrained(directory)
+    model.config.for_transformers().save_pretrained(directory)
     (directory / "vocab.txt").write_text("\n".join(ESM2_VOCABULARY))
     (directory / "tokenizer_config.json").write_text(
         json.dumps(

@@ -18,6 +18,7 @@ from virnucpro.models.choices import PLAIN, choose_fast_path, preferred_tokens
 from virnucpro.models.dnabert_s import alibi_slopes
 from virnucpro.models.encoders import DNABERT_S
 from virnucpro.models.esm2 import Esm2Encoder, short_apart
+from virnucpro.models.esm2_model import to_stock
 from virnucpro.models.fast.cuda_graphs import GRAPHS, Graphs, Recorder
 from virnucpro.models.fast.layer_weights import (
     correction,
@@ -79,7 +80,7 @@ def some_batch(tokens: int, pad_id: int = 1):
 
 def test_rearranged_weights_are_the_same_network():
     """One layer after another in plain torch, as the kernels do it, against the stock model."""
-    model, length = uneven_esm2("mini", CPU, torch.float32), 30
+    model, length = to_stock(uneven_esm2("mini", CPU, torch.float32)), 30
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     ids = torch.from_numpy(np.random.default_rng(1).integers(4, 24, length))
     stock = model(input_ids=ids[None], attention_mask=torch.ones(1, length)).last_hidden_state[0]

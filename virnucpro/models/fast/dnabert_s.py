@@ -13,7 +13,7 @@ import torch
 
 from virnucpro.models.fast import kernels
 from virnucpro.models.fast.cuda_graphs import ROWS, Graphs, Recorder, even_tables, split_tables
-from virnucpro.models.fast.layer_weights import norm_weights, take_layers
+from virnucpro.models.fast.layer_weights import affine, take_layers
 from virnucpro.models.packing import PackedBatch
 
 
@@ -41,7 +41,7 @@ class FusedDnabert:
             embeddings.word_embeddings.weight,
             embeddings.token_type_embeddings.weight[0],
         )
-        self.first_norm, self.slopes = norm_weights(embeddings.LayerNorm), slopes.float()
+        self.first_norm, self.slopes = affine(embeddings.LayerNorm), slopes.float()
         self.heads, self.eps = model.config.num_attention_heads, model.config.layer_norm_eps
         self.width, self.wide = model.config.hidden_size, model.config.intermediate_size
         self.layers = [
@@ -78,13 +78,11 @@ class FusedDnabert:
             torch.mm(x, first.weight.t(), out=qkv)
             kernels.attention(qkv, mixed, spans, self.heads, bias=first.bias, slopes=self.slopes)
             torch.mm(mixed, dense.weight.t(), out=branch)
-            kernels.layer_norm(x, *norm_weights(norm), self.eps, x, delta=branch, shift=dense.bias)
+            kernels.layer_norm(x, *affine(norm), self.eps, x, delta=branch, shift=dense.bias)
             torch.mm(x, gate.weight.t(), out=gated)
             kernels.gated_gelu(gated, inner)
             torch.mm(inner, last.weight.t(), out=branch)
-            kernels.layer_norm(
-                x, *norm_weights(last_norm), self.eps, x, delta=branch, shift=last.bias
-            )
+            kernels.layer_norm(x, *affine(last_norm), self.eps, x, delta=branch, shift=last.bias)
 
     def space(self, rows: int) -> Space:
         """Buffers of `forward`, kept from batch to batch (graphs know them by address); zero as in

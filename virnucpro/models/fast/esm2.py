@@ -17,18 +17,17 @@ from typing import Any, NamedTuple
 
 import torch
 
+from virnucpro.models.esm2_model import TOKEN_DROPOUT
 from virnucpro.models.fast import kernels
 from virnucpro.models.fast.layer_weights import (
     EsmLayerWeights,
+    affine,
     esm_layer_weights,
-    norm_weights,
     rope_tables,
     take_layers,
 )
 from virnucpro.models.packing import PackedBatch
 
-# ESM-2 scales its token embeddings by the share that training did not mask
-TOKEN_DROPOUT = 1.0 - 0.15 * 0.8
 UP_TILE: dict[str, Any] = {"block": (128, 256, 64), "num_stages": 4}
 DOWN_TILE: dict[str, Any] = {"block": (128, 256, 64), "num_stages": 3}
 
@@ -57,10 +56,8 @@ class FusedEsm2:
             config.hidden_size,
             config.intermediate_size,
         )
-        self.eps, self.final_norm = config.layer_norm_eps, norm_weights(norm)
-        self.tokens = model.embeddings.word_embeddings.weight * (
-            TOKEN_DROPOUT if config.token_dropout else 1.0
-        )
+        self.eps, self.final_norm = config.layer_norm_eps, affine(norm)
+        self.tokens = model.embeddings.word_embeddings.weight * TOKEN_DROPOUT
         self.rope = rope_tables(model.rotary_embeddings.inv_freq, longest)
         self.hopper = torch.cuda.is_available() and torch.cuda.get_device_capability(
             norm.weight.device

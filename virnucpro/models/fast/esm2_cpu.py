@@ -1,5 +1,5 @@
-"""The ESM-2 network on the CPU, with fewer passes over memory than the stock one; the same function
-of the same weights.
+"""The ESM-2 network on the CPU, in fp32 or bf16, with fewer passes over memory than the stock one;
+the same function of the same weights.
 
 q, k and v in one product; RoPE as one complex multiplication in place (the rows of q and k are
 reordered so that the two numbers it turns lie side by side; the product of q and k does not see
@@ -15,6 +15,8 @@ import torch
 from torch.nn.functional import gelu, layer_norm, linear
 
 from virnucpro.models.attention import grouped_attention
+from virnucpro.models.esm2_model import TOKEN_DROPOUT
+from virnucpro.models.fast.layer_weights import affine, pairs_together
 from virnucpro.models.packing import PackedBatch
 
 
@@ -30,8 +32,8 @@ class Layer(NamedTuple):
 
 
 class CpuEsm2:
-    """A stock EsmModel's layers, rearranged; called with a packed batch, gives final hidden states
-    [T, W].
+    """The layers of an Esm2Model (or an EsmModel), rearranged; called with a packed batch, gives
+    final hidden states [T, W].
 
     Takes over the weights of q, k and v, so that they are in memory once: `model` itself cannot be
     called any more.
@@ -39,11 +41,9 @@ class CpuEsm2:
 
     def __init__(self, model: Any):
         config = model.config
-        self.embeddings, self.rotary, self.final_norm = (
-            model.embeddings,
-            model.rotary_embeddings,
-            model.encoder.emb_layer_norm_after,
-        )
+        self.tokens = model.embeddings.word_embeddings.weight * TOKEN_DROPOUT
+        self.inv_freq = model.rotary_embeddings.inv_freq
+        self.final_norm = affine(model.encoder.emb_layer_norm_after)
         self.width, self.heads, self.eps = (
             config.hidden_size,
             config.num_attention_heads,
@@ -52,14 +52,14 @@ class CpuEsm2:
         self.layers = [self._rearranged(layer) for layer in model.encoder.layer]
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
-        x = self.embeddings(batch.tokens[None], position_ids=batch.positions[None])[0]
-        angles = batch.positions[:, None].float() * self.rotary.inv_freq
+        x = self.tokens[batch.tokens]
+        angles = batch.positions[:, None].float() * self.inv_freq
         turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # complex64 [T, 1, D/2]
         for layer in self.layers:
             x.add_(linear(self._attention(layer, x, turn, batch), *layer.out))
             inner = linear(layer_norm(x, (self.width,), *layer.ffn_norm, self.eps), *layer.up)
             x.add_(linear(gelu(inner), *layer.down))
-        return self.final_norm(x)
+        return layer_norm(x, (self.width,), *self.final_norm, self.eps)
 
     def _attention(
         self, layer: Layer, x: torch.Tensor, turn: torch.Tensor, batch: PackedBatch
@@ -76,22 +76,22 @@ class CpuEsm2:
 
     def _rearranged(self, layer: Any) -> Layer:
         own, output = layer.attention.self, layer.attention.output.dense
-        side_by_side = torch.arange(self.width).view(self.heads, 2, -1).transpose(1, 2).flatten()
-        q, k, v = own.query, own.key, own.value
-        qkv = (
-            torch.cat([q.weight[side_by_side], k.weight[side_by_side], v.weight]),
-            torch.cat([q.bias[side_by_side], k.bias[side_by_side], v.bias]),
+        qkv, qkv_bias = (
+            torch.cat(
+                [
+                    pairs_together(getattr(own.query, part), self.heads),
+                    pairs_together(getattr(own.key, part), self.heads),
+                    getattr(own.value, part),
+                ]
+            )
+            for part in ("weight", "bias")
         )
         own.query = own.key = own.value = None
         return Layer(
-            _pair(layer.attention.LayerNorm),
-            qkv,
-            _pair(output),
-            _pair(layer.LayerNorm),
-            _pair(layer.intermediate.dense),
-            _pair(layer.output.dense),
+            affine(layer.attention.LayerNorm),
+            (qkv, qkv_bias),
+            affine(output),
+            affine(layer.LayerNorm),
+            affine(layer.intermediate.dense),
+            affine(layer.output.dense),
         )
-
-
-def _pair(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return module.weight, module.bias

@@ -48,11 +48,11 @@ def esm_layer_weights(layer: Any, heads: int, shift: torch.Tensor) -> EsmLayerWe
     )
     ffn_shift = shift + output.bias.float()
     return EsmLayerWeights(
-        norm_weights(layer.attention.LayerNorm),
+        affine(layer.attention.LayerNorm),
         qkv,
         qkv_bias,
         output.weight,
-        norm_weights(layer.LayerNorm),
+        affine(layer.LayerNorm),
         layer.intermediate.dense.weight,
         layer.intermediate.dense.bias,
         layer.output.dense.weight,
@@ -90,8 +90,9 @@ def rope_tables(inv_freq: torch.Tensor, longest: int) -> tuple[torch.Tensor, tor
     return angles.cos(), angles.sin()
 
 
-def norm_weights(norm: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    return norm.weight, norm.bias
+def affine(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weight and bias of a norm or a linear layer."""
+    return module.weight, module.bias
 
 
 @dataclass(frozen=True, slots=True)
