@@ -129,9 +129,9 @@ def to_stock(model: Any) -> Any:
         return model
     from transformers import EsmModel
 
-    inv_freq = model.rotary_embeddings.inv_freq
+    inv_freq: Any = model.rotary_embeddings.inv_freq
     with without_values():
-        stock = EsmModel(model.config.for_transformers(), add_pooling_layer=False)
+        stock: Any = EsmModel(model.config.for_transformers(), add_pooling_layer=False)
     stock.contact_head = None  # features do not need it
     stock.load_state_dict(model.state_dict(), strict=False, assign=True)
     model.encoder.layer = nn.ModuleList()
