@@ -11,13 +11,14 @@ import errno
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from virnucpro.errors import InputError, UsageError
+from virnucpro.hints import input_hint
 from virnucpro.launch import (
     Processes,
     World,
@@ -155,6 +156,7 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     output_dir = (
         Path(options.output_dir) if options.output_dir is not None else default_output(given)
     )
+    _check_inputs(given, world)
     if options.shard is not None and "-" in given:
         raise UsageError("--shard: every job reads all inputs; write standard input to a file")
     with ExitStack() as stack:
@@ -222,6 +224,18 @@ def run_samples(given: list[str], options: Options, own_process: bool) -> Sample
             world,
         ),
     )
+
+
+def _check_inputs(given: Sequence[str], world: World) -> None:
+    """Say before anything is begun which inputs hold no sequences. Raises InputError where all do;
+    else the others are answered, and these are listed as failed.
+    """
+    found = [(name, hint) for name in given if (hint := input_hint(name))]
+    if found and len(found) == len(given):
+        more = f" ({len(found) - 1} more inputs like it)" if len(found) > 1 else ""
+        raise InputError(f"{found[0][0]}: {found[0][1]}{more}")
+    for name, hint in found if world.is_main and not world.self_launched else ():
+        log.warning("%s: %s; the run goes on with the other inputs", name, hint)
 
 
 def _file_state(path: Path) -> tuple[int, int] | None:

@@ -23,6 +23,7 @@ import typer
 
 from virnucpro import __version__
 from virnucpro.errors import UsageError, VirNucProError, one_line
+from virnucpro.hints import command_hint, option_hint
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.terminal import close_standard_streams, open_standard_streams
@@ -303,6 +304,10 @@ def run(arguments: list[str]) -> int:
         world = read_world()
         _refuse_nothing(options)
         group: Any = typer.main.get_command(app)
+        if arguments[:1] == ["help"]:
+            arguments = [*arguments[1:], "--help"]
+        if hint := command_hint(arguments, group.commands):
+            raise UsageError(hint)
         # the list of commands needs no panels, and answers in half the time without rich
         group.rich_markup_mode = None
         code = group(arguments or ["--help"], standalone_mode=False)
@@ -363,6 +368,8 @@ def _explained(error: typer.TyperException) -> VirNucProError:
         if context is not None and context.parent is not None
         else "virnucpro"
     )
+    if hint := option_hint(getattr(error, "option_name", None) or ""):
+        return UsageError(f"{error.option_name}: no such option; give {hint}; see {name} --help")
     return UsageError(
         f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {name} --help"
     )

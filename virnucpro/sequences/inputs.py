@@ -28,6 +28,7 @@ FORMAT_SUFFIXES = (
     ".seq",
 )
 STDIN = "stdin"
+RECORD, WRITTEN = "run.json", ("virus.fna", "regions.fna")  # of an output directory
 MOST_STEM = 230  # bytes; with `_merged`, `_virnucpro` or a number a name of at most 255
 NO_INPUT = (
     "no input: name at least one FASTA or FASTQ file, a directory of them, or - for standard input"
@@ -112,6 +113,13 @@ def _sequence_files(directory: Path) -> list[Path]:
             ]
     except OSError as error:
         raise UsageError(f"{directory}: {error.strerror}; make the directory readable") from error
+    if (directory / RECORD).is_file():  # what an earlier run wrote here is no input
+        files = [name for name in files if name not in WRITTEN]
+        if not files:
+            raise UsageError(
+                f"{directory}: is the output directory of an earlier run; for other thresholds"
+                f" give: virnucpro summarize {directory}"
+            )
     if not files:
         wanted = " ".join(FORMAT_SUFFIXES)
         raise UsageError(
