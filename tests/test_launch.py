@@ -15,6 +15,7 @@ from virnucpro.launch import (
     World,
     check_network,
     choose_processes,
+    cores,
     launcher_variables,
     read_world,
 )
@@ -211,3 +212,14 @@ def test_a_launcher_keeps_its_processes(gpus, processes):
 def test_in_processes_of_our_own_the_reason_is_what_was_asked_for(gpus, processes, reason):
     ours = replace(TWO, self_launched=True)
     assert choose_processes(gpus, processes, ours, ["0", "1"]).choice.reason == reason
+
+
+def test_cores_are_bounded_by_slurm_and_by_the_container(tmp_path):
+    quota = tmp_path / "cpu.max"
+    there = cores({}, str(quota))
+    assert cores({"SLURM_CPUS_PER_TASK": "1"}, str(quota)) == 1
+    assert cores({"SLURM_CPUS_PER_TASK": "1000000"}, str(quota)) == there
+    quota.write_text("50000 100000\n")
+    assert cores({}, str(quota)) == 1
+    quota.write_text("max 100000\n")
+    assert cores({}, str(quota)) == there

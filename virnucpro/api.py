@@ -25,6 +25,7 @@ from virnucpro.launch import (
     allow_for_fork,
     check_network,
     choose_processes,
+    limit_threads,
     read_world,
     visible_devices,
 )
@@ -38,7 +39,7 @@ from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
 from virnucpro.sequences.inputs import NO_INPUT, STDIN, stem_of
-from virnucpro.settings import Options, PredictSettings
+from virnucpro.settings import NO_REFERENCE, Options, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -131,6 +132,7 @@ def merge(
     output_dir: Path | str,
     partial_ok: bool = False,
     force: bool = False,
+    reference: str = NO_REFERENCE,
 ) -> Result:
     """Write to `output_dir` what one run would have written, from the directories of all its
     shards (`predict` with shard="i/n"); nothing is embedded again.
@@ -139,7 +141,8 @@ def merge(
 
     ensure_home()
     allow_for_fork(cpu=True)
-    return join([Path(directory) for directory in directories], Path(output_dir), partial_ok, force)
+    shards = [Path(directory) for directory in directories]
+    return join(shards, Path(output_dir), partial_ok, force, reference)
 
 
 def run(given: list[str], options: Options, own_process: bool) -> Result | None:
@@ -272,6 +275,7 @@ def _run_here(
         from virnucpro.embedding.group import GpuMemory
         from virnucpro.reporting.progress import make_display
 
+    limit_threads()
     allow_for_fork(processes.cpu)
     with make_display(
         options.quiet or not world.is_main, options.verbose, memory=GpuMemory()

@@ -27,9 +27,10 @@ from virnucpro.hints import command_hint, option_hint
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.terminal import close_standard_streams, open_standard_streams
-from virnucpro.settings import INPUTS, Options, argument, flag, option
+from virnucpro.settings import INPUTS, NO_REFERENCE, Options, argument, flag, option
 from virnucpro.tools.commands import (
     benchmark,
+    cache,
     citation,
     command,
     console_logging,
@@ -219,6 +220,7 @@ class Shards:
         False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok"
     )
     force: bool = option(False, "Replace the results in there.", "--force")
+    reference: str = option(NO_REFERENCE, "As the shards were started with.", metavar="DIR")
     quiet: bool = option(False, "No summary.", "-q", "--quiet")
     verbose: bool = option(False, "Debug log, tracebacks.", "-v", "--verbose")
 
@@ -228,7 +230,9 @@ def merge(shards: Shards) -> None:
     from virnucpro import api
 
     console_logging(shards.verbose, shards.quiet, True)
-    result = api.merge(shards.directories, shards.output_dir, shards.partial_ok, shards.force)
+    result = api.merge(
+        *(shards.directories, shards.output_dir, shards.partial_ok, shards.force, shards.reference)
+    )
     _show(result, shards.quiet)
     raise typer.Exit(result.exit_code)
 
@@ -258,6 +262,7 @@ for word, made in training.COMMANDS.items():
     app.command(word)(made)
 app.add_typer(models, name="models")
 app.add_typer(reference, name="reference")
+app.add_typer(cache, name="cache")
 for made in (doctor, citation, benchmark):
     app.command()(made)
 

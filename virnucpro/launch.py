@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from virnucpro.errors import UsageError
 from virnucpro.run.stopping import signals_held
@@ -271,9 +273,28 @@ def code_for_launcher(code: int, world: World) -> int:
     return 0 if code == 2 and world.launched and not world.self_launched else code
 
 
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+CPU_QUOTA = "/sys/fs/cgroup/cpu.max"  # of a container: microseconds of CPU, and in how many
+
+
+def cores(environment: Mapping[str, str] = os.environ, quota: str = CPU_QUOTA) -> int:
+    """Cores this process may use: by its affinity, by SLURM, and by the limit of its container."""
+    affinity = hasattr(os, "sched_getaffinity")
+    limits = [len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1]
+    given = environment.get("SLURM_CPUS_PER_TASK", "")
+    if given.isdecimal():
+        limits.append(int(given))
+    with suppress(OSError, ValueError):  # no such limit, or "max"
+        used, period = Path(quota).read_text().split()
+        limits.append(math.ceil(int(used) / int(period)))
+    return max(1, min(limits))
+
+
+def limit_threads() -> None:
+    """Not more threads than `cores`, where OMP_NUM_THREADS does not say how many."""
+    if not os.environ.get("OMP_NUM_THREADS"):
+        import torch
+
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def signal_name(number: int) -> str:

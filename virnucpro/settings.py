@@ -173,6 +173,7 @@ class PredictSettings:
     checkpoint_dir: Path | None = None
     cache_dir: Path | None = None
     partial_ok: bool = False
+    no_cache: bool = False
     shard: str = ""  # i/n: only the sequences of this one of n shards
 
 
@@ -242,7 +243,13 @@ class Options:
         None, "Keep unfinished work here, so that a retry elsewhere finds it.", panel=RUN
     )
     cache_dir: Path | str | None = option(
-        None, "Where tokenized frames are cached (HF_DATASETS_CACHE).", panel=RUN
+        None, "Where tokenized frames are cached (VIRNUCPRO_CACHE).", panel=RUN
+    )
+    no_cache: bool = option(
+        False,
+        "Keep tokenized frames in the output directory while the run lasts, and not after.",
+        "--no-cache",
+        panel=RUN,
     )
     shard: str | None = option(
         None,
@@ -291,6 +298,8 @@ class Options:
                 raise UsageError(f"{flag(one.name)} {value}: give {least} or more")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
+        if self.no_cache and self.cache_dir is not None:
+            raise UsageError("--no-cache and --cache-dir exclude each other; give one of them")
         if self.shard is not None:
             parse_shard(self.shard)
         self.call_settings()
@@ -338,6 +347,7 @@ class Options:
             checkpoint_dir=_path(self.checkpoint_dir),
             cache_dir=_path(self.cache_dir),
             partial_ok=self.partial_ok,
+            no_cache=self.no_cache,
             shard=self.shard or "",
         )
 

@@ -18,13 +18,14 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from virnucpro.errors import Failure, StoreError, escaped
+from virnucpro.errors import Failure, StoreError, UsageError, escaped
 from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
 from virnucpro.homology.choice import find_reference, reference_checksum
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.settings import (
     FEATURE_KINDS,
     FRAME_POLICIES,
+    NO_REFERENCE,
     SHORTEST_CHUNK,
     CallPoints,
     CallSettings,
@@ -161,19 +162,29 @@ def call_identity(call: CallSettings) -> Identity:
     }
 
 
-def call_settings(identity: Identity) -> CallSettings:
-    """The settings that `call_identity` has put in words. Errors: StoreError."""
+def call_settings(identity: Identity, reference: str) -> CallSettings:
+    """The settings that `call_identity` has put in words, of which it keeps the content of the
+    reference proteins only. Errors: StoreError, UsageError where `reference` are others.
+    """
     try:
         points = CallPoints(float(identity["--min-score"]), float(identity["--relaxed"]))
         expected = identity["--prevalence"]
-        return CallSettings(
+        settings = CallSettings(
             points,
             identity["--allow-short"] == str(True),
             None if expected == str(None) else float(expected),
             identity["--table-format"],
+            reference,
+            identity.get("--call-by", "model") if reference != NO_REFERENCE else "model",
         )
     except (KeyError, ValueError) as error:
         raise StoreError(f"the record's call settings cannot be read ({error}); {ADVICE}") from None
+    if call_identity(settings) != dict(identity):
+        wanted = "the same --reference" if "--reference" in identity else "no --reference"
+        raise UsageError(
+            f"--reference {reference}: not what the run was started with; give {wanted}"
+        )
+    return settings
 
 
 def write_record(outputs: Outputs, record: RunRecord) -> None:

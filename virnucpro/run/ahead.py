@@ -62,7 +62,8 @@ def read_table(
 
     Errors: UsageError for a wrong stride, those of `build_or_open`.
     """
-    places = TablePlaces(settings.cache_dir, settings.output_dir / PRIVATE_TABLES)
+    private = settings.output_dir / PRIVATE_TABLES
+    places = TablePlaces(settings.cache_dir, private, not settings.no_cache)
     return build_or_open(*_wanted(settings, bundle), places, say, os.environ.get(BUILDER_VARIABLE))
 
 
@@ -79,8 +80,9 @@ def reading_ahead(settings: PredictSettings, world: World) -> Iterator[None]:
 
     It ends when it is done, with this context, or with this process.
     """
+    large = not settings.no_cache and _are_large(settings.inputs)
     begun_already = world.self_launched and BUILDER_VARIABLE in os.environ
-    if not world.is_main or begun_already or cores() < 2 or not _are_large(settings.inputs):
+    if not world.is_main or begun_already or cores() < 2 or not large:
         yield
         return
     os.environ[BUILDER_VARIABLE] = uuid.uuid4().hex

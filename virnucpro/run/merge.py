@@ -23,15 +23,21 @@ from virnucpro.run.shards import JoinedRows, Shard, join_shards, read_shards
 from virnucpro.run.state import SHARD, WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameIds
+from virnucpro.settings import NO_REFERENCE
 from virnucpro.summary import run_inputs_of
 
 log = logging.getLogger(__name__)
 
 
 def merge(
-    directories: Sequence[Path], output_dir: Path, partial_ok: bool = False, force: bool = False
+    directories: Sequence[Path],
+    output_dir: Path,
+    partial_ok: bool = False,
+    force: bool = False,
+    reference: str = NO_REFERENCE,
 ) -> Result:
     """Write to `output_dir` what one run over all the shards in `directories` would have written.
+    reference: the proteins that the shards were started with.
 
     Errors: UsageError; StoreError where the shards are not whole, not all, or not of one run.
     """
@@ -42,7 +48,7 @@ def merge(
         with clock.stage("read"):
             shards = read_shards(directories)
             inputs = run_inputs_of(shards[0].record, shards[0].directory)
-        call_with = call_settings(shards[0].record.call)
+        call_with = call_settings(shards[0].record.call, reference)
         stems = tuple(file.stem for file in inputs)
         outputs = Outputs(output_dir, stems, call_with.table_format)
         _check_place(outputs, shards, force)

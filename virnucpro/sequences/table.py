@@ -35,6 +35,7 @@ from virnucpro.files import (
 )
 from virnucpro.models.encoders import ENCODERS, EncoderEntry
 from virnucpro.sequences.build import FRAMES, RECORDS, build
+from virnucpro.sequences.cache import BUILDING, MANIFEST, Hold
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.frames import (
     FRAME_NAMES,
@@ -50,7 +51,6 @@ if TYPE_CHECKING:
     import datasets
 
 FORMAT = 2  # raise it when the columns or their meaning change
-MANIFEST = "manifest.json"
 AGAIN = "run predict again"
 
 
@@ -69,6 +69,7 @@ class FrameTable:
     rules: FrameRules
     sizes: dict[str, int]  # file -> bytes
     unreadable: dict[int, str]  # input -> why it cannot be read, or not to its end
+    hold: Hold | None = None  # keeps the table in its cache
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -169,7 +170,7 @@ def build_table(
     Returns the directory. Errors: OSError; StoreError where a file is not what `hashes` say.
     """
     fingerprint = fingerprint_of(hashes, rules, tokenizers)
-    part = place / f"{fingerprint}.building"
+    part = place / f"{fingerprint}{BUILDING}"
     shutil.rmtree(part, ignore_errors=True)
     try:
         part.mkdir()

@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from virnucpro.errors import StoreError, one_line
 from virnucpro.files import CACHE, Lock, make_directory
+from virnucpro.sequences.cache import Hold, keep_below_limit
 from virnucpro.sequences.compressed import sha256_of
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile
@@ -47,11 +48,12 @@ class TablePlaces:
 
     cache: Path | str | None
     private: Path
+    keep: bool = True  # False: in no cache
 
 
 def cache_root(cache_dir: Path | str | None = None) -> Path:
-    """Where tables are kept: `cache_dir`, else HF_DATASETS_CACHE, else the default of `datasets`;
-    under `virnucpro/`.
+    """Where tables are kept: `cache_dir`, else VIRNUCPRO_CACHE, else HF_DATASETS_CACHE, else the
+    default of `datasets`; under `virnucpro/`.
     """
     # by the variables that `datasets` documents: building needs nothing else of it, and it takes
     # long to import
@@ -59,7 +61,8 @@ def cache_root(cache_dir: Path | str | None = None) -> Path:
         home = os.environ.get(
             "HF_HOME", Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
         )
-        cache_dir = os.environ.get("HF_DATASETS_CACHE") or Path(home, "datasets")
+        named = os.environ.get("VIRNUCPRO_CACHE") or os.environ.get("HF_DATASETS_CACHE")
+        cache_dir = named or Path(home, "datasets")
     return Path(cache_dir).expanduser().absolute() / "virnucpro"
 
 
@@ -91,6 +94,9 @@ def build_or_open(
             built = build_table(place, places.private, inputs, hashes, rules, tokenizers)
             assert built is not None  # there is a private place
             table = replace(open_table(built, inputs), reused=False)
+        table = replace(table, hold=Hold(table.directory))
+    if not table.reused and place != places.private:
+        keep_below_limit(place)
     where = f"{len(table):,} tokenized frames"
     if table.reused:
         say(f"frames: reused {where} from {table.directory}")
@@ -133,7 +139,12 @@ def own_directory(root: Path) -> Path:
         root.parent.mkdir(parents=True, exist_ok=True)
         make_directory(root)
         _open_to_others(root)
-    return private_directory(root / f"user-{os.geteuid()}")
+    return private_directory(user_place(root))
+
+
+def user_place(root: Path) -> Path:
+    """This user's directory in a cache, whether it is there or not."""
+    return root / f"user-{os.geteuid()}"
 
 
 def _open_to_others(root: Path) -> None:
@@ -149,6 +160,8 @@ def _open_to_others(root: Path) -> None:
 
 
 def _cache_or_private(places: TablePlaces) -> Path:
+    if not places.keep:
+        return _private(places)
     try:
         return own_directory(cache_root(places.cache))
     except OSError as error:

@@ -209,6 +209,53 @@ def models_verify(
         print(f"{name}: passed; later runs will not know of it: {found.not_kept}")
 
 
+cache = typer.Typer(help="List and clear the cache of tokenized frames.")
+CacheOption = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", metavar="DIR", help="Default: as for predict.", show_default=False),
+]
+
+
+@cache.command("list")
+def cache_list(cache_dir: CacheOption = None) -> None:
+    """The tables that runs have left, the longest unused first."""
+    from virnucpro.sequences.cache import cached_tables
+    from virnucpro.sequences.table_cache import cache_root, user_place
+
+    place = user_place(cache_root(cache_dir))
+    tables = cached_tables(place)
+    rows = [("table", "size", "frames", "last used", "inputs")]
+    for table in tables:
+        inputs = table.inputs[0] if table.inputs else "not whole"
+        more = f" and {len(table.inputs) - 1} more" if len(table.inputs) > 1 else ""
+        size, name = f"{table.size / 1e6:,.1f} MB", table.directory.name[:12]
+        rows.append((name, size, f"{table.frames:,}", f"{table.days:.1f} d ago", inputs + more))
+    _print_columns(rows)
+    print(f"{len(tables)} tables, {sum(t.size for t in tables) / 1e6:,.1f} MB in {place}")
+
+
+@cache.command("clear")
+def cache_clear(
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            "--older-than", metavar="AGE", help="Unused for 30m, 12h, 7d ...", show_default=False
+        ),
+    ] = None,
+    cache_dir: CacheOption = None,
+) -> None:
+    """Remove tables of tokenized frames; those that a run is reading stay."""
+    from virnucpro.sequences.cache import UNITS, cached_tables, remove_tables, seconds_of
+    from virnucpro.sequences.table_cache import cache_root, user_place
+
+    least = 0.0 if older_than is None else seconds_of(older_than) / UNITS["d"]
+    tables = cached_tables(user_place(cache_root(cache_dir)))
+    removed, kept = remove_tables(table for table in tables if table.days >= least)
+    print(f"{len(removed)} tables removed, {sum(t.size for t in removed) / 1e6:,.1f} MB")
+    if kept:
+        print(f"{len(kept)} tables are in use and stay")
+
+
 def doctor(
     directory: Annotated[
         Path | None,

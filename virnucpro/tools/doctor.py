@@ -227,11 +227,17 @@ def caches() -> list[Check]:
     work there.
     """
     from virnucpro.models.files import models_dir
-    from virnucpro.sequences.table_cache import cache_root
+    from virnucpro.sequences.cache import cached_tables
+    from virnucpro.sequences.table_cache import cache_root, user_place
 
     checks = []
+    tables = cached_tables(user_place(cache_root()))
+    if tables:
+        size = sum(table.size for table in tables) / 1e9
+        found = f"tokenized frames: {len(tables)} tables, {size:.1f} GB, of the sequences of runs"
+        checks.append(Check("caches", OK, f"{found}; virnucpro cache clear removes them"))
     for name, place, fix in (
-        ("tokenized frames", cache_root(), "name another with --cache-dir or HF_DATASETS_CACHE"),
+        ("tokenized frames", cache_root(), "name another with --cache-dir or VIRNUCPRO_CACHE"),
         ("models", models_dir(), "name another with VIRNUCPRO_HOME"),
     ):
         nearest = _nearest(place)
