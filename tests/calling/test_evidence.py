@@ -130,3 +130,23 @@ def test_a_reference_that_is_not_there_is_told_before_anything_is_computed(folde
 def test_both_needs_proteins():
     with pytest.raises(UsageError, match="--call-by both: needs proteins"):
         CallSettings(call_by="both")
+
+
+def test_shards_are_searched_when_they_are_joined(folder, runs):
+    reference = folder / "reference"
+    shards = [folder / f"shard{number}" for number in (1, 2)]
+    options = {"model": "mini", "gpus": "none", "min_length": 100, "features": "none"}
+    for number, shard in enumerate(shards, start=1):
+        virnucpro.predict(
+            folder / "contigs.fna",
+            shard,
+            shard=f"{number}/2",
+            reference=str(reference),
+            **options,
+        )
+    with pytest.raises(UsageError, match="give the same --reference"):
+        virnucpro.api.merge(shards, folder / "joined")
+    virnucpro.api.merge(shards, folder / "joined", reference=str(reference))
+    virnucpro.predict(folder / "contigs.fna", folder / "one", reference=str(reference), **options)
+    for name in ("contigs.tsv", "hits.tsv", "virus_summary.tsv"):
+        assert (folder / "joined" / name).read_bytes() == (folder / "one" / name).read_bytes()
