@@ -142,7 +142,7 @@ class WarmFaults(Faults):
             rank.wait(timeout=SECONDS_TO_END)
         if all(rank.returncode == 0 for rank in ranks):  # the signal came after their work
             return 0
-        if caught and ranks[0].returncode == OUTSIDE:  # which is the one to say how to go on
+        if ranks[0].returncode == OUTSIDE:  # which is the one to say how to go on
             return OUTSIDE
         return 128 + caught[0] if caught else 1 if failed else 0
 

@@ -34,15 +34,17 @@ GIVEN = {
     "min_score": 0.4,
     "allow_short": True,
     "prevalence": 0.01,
+    "shard": "2/7",
     "reference": "proteins",
     "call_by": "both",
     "quiet": True,
     "verbose": True,
 }
 OTHERS = {"resume": True, "conservative": True}  # that exclude some of these
+SAMPLES = {"samplesheet": "samples.tsv"}, {"per_input": True}  # they run another function
 
 
-@pytest.mark.parametrize("given", [GIVEN, OTHERS, {"relaxed": True}, {}])
+@pytest.mark.parametrize("given", [GIVEN, OTHERS, *SAMPLES, {"relaxed": True}, {}])
 def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeypatch):
     """As they reach the processes of our own launch, with inputs that look like options."""
     seen: list[Options] = []
@@ -52,6 +54,7 @@ def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeyp
         seen.append(options)
 
     monkeypatch.setattr("virnucpro.api.run", run)
+    monkeypatch.setattr("virnucpro.api.run_samples", run)
     options = Options(**given)
     assert cli.run(["predict", *options.arguments(), "--", "-a.fa", "--force"]) == 0
     assert seen[0].arguments() == options.arguments()
@@ -59,7 +62,8 @@ def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeyp
 
 
 def test_every_option_is_tried_here():
-    assert {*GIVEN, *OTHERS, "relaxed"} == {one.name for one in fields(Options)}
+    tried = {*GIVEN, *OTHERS, *(name for given in SAMPLES for name in given), "relaxed"}
+    assert tried == {one.name for one in fields(Options)}
 
 
 @pytest.mark.parametrize(

@@ -316,7 +316,7 @@ def hit(running: Running, kind: str, chance: random.Random, tally: Tally, name: 
     struck = time.monotonic()
     alive = survivors(running, members)
     took = time.monotonic() - struck
-    outside = kind in ("interrupt", "terminate") and running.popen.returncode == OUTSIDE
+    outside = running.popen.returncode == OUTSIDE
     # it had not begun, or had done everything
     if outside or (running.popen.returncode == 0 and not alive):
         tally.missed += 1
