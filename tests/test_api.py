@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -320,15 +319,11 @@ def test_a_process_forked_after_a_run_does_not_wait_for_ever(tmp_path):
     assert tables(tmp_path / "first") == tables(tmp_path / "second")
 
 
-def test_short_sequences_are_announced_before_anything_is_computed(home, options, tmp_path, caplog):
+def test_short_sequences_are_announced_before_anything_is_computed(home, options, tmp_path):
     (tmp_path / "reads.fa").write_text(">read\n" + "ACGGATCTG" * 20 + "\n")
-    logger = logging.getLogger("virnucpro")
-    with pytest.MonkeyPatch.context() as patch, caplog.at_level(logging.INFO, "virnucpro"):
-        patch.setattr(logger, "propagate", True)
-        result = package.predict(tmp_path / "reads.fa", **{**options, "output_dir": tmp_path / "o"})
-    said = [record.getMessage() for record in caplog.records]
-    (place,) = (i for i, line in enumerate(said) if line.startswith("1 sequence is shorter than"))
-    assert place < next(i for i, line in enumerate(said) if line.startswith("dnabert_s: "))
-    assert "--allow-short calls all" in said[place]
+    result = package.predict(tmp_path / "reads.fa", **{**options, "output_dir": tmp_path / "o"})
+    said = result.outputs.run_log.read_text()
+    assert 0 < said.index("1 sequence is shorter than 250 bases") < said.index("dnabert_s: ")
+    assert "--allow-short calls all" in said
     row = result.contigs.to_pylist()[0]
     assert row["call"] == "too_short" and row["virus_score"] is not None

@@ -159,7 +159,6 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
     output_dir = (
         Path(options.output_dir) if options.output_dir is not None else default_output(given)
     )
-    _check_inputs(given, world)
     if options.shard is not None and "-" in given:
         raise UsageError("--shard: every job reads all inputs; write standard input to a file")
     with ExitStack() as stack:
@@ -170,7 +169,7 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
             stack.enter_context(reading_ahead(settings, world))
         # torch is imported here
         processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
-        # a slip of the pen, as a rule: nothing is begun
+        _check_inputs(given, world)  # before anything is begun
         if not any(os.path.exists(file.path) for file in inputs):
             more = f" (nor can {len(inputs) - 1} more)" if len(inputs) > 1 else ""
             raise InputError(
