@@ -293,7 +293,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(code)
 
 
-def _terminated(number: int, frame: Any) -> None:
+def _terminated(number: int, _frame: Any) -> None:
     raise SystemExit(128 + number)
 
 
@@ -373,8 +373,9 @@ def _explained(error: typer.TyperException) -> VirNucProError:
         if context is not None and context.parent is not None
         else "virnucpro"
     )
-    if hint := option_hint(getattr(error, "option_name", None) or ""):
-        return UsageError(f"{error.option_name}: no such option; give {hint}; see {name} --help")
+    option = getattr(error, "option_name", None) or ""
+    if hint := option_hint(option):
+        return UsageError(f"{option}: no such option; give {hint}; see {name} --help")
     return UsageError(
         f"{error.format_message().rstrip('.').replace('Value error, ', '')}; see {name} --help"
     )

@@ -57,16 +57,15 @@ def input_hint(given: str) -> str | None:
     quoted, low = shlex.quote(given), given.lower()
     if given.startswith(URLS):
         return "is an address; download it first, then give the file"
-    if os.path.isfile(given):
-        if low.endswith(ARCHIVES):
-            return (
-                "is a tar archive; unpack it first: mkdir unpacked && tar -xf"
-                f" {quoted} -C unpacked, then give: unpacked"
-            )
-        if low.endswith(".zip") and _begins_with(given, b"PK"):
-            return f"is a zip archive; give what is in it: unzip -p {quoted} | virnucpro predict -"
-        return None
-    if given in ("", "-") or not _is_missing(given):
+    is_file = os.path.isfile(given)
+    if is_file and low.endswith(ARCHIVES):
+        return (
+            "is a tar archive; unpack it first: mkdir unpacked && tar -xf"
+            f" {quoted} -C unpacked, then give: unpacked"
+        )
+    if is_file and low.endswith(".zip") and _begins_with(given, b"PK"):
+        return f"is a zip archive; give what is in it: unzip -p {quoted} | virnucpro predict -"
+    if is_file or given in ("", "-") or not _is_missing(given):
         return None
     if glob.has_magic(given):
         return f"cannot be opened: no file matches this pattern; {WANTED}"

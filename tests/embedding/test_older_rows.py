@@ -11,7 +11,7 @@ import pytest
 import torch
 from command import GOLDEN
 
-from virnucpro.embedding.older import SAMPLE, find_older_work, import_older_rows
+from virnucpro.embedding.older import SAMPLE, find_older_work, import_older_rows, same_model
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import make_work
 from virnucpro.models.encoders import ESM2, read_tokenizers
@@ -51,13 +51,16 @@ def old(tmp_path) -> Path:
 
 
 def work_with(table, old: Path, store: FeatureStore, embed):
+    def agrees(rows: np.ndarray, taken: np.ndarray) -> bool:
+        return same_model(taken, embed(rows), "fp32")
+
     older = find_older_work(old)
     return make_work(
         table,
         ESM2,
         store,
         4096,
-        lambda *known: import_older_rows(older, "esm2", table, WIDTHS, *known, embed, "fp32"),
+        lambda *known: import_older_rows(older, "esm2", table, WIDTHS, *known, agrees),
     )
 
 

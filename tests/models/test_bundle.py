@@ -234,6 +234,7 @@ def test_identity_follows_content_not_place(written, copy):
 def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
     home, written, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("virnucpro.models.files.SETTLED", 3600)
     first = Bundle.load(written).identity()
     assert not (home / "sha256.json").exists()  # the files are too new to be sure of their times
     monkeypatch.setattr("virnucpro.models.files.SETTLED", -1)

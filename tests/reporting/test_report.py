@@ -273,7 +273,7 @@ def test_in_a_real_browser(tmp_path, evil):
 
 def test_multiqc_file_has_a_row_an_input(tmp_path, golden):
     outputs = Outputs(tmp_path)
-    write_multiqc(outputs, golden, RECORD)
+    write_multiqc(outputs, golden)
     data = json.loads(outputs.multiqc.read_text())["data"]
     number = counts(golden)
     assert data == {
@@ -289,7 +289,7 @@ def test_multiqc_file_has_a_row_an_input(tmp_path, golden):
 
 @pytest.mark.skipif(not shutil.which("multiqc"), reason="MultiQC is not installed here")
 def test_multiqc_reads_it(tmp_path, golden):
-    write_multiqc(Outputs(tmp_path), golden, RECORD)
+    write_multiqc(Outputs(tmp_path), golden)
     done = subprocess.run(
         ["multiqc", "--no-version-check", "-o", "out", "."],
         cwd=tmp_path,

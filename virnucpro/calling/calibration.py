@@ -31,11 +31,13 @@ Columns = Mapping[str, NDArray[np.float64]]
 
 
 def logit(p: ArrayLike) -> NDArray[np.float64]:
+    """log(p / (1 - p))."""
     p = np.asarray(p, np.float64)
     return np.log(p) - np.log1p(-p)
 
 
 def expit(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The inverse of `logit`."""
     return 1.0 / (1.0 + np.exp(-np.clip(x, -700, 700)))
 
 
@@ -115,6 +117,7 @@ class Calibration:
                 raise ValueError(f"the range of {name[:40]} is not that of a feature")
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as `bundle.json` has them."""
         return {
             "method": "logistic",
             "features": list(self.features),

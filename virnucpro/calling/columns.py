@@ -124,6 +124,7 @@ class ChunkColumns:
 
     @property
     def scored(self) -> NDArray[np.bool_]:
+        """bool [chunks]: those with a score."""
         return self.status == ChunkStatus.scored
 
 

@@ -58,8 +58,11 @@ class Encoder(Protocol):
     in_16_bits_below: int  # tokens; what is shorter `embed` computes in 16 bits, in a run of 8
     weights: int  # how many numbers: a token costs two operations each
 
-    def embed(self, batch: PackedBatch) -> torch.Tensor: ...
-    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor: ...
+    def embed(self, batch: PackedBatch) -> torch.Tensor:
+        """fp32 [rows, width], rows in the order given to `pack`."""
+
+    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
+        """The same from the full weights in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ class PlannedBatch:
     sequences: tuple[np.ndarray, ...]
 
     def to(self, device: torch.device, non_blocking: bool = False) -> PlannedBatch:
+        """The batch on `device`."""
         return PlannedBatch(
             self.index.to(device, non_blocking=non_blocking),
             self.packed.to(device, non_blocking=non_blocking),
@@ -147,7 +151,7 @@ def extract(
     encoder: Encoder,
     batches: PlannedBatches,
     store: FeatureStore | None,
-    on_step: Callable[[Step], None] = lambda step: None,
+    on_step: Callable[[Step], None] = lambda _: None,
 ) -> Extraction:
     """Embed every planned batch once, over all processes; `store` is the main process's, None
     elsewhere.
@@ -220,7 +224,7 @@ class Pass:
 
 
 def _pass(
-    accelerator, encoder: Encoder, embed, batches: PlannedBatches, store, on_step=lambda step: None
+    accelerator, encoder: Encoder, embed, batches: PlannedBatches, store, on_step=lambda _: None
 ) -> Pass:
     result = Pass()
     if len(batches) == 0:

@@ -151,6 +151,7 @@ class Announcements:
         self._others = dist.get_world_size() - 1 if dist.is_initialized() else 0
 
     def post(self, name: str, note: dict[str, Any]) -> None:
+        """Tell the other processes; a note of each name once."""
         if self._shared is not None:
             self._shared.set(self._key(name), json.dumps(note))
 
@@ -222,6 +223,7 @@ class GpuMemory:
         self._answer: list[tuple[int, int]] = []
 
     def __call__(self) -> list[tuple[int, int]]:
+        """(used, total) bytes of each device, asked for now and then."""
         if torch.cuda.is_available() and time.monotonic() - self._asked_at >= SECONDS_BETWEEN:
             self._asked_at = time.monotonic()
             devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))

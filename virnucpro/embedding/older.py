@@ -248,7 +248,8 @@ log = logging.getLogger(__name__)
 
 SAMPLE = 16  # rows of a file that are embedded again, the same everywhere in it
 
-Embed = Callable[[np.ndarray], np.ndarray]  # frame rows -> float32 [n, width]
+# frame rows, what an older program had for them [n, width] -> whether this model gives the same
+Agrees = Callable[[np.ndarray, np.ndarray], bool]
 
 
 def import_older_rows(
@@ -259,8 +260,7 @@ def import_older_rows(
     sharing: Sharing,
     store: FeatureStore,
     done: np.ndarray,
-    embed: Embed,
-    precision: str,
+    agrees: Agrees,
 ) -> np.ndarray:
     """Add what `store` lacks and `older` has of `encoder`; the representatives added, int64,
     ascending.
@@ -282,7 +282,7 @@ def import_older_rows(
         if len(keys) == 0:
             continue
         sample = first[np.unique(np.linspace(0, len(first) - 1, SAMPLE).astype(np.int64))]
-        if not same_model(old.rows[sample], embed(old.index[sample]), precision):
+        if not agrees(old.index[sample], old.rows[sample]):
             log.warning(
                 "%s: %d of its rows embedded again came out otherwise, they are another model's;"
                 " all %d are embedded anew",

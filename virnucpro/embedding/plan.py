@@ -44,6 +44,7 @@ class Plan:
         return len(self.offsets) - 1
 
     def batch(self, number: int) -> np.ndarray:
+        """int64 [n]: the rows of the batch `number`."""
         return np.asarray(self.rows[self.offsets[number] : self.offsets[number + 1]])
 
     def save(self, directory: Path, name: str) -> Path:

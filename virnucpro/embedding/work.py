@@ -134,6 +134,7 @@ class TokenColumn:
         self._values = [piece.values.to_numpy() for piece in pieces]
 
     def __call__(self, rows: np.ndarray) -> Sequence[np.ndarray]:
+        """The token ids of each of the rows."""
         self._check()
         piece = np.searchsorted(self._ends, rows, side="right")
         first = np.concatenate(([0], self._ends))[piece]

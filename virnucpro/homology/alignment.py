@@ -47,6 +47,7 @@ EXPECTED = np.append(MATRIX[:20, :20] @ BACKGROUND, 0.0)  # of a residue against
 
 
 def bit_score(score: np.ndarray) -> np.ndarray:
+    """Bits of raw scores [n]."""
     return (LAMBDA * score - math.log(K)) / math.log(2)
 
 
@@ -189,7 +190,7 @@ def align_all(query, target, pairs, matrix, out):
 
 
 @njit(cache=True, nogil=True)
-def align(a, bias, b, diagonal, matrix, came_from, out):
+def align(a, bias, b, diagonal, matrix, came_from, out):  # noqa: C901 (one loop, compiled)
     """The best local alignment of a and b within BAND of the diagonal, into `out`.
 
     Cell (i, k) pairs a[i] with b[i + diagonal - BAND + k]. `came_from`: bits 0 and 1 where the

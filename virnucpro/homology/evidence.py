@@ -50,6 +50,7 @@ class Evidence:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Evidence]) -> Evidence:
+        """The evidence of all parts, in their order."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 
@@ -159,6 +160,7 @@ class Weights:
         return cls(lengths, weights)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields as `bundle.json` has them."""
         return {"lengths": list(self.lengths), "weights": self.weights.round(5).tolist()}
 
     def log_odds(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ class ProteinLabel:
 
 @dataclass(frozen=True)
 class Reference:
+    """Known proteins [P], with their labels."""
+
     proteins: Proteins  # [P]
     repeats: np.ndarray  # bool, as proteins.residues: no part of a seed
     labels: list[ProteinLabel]  # [P]
@@ -71,6 +73,7 @@ class Reference:
 
     @cached_property
     def n_residues(self) -> int:
+        """Residues of all proteins."""
         return int(self.proteins.length.sum())
 
 

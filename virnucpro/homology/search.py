@@ -53,10 +53,12 @@ class Hits:
         return len(self.sequence)
 
     def select(self, rows: np.ndarray) -> Hits:
+        """The hits `rows`."""
         return Hits(*(getattr(self, f.name)[rows] for f in fields(self)))
 
     @classmethod
     def concatenate(cls, parts: Sequence[Hits]) -> Hits:
+        """The hits of all parts, in their order."""
         return cls(*(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(cls)))
 
 

@@ -47,6 +47,7 @@ class Proteins:
 
     @property
     def length(self) -> np.ndarray:
+        """Residues of each protein."""
         return self.end - self.begin
 
     @classmethod

@@ -162,13 +162,13 @@ def register_attention() -> None:
 
 
 def _varlen_for_transformers(
-    module, query, key, value, attention_mask, scaling, cu_seq_lens, max_length, **_
+    _module, query, key, value, _mask, scaling, cu_seq_lens, max_length, **_
 ):
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [1, H, T, D] -> [T, H, D]
     return varlen_attention(q, k, v, cu_seq_lens, max_length, scaling)[None], None
 
 
-def _grouped_for_transformers(module, query, key, value, attention_mask, scaling, groups, **_):
+def _grouped_for_transformers(_module, query, key, value, _mask, scaling, groups, **_):
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return grouped_attention(q, k, v, groups, scaling)[None], None
 

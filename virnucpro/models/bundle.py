@@ -76,6 +76,7 @@ class Bundle:
 
     @classmethod
     def load(cls, directory: Path | str) -> Bundle:
+        """The bundle in `directory`. Raises ModelError."""
         return locate(read_spec(Path(directory)))
 
     @property
@@ -144,28 +145,29 @@ def read_spec(directory: Path) -> BundleSpec:
     missing = [name for name in ("name", "chunk_length", *names) if name not in stored]
     if missing:
         raise wrong(f"lacks {', '.join(missing)}")
-    name, length, licence = stored["name"], stored["chunk_length"], stored.get("licence")
-    if not is_label(name):
-        raise wrong(f"name is not a text of up to {LONGEST_LABEL} letters")
-    if licence is not None and not is_label(licence):
-        raise wrong(f"licence is not a text of up to {LONGEST_LABEL} letters")
-    if type(length) is not int or not SHORTEST_CHUNK <= length <= LONGEST_CHUNK:
-        raise wrong(
-            f"chunk_length {repr(length)[:40]} is not a whole number of {SHORTEST_CHUNK} to"
-            f" {LONGEST_CHUNK:,} bases"
-        )
-    policy, calibration = stored.get("frame_policy", "open"), stored.get("calibration")
-    if policy not in FRAME_POLICIES:
-        raise wrong(f"frame_policy {repr(policy)[:40]} is not one of {', '.join(FRAME_POLICIES)}")
+    length, policy = stored["chunk_length"], stored.get("frame_policy", "open")
+    licence, calibration = stored.get("licence"), stored.get("calibration")
     precision = stored.get("cpu_precision", "fp32")
-    if precision not in CPU_PRECISIONS:
-        raise wrong(
-            f"cpu_precision {repr(precision)[:40]} is not one of {', '.join(CPU_PRECISIONS)}"
-        )
-    if stored.get("classes", list(CLASSES)) != list(CLASSES):
-        raise wrong(f"classes must be {list(CLASSES)}, in this order")
-    if calibration is not None and not isinstance(calibration, dict):
-        raise wrong("calibration is not a table of fields")
+    label = f"is not a text of up to {LONGEST_LABEL} letters"
+    lengths = f"a whole number of {SHORTEST_CHUNK} to {LONGEST_CHUNK:,} bases"
+    in_range = type(length) is int and SHORTEST_CHUNK <= length <= LONGEST_CHUNK
+    for is_right, what in (
+        (is_label(stored["name"]), f"name {label}"),
+        (licence is None or is_label(licence), f"licence {label}"),
+        (in_range, f"chunk_length {repr(length)[:40]} is not {lengths}"),
+        (policy in FRAME_POLICIES, _not_one_of("frame_policy", policy, FRAME_POLICIES)),
+        (precision in CPU_PRECISIONS, _not_one_of("cpu_precision", precision, CPU_PRECISIONS)),
+        (
+            stored.get("classes", list(CLASSES)) == list(CLASSES),
+            f"classes must be {list(CLASSES)}, in this order",
+        ),
+        (
+            calibration is None or isinstance(calibration, dict),
+            "calibration is not a table of fields",
+        ),
+    ):
+        if not is_right:
+            raise wrong(what)
     try:
         if calibration:
             Calibration.from_json(calibration)  # now, and not when everything has been embedded
@@ -173,7 +175,9 @@ def read_spec(directory: Path) -> BundleSpec:
     except (ValueError, ModelError) as error:
         raise wrong(str(error)) from None
     accuracy = stored.get("accuracy")
-    return BundleSpec(name, length, parts, policy, licence, accuracy, calibration, precision)
+    return BundleSpec(
+        stored["name"], length, parts, policy, licence, accuracy, calibration, precision
+    )
 
 
 def part_names(stored: Collection[str] = ()) -> tuple[str, ...]:
@@ -191,6 +195,10 @@ def part_settings() -> dict[str, str]:
 def part_option(name: str) -> str:
     """The option that replaces the part `name`."""
     return flag(part_settings()[name])
+
+
+def _not_one_of(field: str, value: object, known: Collection[str]) -> str:
+    return f"{field} {repr(value)[:40]} is not one of {', '.join(known)}"
 
 
 def is_label(value: object) -> bool:
@@ -312,6 +320,7 @@ def installed(name: str) -> bool:
 
 
 def parse_option(name: str, value: str) -> Part:
+    """The part that an option names. Raises ModelError."""
     try:
         return parse_part(name, value, Path())
     except ValueError as error:
@@ -319,6 +328,7 @@ def parse_option(name: str, value: str) -> Part:
 
 
 def hidden_size(directory: Path) -> int:
+    """Width of an encoder's embedding, by its config.json. Raises ModelError."""
     return Config(directory).number("hidden_size")
 
 

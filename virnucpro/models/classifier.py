@@ -41,7 +41,8 @@ class Rows(Protocol):
     """
 
     @property
-    def shape(self) -> Any: ...
+    def shape(self) -> Any:
+        """(rows, columns)."""
 
     def __len__(self) -> int: ...
 

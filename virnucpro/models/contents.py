@@ -38,6 +38,7 @@ class Entry:
 
     @classmethod
     def of(cls, file: Path) -> Entry:
+        """The entry of a file as it is now."""
         return cls(file.stat().st_size, sha256_of(file))
 
 
@@ -63,6 +64,7 @@ class Contents:
             return None
 
     def write(self, directory: Path) -> None:
+        """Write checksums.json into `directory`."""
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(directory / CHECKSUMS, asdict(self) | {"date": date}, MODELS)
 
@@ -79,7 +81,7 @@ class Contents:
         return replace(self, files={k: v for k, v in self.files.items() if k in names})
 
     def changed(
-        self, directory: Path, content: bool = True, log: Log = lambda line: None
+        self, directory: Path, content: bool = True, log: Log = lambda _: None
     ) -> Iterator[str]:
         """Names of the files that are missing or not as they came; by size alone without
         `content`.
@@ -123,7 +125,7 @@ def is_whole(directory: Path) -> bool:
     return contents is not None and not any(contents.changed(directory, content=False))
 
 
-def check_files(directory: Path, log: Log = lambda line: None) -> list[str]:
+def check_files(directory: Path, log: Log = lambda _: None) -> list[str]:
     """What is wrong with the files of a part or bundle by its record, a line each; all are read.
 
     Empty: all are as they came.

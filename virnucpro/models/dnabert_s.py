@@ -94,6 +94,7 @@ class DnabertModel(nn.Module):
         )
 
     def forward(self, batch: PackedBatch, slopes: torch.Tensor) -> torch.Tensor:
+        """Hidden states [T, hidden]; slopes: of ALiBi, [heads]."""
         hidden = self.embeddings(batch.tokens)
         biases = alibi_biases(slopes, batch.groups, hidden.dtype)
         for layer in self.encoder.layer:
@@ -102,6 +103,8 @@ class DnabertModel(nn.Module):
 
 
 class DnabertEmbeddings(nn.Module):
+    """Tokens [T] to vectors [T, hidden]."""
+
     def __init__(self, config: DnabertConfig):
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -109,11 +112,14 @@ class DnabertEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """fp32 or 16 bits, as the weights are."""
         # ALiBi stands for positions; every token is of type 0
         return self.LayerNorm(self.word_embeddings(tokens) + self.token_type_embeddings.weight[0])
 
 
 class DnabertLayer(nn.Module):
+    """Attention with ALiBi and a gated feed-forward part, each followed by its LayerNorm."""
+
     def __init__(self, config: DnabertConfig):
         super().__init__()
         width, heads = config.hidden_size, config.num_attention_heads
@@ -137,6 +143,7 @@ class DnabertLayer(nn.Module):
     def forward(
         self, hidden: torch.Tensor, groups: tuple[LengthGroup, ...], biases: list[torch.Tensor]
     ) -> torch.Tensor:
+        """[T, hidden] to the same; biases: of attention, one a group."""
         packed = self.attention["self"]["Wqkv"](hidden)  # [T, q | k | v]
         query, key, value = packed.unflatten(-1, (3, self.heads, -1)).unbind(1)  # [T, H, D] each
         mixed = grouped_attention(

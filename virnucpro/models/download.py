@@ -78,6 +78,7 @@ class RemoteFile:
 
     @property
     def sha256(self) -> str | None:
+        """Of its content, where that is what it is known by."""
         return self.content if len(self.content) == 64 else None
 
     def arriving(self, target: Path) -> Path:
@@ -93,7 +94,7 @@ class RemoteFile:
         return self.content == (sha256_of if self.sha256 else git_blob_id)(path)
 
 
-def fetch(file: RemoteFile, target: Path, log: Log = lambda line: None) -> None:
+def fetch(file: RemoteFile, target: Path, log: Log = lambda _: None) -> None:
     """Bring `file` to `target`, from the first of its addresses that has it, continuing what an
     earlier call left.
 
@@ -152,7 +153,7 @@ def _patiently(
         tries += 1
 
 
-def read_json(url: str, log: Log = lambda line: None) -> Any:
+def read_json(url: str, log: Log = lambda _: None) -> Any:
     """What a server answers in JSON. Raises Unavailable."""
 
     def read(url: str) -> Any:
@@ -290,10 +291,12 @@ def _token() -> str | None:
 
 
 def endpoint() -> str:
+    """Address of the hub."""
     return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
 
 
 def host_of(url: str) -> str:
+    """Server of an address, without credentials."""
     return urlsplit(url).netloc.rpartition("@")[2] or url
 
 

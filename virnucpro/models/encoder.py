@@ -131,6 +131,7 @@ class Fp32Rescue:
         self._twin: Encoder | None = None
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """fp32 [rows, width] on the encoder's device."""
         try:
             return self._on(self._device, batch)
         except torch.OutOfMemoryError:

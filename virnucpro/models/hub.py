@@ -137,7 +137,7 @@ def _listing(hub: str, revision: str | None, log: Log) -> tuple[str, tuple[Remot
 
 
 def hub_files(
-    hub: str, revision: str | None, log: Log = lambda line: None
+    hub: str, revision: str | None, log: Log = lambda _: None
 ) -> tuple[str, tuple[RemoteFile, ...]]:
     """The commit that `revision` (None: the newest) of a hub repository is, and its files.
 

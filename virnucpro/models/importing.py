@@ -30,7 +30,7 @@ RESERVED = ("mini", "verified", "sha256.json")  # names in the models directory,
 Log = Callable[[str], object]
 
 
-def import_model(path: Path | str, name: str | None = None, log: Log = lambda line: None) -> Path:
+def import_model(path: Path | str, name: str | None = None, log: Log = lambda _: None) -> Path:
     """Take a classifier's file or an encoder's directory, brought by other means, into the models
     directory.
 

@@ -50,6 +50,7 @@ class Published:
 
     @property
     def remote(self) -> RemoteFile:
+        """Where it can be downloaded."""
         urls = tuple(url.format(name=self.file, blob_id=self.blob_id) for url in ADDRESSES)
         return RemoteFile(self.file, urls, self.blob_id)
 
@@ -97,7 +98,7 @@ def list_models() -> list[Row]:
     return rows
 
 
-def download(name: str, to: Path | str | None = None, log: Log = lambda line: None) -> Path:
+def download(name: str, to: Path | str | None = None, log: Log = lambda _: None) -> Path:
     """Bring a published model to the models directory, or to `to`. Its bundle directory.
 
     What is there already is read and kept, what is damaged is fetched again, and an interrupted

@@ -47,12 +47,15 @@ class PackedBatch:
 
     @property
     def rows(self) -> int:
+        """Number of sequences."""
         return len(self.lengths)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> PackedBatch:
+        """The batch on `device`."""
         return self._moved(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedBatch:
+        """The batch in memory from which a GPU copies without waiting."""
         return self._moved(torch.Tensor.pin_memory)
 
     def _moved(self, move: Callable[[torch.Tensor], torch.Tensor]) -> PackedBatch:

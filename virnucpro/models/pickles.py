@@ -34,11 +34,15 @@ class RefusedGlobal(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Global:
+    """A class or function that a pickle names."""
+
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Storage:
+    """The bytes of a tensor, in another file of the archive."""
+
     key: str
     values: int
     bytes: int
@@ -147,9 +151,11 @@ class PickleCheck:
         return list(self._storages.values())
 
     def push(self, value: Any) -> None:
+        """Put a value on the stack."""
         self._stack.append(value)
 
     def memorize(self, place: int) -> None:
+        """Remember the value on top of the stack."""
         self.memo[place] = self._stack[-1]
 
     def refer(self, name: str) -> None:
@@ -160,10 +166,12 @@ class PickleCheck:
         self.push(Global(full))
 
     def mark(self, _: None) -> None:
+        """MARK: a new stack above the present one."""
         self._marks.append(self._stack)
         self._stack = []
 
     def since_mark(self) -> list[Any]:
+        """The values above the last mark, which is removed."""
         items, self._stack = self._stack, self._marks.pop()
         return items
 
@@ -183,15 +191,18 @@ class PickleCheck:
         return value
 
     def append(self, items: tuple[Any, ...] | list[Any]) -> None:
+        """Add items to the list on top."""
         found = self.top("list")
         found.plain &= all(isinstance(item, str | int | float | None) for item in items)
 
     def set_items(self, items: tuple[Any, ...] | list[Any]) -> None:
+        """Add keys and values, in turns, to the table on top. Errors: ValueError."""
         self.top("dict", "ordered")
         if len(items) % 2 or not all(isinstance(key, str | int) for key in items[::2]):
             raise ValueError("a table has a key that is neither a text nor a number")
 
     def build(self, _: None) -> None:
+        """BUILD: give the object below the top its state. Errors: ValueError."""
         (state,) = self.take(1)
         self.top("module", "ordered")
         if not isinstance(state, Made) or state.kind != "dict":
@@ -267,7 +278,7 @@ def _is_within_storage(arguments: tuple[Any, ...]) -> bool:
 
 
 STEPS: dict[str, Callable[[PickleCheck, Any], object]] = {
-    "PROTO": lambda check, number: None,
+    "PROTO": lambda _check, _number: None,
     "STOP": lambda check, _: check.take(1),
     "GLOBAL": PickleCheck.refer,
     "MARK": PickleCheck.mark,

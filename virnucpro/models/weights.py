@@ -147,6 +147,7 @@ def _check_index(directory: Path, suffix: str, tensors: Collection[str]) -> None
 
 
 def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a file, memory-mapped. Raises ModelError."""
     import safetensors
 
     again = "download it again"

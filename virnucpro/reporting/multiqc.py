@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -34,7 +32,7 @@ def calls_by_input(answers: Answers) -> np.ndarray:
     return np.bincount(cells, minlength=len(Call) * len(answers.inputs)).reshape(-1, len(Call))
 
 
-def write_multiqc(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> None:
+def write_multiqc(outputs: Outputs, answers: Answers) -> None:
     """The file MultiQC reads; an input without sequences has its row of zeros."""
     counts = calls_by_input(answers).tolist()
     content = {

@@ -80,12 +80,15 @@ class Outputs:
     failed_files = OutputFile("failed_files.txt", "what failed, where and why")
 
     def merged_directory(self, stem: str) -> Path:
+        """The folder of an input's tables as the original program writes them."""
         return self.directory / f"{stem}_merged"
 
     def prediction_results(self, stem: str) -> Path:
+        """Every frame of an input."""
         return self.merged_directory(stem) / "prediction_results.txt"
 
     def highest_scores(self, stem: str) -> Path:
+        """Every scored chunk of an input."""
         return self.merged_directory(stem) / "prediction_results_highestscore.csv"
 
     def prepare(self) -> None:

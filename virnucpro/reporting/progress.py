@@ -34,15 +34,24 @@ class StepLike(Protocol):
     """A gathered step: see `embedding.extract.Step`."""
 
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Of the step, from 1."""
+
     @property
-    def of(self) -> int: ...
+    def of(self) -> int:
+        """Steps in all."""
+
     @property
-    def batches(self) -> int: ...
+    def batches(self) -> int:
+        """Batches of this step."""
+
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Embeddings of this step."""
+
     @property
-    def tokens(self) -> int: ...
+    def tokens(self) -> int:
+        """Tokens of this step."""
 
 
 @dataclass(slots=True)
@@ -60,12 +69,14 @@ class Counters:
     tokens: int = 0
 
     def start(self, stage: str, batches: int = 0, processes: int = 1) -> None:
+        """A stage begins."""
         self.stage, self.batches, self.processes = stage, batches, max(processes, 1)
         self.began = time.monotonic()
         self.done = self.rows = self.tokens = 0
         self.recent = deque([(self.began, 0, 0, 0)])
 
     def add(self, step: StepLike) -> None:
+        """A step is done."""
         now = time.monotonic()
         self.done, self.rows, self.tokens = (
             self.done + step.batches,
@@ -126,6 +137,7 @@ class Display:
         self.counters.start(task, batches, processes)
 
     def step(self, step: StepLike) -> None:
+        """A step of batches is done."""
         self.counters.add(step)
 
 
@@ -149,10 +161,12 @@ class LineDisplay(Display):
         self._thread.join()
 
     def stage(self, name: str) -> None:
+        """As of `Display`, with a line."""
         super().stage(name)
         log.info("%s", name)
 
     def embedding(self, task: str, batches: int, processes: int) -> None:
+        """As of `Display`, with a line."""
         super().embedding(task, batches, processes)
         log.info("%s: %d batch%s", self.counters.stage, batches, "" if batches == 1 else "es")
 
@@ -193,10 +207,12 @@ class Dashboard(Display):
         self._moved.clear()
 
     def stage(self, name: str) -> None:
+        """As of `Display`; the stage before has its time."""
         self._close()
         super().stage(name)
 
     def embedding(self, task: str, batches: int, processes: int) -> None:
+        """As of `Display`; the stage before has its time."""
         self._close()
         super().embedding(task, batches, processes)
 

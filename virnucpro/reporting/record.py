@@ -36,7 +36,8 @@ from virnucpro.settings import (
 class PrintableFormatter(logging.Formatter):
     """Messages with whatever cannot be printed escaped: names of files and records come in them."""
 
-    def formatMessage(self, record: logging.LogRecord) -> str:
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name of logging)
+        """The message with control characters escaped."""
         record.message = escaped(record.message)
         return super().formatMessage(record)
 
@@ -134,14 +135,17 @@ class RunRecord:
 
     @property
     def stride(self) -> int:
+        """Bases between windows; 0: none."""
         return int(self.identity.get("--stride", "0"))
 
     @property
     def min_length(self) -> int:
+        """Bases; shorter sequences were skipped."""
         return int(self.identity.get("--min-length", "0"))
 
     @property
     def stems(self) -> tuple[str, ...]:
+        """Of the inputs, in their order."""
         return tuple(entry.stem for entry in self.inputs)
 
 
@@ -246,12 +250,12 @@ def typed(kind: Any, value: Any, where: str) -> Any:
 
     where: its keys so far. Raises ValueError naming the key that is missing or of another type.
     """
-    if kind is Any:
-        return value
     origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any or (value is None and type(None) in arguments):
+        return value
     if origin in (Union, types.UnionType):
         known = [one for one in arguments if one is not type(None)]
-        return None if value is None else typed(known[0], value, where)
+        return typed(known[0], value, where)
     if origin is tuple and isinstance(value, list):
         return tuple(typed(arguments[0], one, f"{where}[{i}]") for i, one in enumerate(value))
     if origin is Mapping and isinstance(value, dict):
@@ -259,7 +263,7 @@ def typed(kind: Any, value: Any, where: str) -> Any:
     if is_dataclass(kind) and isinstance(value, dict):
         return _typed_fields(kind, value, where)
     if kind is float and type(value) is int and abs(value) < 1 << 53:
-        return float(value)
+        value = float(value)
     if type(value) is not kind:
         what = KINDS.get(kind, "a list" if origin is tuple else "an object")
         raise ValueError(f"{where.lstrip('.')[:100]} is not {what}")
@@ -326,7 +330,7 @@ class _LogFile(logging.FileHandler):
         handle = open_own(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         return open(handle, "a", encoding=self.encoding, errors=self.errors)
 
-    def handleError(self, record: logging.LogRecord) -> None:
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
 

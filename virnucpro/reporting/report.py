@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -66,7 +67,7 @@ def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["score"] = lambda value: "NA" if value != value else f"{value:.4f}"
+    environment.filters["score"] = lambda value: "NA" if math.isnan(value) else f"{value:.4f}"
     environment.filters["short"] = shortened
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     return template.render(

@@ -51,6 +51,7 @@ class SamplesResult:
 
     @property
     def exit_code(self) -> int:
+        """0 all samples answered, 2 some, 1 none."""
         codes = {sample.exit_code for sample in self.samples}
         return 0 if codes == {0} else 2 if codes & {0, 2} else 1
 

@@ -56,8 +56,8 @@ def read_table(path: Path) -> pa.Table:
     """A table as it was written, by the types of its columns: ids are text, whatever they look
     like. Raises StoreError where it is not one.
     """
-    import pyarrow.csv as csv
     import pyarrow.parquet as pq
+    from pyarrow import csv
 
     table = next(table for table in TABLES if table.name == path.stem)
     try:

@@ -22,6 +22,7 @@ FOUR_DECIMALS = pa.array([f"{i / 10000:.4f}" for i in range(10001)], TEXT)
 
 
 def constant(text: str) -> pa.Scalar:
+    """A text for every row."""
     return pa.scalar(text, TEXT)
 
 

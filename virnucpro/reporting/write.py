@@ -36,9 +36,11 @@ UNITS = {
 class Clock(Protocol):
     """See `run.timing.Clock`."""
 
-    def stage(self, name: str) -> AbstractContextManager: ...
+    def stage(self, name: str) -> AbstractContextManager:
+        """Times what is done while it is entered."""
 
-    def seconds(self) -> Mapping[str, float]: ...
+    def seconds(self) -> Mapping[str, float]:
+        """Of each stage so far."""
 
 
 def write_results(
@@ -66,7 +68,7 @@ def write_results(
         with clock.stage("report"):
             shown = plain(replace(record, seconds=clock.seconds()))
             write_report(outputs, answers, shown)
-            write_multiqc(outputs, answers, shown)
+            write_multiqc(outputs, answers)
         if rest is not None:
             with clock.stage("store"):
                 rest()

@@ -180,7 +180,7 @@ def _end(process: subprocess.Popen) -> None:
         process.wait()
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int, _: FrameType | None) -> None:
     for other in SIGNALS:  # a second one would disturb what the first has begun to put away
         signal.signal(other, signal.SIG_IGN)
     raise SystemExit(128 + number)

@@ -24,7 +24,7 @@ from virnucpro import __version__
 from virnucpro.embedding.coverage import any_answered, check_any_answered
 from virnucpro.embedding.group import Announcements
 from virnucpro.embedding.matrix import check_room
-from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows
+from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows, same_model
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import (
@@ -364,9 +364,11 @@ def _older_rows(
             parts.append(loaded[0].embed(batch.to(run.device)).cpu().numpy())
         return np.concatenate(parts)
 
-    widths, precision = run.bundle.widths, run.settings.precision
+    def agrees(rows: np.ndarray, old: np.ndarray) -> bool:
+        return same_model(old, embed(rows), run.settings.precision)
+
     return lambda sharing, store, done: import_older_rows(
-        older, entry.name, table, widths, sharing, store, done, embed, precision
+        older, entry.name, table, run.bundle.widths, sharing, store, done, agrees
     )
 
 
@@ -410,4 +412,5 @@ def _load(entry: EncoderEntry, run: Run) -> Encoder:
 
 
 def device_name(device: torch.device) -> str:
+    """For readers."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

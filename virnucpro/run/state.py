@@ -49,14 +49,17 @@ class WorkPlace:
 
     @property
     def hidden(self) -> Path:
+        """The directory of unfinished work in the output directory."""
         return self.output_dir / HIDDEN
 
     @property
     def state_file(self) -> Path:
+        """Says which run is unfinished."""
         return self.hidden / "run.json"
 
     @property
     def lock(self) -> Lock:
+        """Held while a run writes to the output directory."""
         return Lock(self.hidden / "lock", self.output_dir)
 
     def shards_lock(self, shards: Path) -> AbstractContextManager:

@@ -25,15 +25,19 @@ class UnfailingOutput(io.RawIOBase):
         self.failure: OSError | None = None
 
     def writable(self) -> bool:
+        """Always."""
         return True
 
     def fileno(self) -> int:
+        """Of the file below."""
         return self._number
 
     def isatty(self) -> bool:
+        """Whether the file below is a terminal."""
         return os.isatty(self._number)
 
     def write(self, data) -> int:  # type: ignore[override]
+        """How many bytes were taken; a failure is remembered and never raised."""
         while self.failure is None:
             try:
                 return os.write(self._number, data)

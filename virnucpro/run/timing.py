@@ -20,6 +20,7 @@ class Clock:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Adds the time while it is entered to the stage `name`."""
         start = time.monotonic()
         self._seconds.setdefault(name, 0.0)
         try:
@@ -63,6 +64,7 @@ class Meter:
         self._sums = [0.0, 0.0, 0.0]
 
     def mark(self) -> None:
+        """Note this moment, of the GPU where there is one."""
         if self._cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()

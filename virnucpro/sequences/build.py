@@ -253,6 +253,7 @@ class NameBook:
         self._given: set[str] = set()
 
     def add(self, name: str) -> None:
+        """Add the next name."""
         self._hashes.append(xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")))
 
     @property

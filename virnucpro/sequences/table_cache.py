@@ -71,7 +71,7 @@ def build_or_open(
     rules: FrameRules,
     tokenizers: Tokenizers,
     places: TablePlaces,
-    say: Callable[[str], object] = lambda line: None,
+    say: Callable[[str], object] = lambda _: None,
     builder: str | None = None,
 ) -> FrameTable:
     """The table of these inputs: the one in the cache, or a new one. Only one process builds;

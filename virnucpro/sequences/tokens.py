@@ -49,6 +49,7 @@ class ResidueTokenizer:
         self.sha256 = read_residue_vocabulary(directory)
 
     def __call__(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """As of `Tokenizer`."""
         lengths = np.fromiter(map(len, sequences), dtype=np.int32, count=len(sequences)) + 2
         joined = b"<" + b"><".join(sequences) + b">" if sequences else b""
         return np.frombuffer(joined.translate(RESIDUE_TABLE), dtype=np.uint8), lengths
@@ -98,6 +99,7 @@ class BpeTokenizer:
         ]
 
     def __call__(self, sequences: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+        """As of `Tokenizer`."""
         automaton = self._automaton_or_why[0]
         if automaton is None:
             return self._by_library(sequences)

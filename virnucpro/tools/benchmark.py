@@ -55,7 +55,7 @@ SENSE = [
 
 
 def run_benchmark(
-    settings: BenchmarkSettings, say: Callable[[str], None] = lambda line: None
+    settings: BenchmarkSettings, say: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
     """Measure on one device; everything measured, as plain data. `say` hears of each choice and
     step.
@@ -112,6 +112,7 @@ def run_benchmark(
 
 
 def random_encoder(name: str, settings: BenchmarkSettings, device: torch.device, precision: str):
+    """An encoder of the shape asked for, with random weights."""
     make, encoder = {
         "esm2": (random_esm2, Esm2Encoder),
         "dnabert_s": (random_dnabert_s, DnabertEncoder),
@@ -388,6 +389,7 @@ def table(result: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def closing_lines(result: dict[str, Any]) -> list[str]:
+    """What is said after the table."""
     lines = [
         f"whole run at {result['run_share_of_esm2']:.1%} of ESM-2 alone ({result['run']['frames']}"
         " frames)"
@@ -405,6 +407,7 @@ def closing_lines(result: dict[str, Any]) -> list[str]:
 
 
 def device_name(device: torch.device) -> str:
+    """For readers."""
     return (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -413,4 +416,5 @@ def device_name(device: torch.device) -> str:
 
 
 def gib(count: int) -> float:
+    """Bytes as GiB."""
     return round(count / 2**30, 2)

@@ -73,4 +73,5 @@ def text() -> str:
 
 
 def bibtex() -> str:
+    """All works as BibTeX."""
     return BIBTEX

@@ -94,6 +94,7 @@ def worst(checks: Iterable[Check]) -> str:
 
 
 def python() -> list[Check]:
+    """Whether Python is new enough."""
     found = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info >= OLDEST_PYTHON:
         return [Check("python", OK, found)]
@@ -123,6 +124,7 @@ def packages() -> list[Check]:
 
 
 def processor() -> list[Check]:
+    """Cores and memory."""
     import psutil
 
     cores = (
@@ -200,6 +202,7 @@ def nccl() -> list[Check]:
 
 
 def disk(directory: Path) -> list[Check]:
+    """Room where results, temporary files and caches go, and whether locks work there."""
     checks = []
     for name, place in (("results", directory), ("temporary files", Path(tempfile.gettempdir()))):
         place = _nearest(place)
@@ -315,6 +318,7 @@ def launcher() -> list[Check]:
 
 
 def models() -> list[Check]:
+    """Which models are here, and whether they were verified."""
     from virnucpro.models.library import PUBLISHED, list_models
 
     checks, rows = [], list_models()

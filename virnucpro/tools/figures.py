@@ -59,6 +59,7 @@ class Figures:
 
     @classmethod
     def load(cls, file: Path = FIGURES) -> Figures:
+        """The published figures in the package."""
         with np.load(file, allow_pickle=False) as stored:
             about = json.loads(str(stored["about"]))
             inputs = tuple(
@@ -77,6 +78,7 @@ class Figures:
         return cls(about["source"], about["model"], about["widths"], inputs)
 
     def columns(self) -> dict[str, slice]:
+        """The columns of each encoder in a row of features."""
         ends = np.cumsum(list(self.widths.values())).tolist()
         starts = [0, *ends[:-1]]
         return {name: slice(a, b) for name, a, b in zip(self.widths, starts, ends, strict=True)}
@@ -102,9 +104,11 @@ class Comparison:
 
     @property
     def passed(self) -> bool:
+        """Whether it is as published."""
         return self.verdict == PASSED
 
     def line(self) -> str:
+        """The comparison in one line."""
         text = (
             f"{self.precision}: {self.labels_equal} of {self.frames} labels equal, scores within"
             f" {self.max_score_deviation:.1e}, features within "

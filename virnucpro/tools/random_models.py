@@ -183,6 +183,7 @@ def random_classifier(width: int, hidden: int, seed: int = 0):
 
 
 def random_dna(seed: int, count: int = 400, length: int = 500) -> list[str]:
+    """`count` sequences of `length` bases, the same for a seed."""
     letters = random.Random(seed)
     return ["".join(letters.choices("ACGT", k=length)) for _ in range(count)]
 

@@ -56,6 +56,7 @@ class Verification:
 
     @property
     def verdict(self) -> str:
+        """PASSED, NEAR or WRONG."""
         return WRONG if self.wrong_files else verdict_of(self.comparisons)
 
     def advice(self, name: str) -> str:
@@ -77,7 +78,7 @@ class Verification:
         )
 
 
-def verify_model(name: str, log: Log = lambda line: None) -> Verification:
+def verify_model(name: str, log: Log = lambda _: None) -> Verification:
     """Check the files of an installed model, and, where figures of it were published, what it
     computes in every precision this machine has; the result is kept for later runs.
     """

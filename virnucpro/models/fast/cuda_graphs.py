@@ -90,6 +90,7 @@ class Recorder:
     def __call__(
         self, launches: Launches, beside: torch.cuda.CUDAGraph | None
     ) -> torch.cuda.CUDAGraph:
+        """Record what `launches` launches."""
         self._stream = self._stream or torch.cuda.Stream(self._device)
         graph, pool = (
             torch.cuda.CUDAGraph(),

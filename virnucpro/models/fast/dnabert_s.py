@@ -59,6 +59,7 @@ class FusedDnabert:
         self._space: Space | None = None
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states [T, hidden]."""
         space = self.space(len(batch.tokens))
         spans, shape = even_tables(kernels.spans(batch.lengths, "cpu"))
         space.ids.copy_(batch.tokens)

@@ -76,6 +76,7 @@ class FusedEsm2:
         return weights
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states [T, hidden]."""
         return self.through(self.layer, self.layers, batch)
 
     def through(

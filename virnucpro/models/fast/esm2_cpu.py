@@ -52,6 +52,7 @@ class CpuEsm2:
         self.layers = [self._rearranged(layer) for layer in model.encoder.layer]
 
     def __call__(self, batch: PackedBatch) -> torch.Tensor:
+        """Final hidden states [T, hidden]."""
         x = self.tokens[batch.tokens]
         angles = batch.positions[:, None].float() * self.inv_freq
         turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # complex64 [T, 1, D/2]

@@ -104,6 +104,7 @@ class Quantized:
 
 
 def quantize_weight(weight: torch.Tensor) -> Quantized:
+    """[N, K] to int8, each row scaled by its own largest value."""
     step = weight.float().abs().amax(dim=1).clamp_min(1e-10) / 127.0
     return Quantized((weight.float() / step[:, None]).round().to(torch.int8), step)
 

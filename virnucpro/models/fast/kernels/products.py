@@ -122,6 +122,7 @@ def _product_kernel(
 
 @lru_cache
 def multiprocessors(device: torch.device) -> int:
+    """Of the device; 1 where it is no GPU."""
     return (
         torch.cuda.get_device_properties(device).multi_processor_count
         if device.type == "cuda"
