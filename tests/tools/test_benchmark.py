@@ -10,12 +10,12 @@ import pytest
 
 from virnucpro.errors import UsageError
 from virnucpro.tools.benchmark import (
-    BenchmarkSettings,
     forward_flops,
     protein_batch,
     run_benchmark,
     table,
 )
+from virnucpro.tools.commands import BenchmarkSettings
 from virnucpro.tools.random_models import SHAPES
 
 

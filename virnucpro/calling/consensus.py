@@ -211,11 +211,12 @@ def call_sequences(
             n_open_frames[has_score],
             prevalence=prevalence,
         )
-    probability = model_probability
-    if evidence_odds is not None:
-        network = virus_score if calibration is None else model_probability
-        network = np.clip(network, SCORE_MARGIN, 1 - SCORE_MARGIN)
-        probability = expit(logit(network) + np.nan_to_num(evidence_odds))
+    network = virus_score if calibration is None else model_probability
+    probability = (
+        model_probability
+        if evidence_odds is None
+        else _joined_with_evidence(network, evidence_odds)
+    )
     calibrated = calibration is not None or evidence_odds is not None
     if calibrated:
         fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence)
@@ -239,6 +240,14 @@ def call_sequences(
         notes=notes,
         model_probability=model_probability,
     )
+
+
+def _joined_with_evidence(
+    network: NDArray[np.float64], evidence_odds: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The network's probability with the log-odds of known proteins added, where there are any."""
+    network = np.clip(network, SCORE_MARGIN, 1 - SCORE_MARGIN)
+    return expit(logit(network) + np.nan_to_num(evidence_odds))
 
 
 def _scores(

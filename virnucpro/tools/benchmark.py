@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,6 @@ from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.packing import PackedBatch, pack
 from virnucpro.models.precision import compute_dtype, resolve_precision
 from virnucpro.settings import Choice, ModelSettings, PredictSettings
-from virnucpro.tools.commands import BenchmarkSettings
 from virnucpro.tools.random_models import (
     SHAPES,
     esm2_config,
@@ -39,6 +38,9 @@ from virnucpro.tools.random_models import (
     random_dnabert_s,
     random_esm2,
 )
+
+if TYPE_CHECKING:
+    from virnucpro.tools.commands import BenchmarkSettings
 
 # shortest and longest sequence, bases
 LENGTHS = {"500bp": (500, 500), "reads": (150, 300), "mix": (150, 500)}
