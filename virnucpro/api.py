@@ -25,8 +25,8 @@ from virnucpro.launch import (
     allow_for_fork,
     check_network,
     choose_processes,
-    limit_threads,
     read_world,
+    use_threads,
     visible_devices,
 )
 from virnucpro.reporting.outputs import SPOOL, Outputs
@@ -39,7 +39,7 @@ from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
 from virnucpro.sequences.inputs import NO_INPUT, STDIN, stem_of
-from virnucpro.settings import NO_REFERENCE, Options, PredictSettings
+from virnucpro.settings import NO_REFERENCE, Choice, Options, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -187,8 +187,8 @@ def run(given: list[str], options: Options, own_process: bool) -> Result | None:
                 options,
                 world,
                 processes,
-                lambda pipeline, display: pipeline.predict(
-                    settings, world, processes.cpu, [processes.choice], display, own_process
+                lambda pipeline, choices, display: pipeline.predict(
+                    settings, world, processes.cpu, choices, display, own_process
                 ),
             )
         if not world.launched and _file_state(outputs.run_json) not in (None, before):
@@ -217,9 +217,9 @@ def run_samples(given: list[str], options: Options, own_process: bool) -> Sample
         options,
         world,
         processes,
-        lambda pipeline, display: note_each(
+        lambda pipeline, choices, display: note_each(
             pipeline.predict_each(
-                samples, settings, world, processes.cpu, [processes.choice], display, own_process
+                samples, settings, world, processes.cpu, choices, display, own_process
             ),
             samples,
             output_dir,
@@ -264,9 +264,14 @@ def default_output(given: list[str]) -> Path:
 
 
 def _run_here(
-    options: Options, world: World, processes: Processes, work: Callable[[Any, Any], Finished]
+    options: Options,
+    world: World,
+    processes: Processes,
+    work: Callable[[Any, list[Choice], Any], Finished],
 ) -> Finished:
-    """What `work` makes of the pipeline and a display, on this process's devices."""
+    """What `work` makes of the pipeline, the choices so far and a display, on this process's
+    devices.
+    """
     if processes.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible
     with signals_held():
@@ -274,12 +279,12 @@ def _run_here(
         from virnucpro.embedding.group import GpuMemory
         from virnucpro.reporting.progress import make_display
 
-    limit_threads()
     allow_for_fork(processes.cpu)
+    choices = [processes.choice, use_threads(options.threads, processes.cpu, world)]
     with make_display(
         options.quiet or not world.is_main, options.verbose, memory=GpuMemory()
     ) as display:
-        return work(pipeline, display)
+        return work(pipeline, choices, display)
 
 
 def _why_not(path: Path) -> str:

@@ -104,7 +104,6 @@ class LegacyOptions:
     # these do nothing any more
     esm_batch_size: int | None = option(None, "", hidden=True)
     dnabert_batch_size: int | None = option(None, "", hidden=True)
-    threads: int | None = option(None, "", hidden=True)
     parallel: bool = option(False, "", "--parallel", hidden=True)
     persistent_models: bool = option(False, "", "--persistent-models", hidden=True)
     v1_fallback: bool = option(False, "", "--v1-fallback", hidden=True)
@@ -141,7 +140,6 @@ class LegacyOptions:
 OBSOLETE = (
     "esm_batch_size",
     "dnabert_batch_size",
-    "threads",
     "parallel",
     "persistent_models",
     "v1_fallback",

@@ -289,12 +289,26 @@ def cores(environment: Mapping[str, str] = os.environ, quota: str = CPU_QUOTA) -
     return max(1, min(limits))
 
 
-def limit_threads() -> None:
-    """Not more threads than `cores`, where OMP_NUM_THREADS does not say how many."""
-    if not os.environ.get("OMP_NUM_THREADS"):
-        import torch
+def use_threads(threads: int | None, cpu: bool, world: World) -> Choice:
+    """Set how many CPU threads torch computes with in this process, and say why.
 
-        torch.set_num_threads(min(torch.get_num_threads(), cores()))
+    To be called before anything is computed. Launchers export OMP_NUM_THREADS=1, which would leave
+    a laptop on one core: under them the cores are shared out here.
+    """
+    import torch
+
+    if _computing_process() != os.getpid():
+        return Choice("threads", "1", "forked from a process that has computed already")
+    if threads is not None:
+        count, reason = threads, f"--threads {threads}"
+    elif cpu and world.launched and not world.self_launched:
+        count, reason = max(1, cores() // world.local_size), "the cores shared out"
+    elif os.environ.get("OMP_NUM_THREADS"):
+        count, reason = torch.get_num_threads(), "OMP_NUM_THREADS"
+    else:
+        count, reason = min(torch.get_num_threads(), cores()), "the cores this process may use"
+    torch.set_num_threads(count)
+    return Choice("threads", str(count), reason)
 
 
 def signal_name(number: int) -> str:

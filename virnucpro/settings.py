@@ -220,6 +220,12 @@ class Options:
     )
     gpus: str | None = option(None, "all, none, or numbers such as 0,2.", panel=DEVICES)
     num_processes: int | None = option(None, "Processes without GPUs.", panel=DEVICES)
+    threads: int | None = option(
+        None,
+        "CPU threads of a process. Default: OMP_NUM_THREADS, else the cores it may use.",
+        panel=DEVICES,
+        min=1,
+    )
     precision: Precision = option(
         "auto", f"Of the encoders: {', '.join(PRECISIONS)}.", panel=DEVICES, metavar="TYPE"
     )

@@ -23,7 +23,7 @@ from accelerate.utils import (
 )
 
 from virnucpro.errors import VirNucProError
-from virnucpro.launch import World, cores, launcher_variables
+from virnucpro.launch import World, launcher_variables
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from hanging a run
 
@@ -40,12 +40,8 @@ def _join(world: World, cpu: bool) -> Accelerator:
     """Join the process group, if there is one, and take this process's device.
 
     More processes than GPUs share them over gloo, since NCCL refuses two ranks on one device.
-    Launchers export OMP_NUM_THREADS=1, which would leave a laptop on one core: under them the cores
-    are shared out here.
     """
     backend = None  # as Accelerate chooses
-    if cpu and world.launched and not world.self_launched:
-        torch.set_num_threads(max(1, cores() // world.local_size))
     if not cpu and world.size > 1:
         if world.local_size > torch.cuda.device_count():
             backend = "gloo"
