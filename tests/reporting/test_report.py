@@ -21,6 +21,7 @@ import pytest
 from virnucpro.calling.answers import assemble, frame_columns
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules, best_first
+from virnucpro.reporting import charts
 from virnucpro.reporting.multiqc import write_multiqc
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.report import render, write_report
@@ -87,6 +88,30 @@ def test_counts_are_those_of_the_tables(tmp_path, golden):
     number = counts(golden)
     for key in ("virus", "ambiguous", "non_virus", "too_short", "not_scored", "sequences"):
         assert elements.by_id[f"n-{key}"] == f"{number[key]:,}"
+
+
+def test_the_page_explains_the_model_and_the_columns(tmp_path, golden):
+    text = " ".join(render(Outputs(tmp_path), golden, RECORD).split())
+    assert "frames without a stop codon are embedded" in text and "<dt>score</dt>" in text
+    assert "What this model does not know" in text and "<dt>fdr</dt>" not in text
+    small = dataclasses.replace(
+        golden,
+        model="mini",
+        rules=dataclasses.replace(golden.rules, frame_policy="stretches"),
+        sequences=dataclasses.replace(
+            golden.sequences, virus_probability=golden.sequences.virus_score
+        ),
+    )
+    text = " ".join(render(Outputs(tmp_path), small, RECORD).split())
+    assert "mean of their log-odds" in text and "weak on sequences below" in text
+    assert "NA: an input needs 1,000 sequences" in text
+
+
+def test_one_sequence_has_an_axis_and_the_colour_of_its_call():
+    picture = charts.length_against_score(
+        np.array([4000]), np.array([0.9]), np.array(["virus"]), ""
+    )
+    assert ">3,000<" in picture and ">10,000<" in picture and "var(--virus)" in picture
 
 
 def test_names_and_reasons_are_data(tmp_path, evil):

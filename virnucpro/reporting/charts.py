@@ -32,6 +32,7 @@ LENGTH_EDGES = (0, 500, 1000, 3000, 10_000, 30_000, 100_000)
 LENGTH_NAMES = ("< 500", "500-1k", "1k-3k", "3k-10k", "10k-30k", "30k-100k", "≥ 100k")
 LENGTH_TICKS = tuple(n * 10**power for power in range(10) for n in (1, 3))
 TRACK_MARGINS = {"left": 0.02, "right": 0.97, "bottom": 0.25, "top": 0.88}  # of 9.6 x 0.95 inches
+MOST_POINTS = 2000  # of a chart; more sequences are counted in boxes
 MOST_BINS = 300  # steps of a track; more chunks are averaged
 CALLS = ("virus", "ambiguous", "non-virus")
 
@@ -68,26 +69,54 @@ def score_histogram(
     return _svg(figure, f"Histogram of the {label} of {len(score)} sequences")
 
 
-def length_against_score(length: NDArray[np.int64], score: NDArray[np.float64], label: str) -> str:
-    """A map of how many sequences have which length and score; the darker, the more (on a
-    logarithmic scale).
+def length_against_score(
+    length: NDArray[np.int64], score: NDArray[np.float64], call: NDArray[np.str_], label: str
+) -> str:
+    """Length and score of every sequence: points in the colours of the calls where they are few,
+    else a map of how many there are, the darker the more (on a logarithmic scale).
     """
     figure, axes = _figure(6.2, 2.9)
     axes.set_xscale("log")
     if len(length):
-        low, high = max(length.min(), 1) / 1.1, max(length.max(), 1) * 1.1
-        x, y = np.geomspace(low, high, 49), np.linspace(0, 1, 31)
-        counts = np.histogram2d(np.maximum(length, 1), score, (x, y))[0]
-        shade = np.log1p(counts) / np.log1p(counts.max())
-        for level in np.linspace(0.2, 1, 5):  # five shades, one path each
-            i, j = np.nonzero((shade > level - 0.2) & (shade <= level))
-            _boxes(axes, x[i], x[i + 1], y[j], y[j + 1], alpha=float(level))
-        ticks = [t for t in LENGTH_TICKS if low <= t <= high] or [round(low)]
+        # a decade at least, so that a single sequence has an axis to be read by
+        spread = max(1.1, np.sqrt(10 * max(length.min(), 1) / max(length.max(), 1)))
+        low, high = max(length.min(), 1) / spread, max(length.max(), 1) * spread
+        if len(length) <= MOST_POINTS:
+            _points(axes, length, score, call)
+        else:
+            _density(axes, length, score, (low, high))
+        ticks = [t for t in LENGTH_TICKS if low <= t <= high]
         axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
         axes.set_xticks([], minor=True)
         axes.set(xlim=(low, high))
     axes.set(ylim=(0, 1), xlabel="length (bases)", ylabel=label)
     return _svg(figure, f"Length against {label}")
+
+
+def _points(axes, length, score, call) -> None:
+    """A point a sequence; virus last, so that it lies above the others."""
+    for word in reversed(CALLS):
+        mine = call == word
+        axes.plot(
+            np.maximum(length[mine], 1),
+            score[mine],
+            "o",
+            color=ROLES[word],
+            ms=5.5,
+            alpha=0.8,
+            mew=0,
+            clip_on=False,
+        )
+
+
+def _density(axes, length, score, ends: tuple[float, float]) -> None:
+    """How many sequences have which length and score, in five shades."""
+    x, y = np.geomspace(*ends, 49), np.linspace(0, 1, 31)
+    counts = np.histogram2d(np.maximum(length, 1), score, (x, y))[0]
+    shade = np.log1p(counts) / np.log1p(counts.max())
+    for level in np.linspace(0.2, 1, 5):  # one path each
+        i, j = np.nonzero((shade > level - 0.2) & (shade <= level))
+        _boxes(axes, x[i], x[i + 1], y[j], y[j + 1], alpha=float(level))
 
 
 def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:

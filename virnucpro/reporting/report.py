@@ -32,6 +32,38 @@ from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import reasons
 from virnucpro.reporting.tables import counts
 
+# How the model that answered finds and joins the frames of a chunk.
+POLICIES = {
+    "open": (
+        "Its frames without a stop codon are embedded twice, as DNA and as protein, and classified."
+        " The chunk's score weighs the highest virus score of its frames against the highest other"
+        " score. About half of all chunks of 500 bases have no such frame, and no score."
+    ),
+    "longest": (
+        "Its longest stretch without a stop codon in six frames, of at least 20 residues, is"
+        " embedded twice, as DNA and as protein, and classified."
+    ),
+    "stretches": (
+        "Its longest stretches without a stop codon in six frames, of at least 20 residues, are"
+        " embedded twice, as DNA and as protein, and classified. The chunk's score is the mean of"
+        " their log-odds, weighted by the square of their lengths."
+    ),
+}
+LIMITS_OF_ANY = (
+    "Viruses unlike those it was trained on are missed.",
+    "Plasmids, transposons and other mobile elements can look viral.",
+    "It does not say which virus it is, whether it is complete, or whether it is active.",
+)
+LIMITS = {
+    "mini": (
+        "It is the small model: for results to publish, use 500.",
+        "It is weak on sequences below 3,000 bases.",
+        "Of an archaeal family that it was not trained on, up to a quarter of the contigs were"
+        " called virus; of plasmids 16 %.",
+        "Large DNA viruses and many phage families are often missed.",
+        *LIMITS_OF_ANY,
+    )
+}
 MOST_HITS = 1000
 MOST_TRACKS = 12
 MOST_REGIONS = 100
@@ -111,7 +143,9 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
             ),
             (
                 f"Length against {label}",
-                charts.length_against_score(records.length[called], deciding[called], label),
+                charts.length_against_score(
+                    records.length[called], deciding[called], words[called], label
+                ),
             ),
             ("Calls by length", charts.calls_by_length(records.length, words)),
         ],
@@ -133,6 +167,9 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
             if "/" not in row[0] and (row[0] != outputs.failed_files.name or failures)
         ],
         "citations": CITATIONS,
+        "policy": POLICIES.get(answers.rules.frame_policy, ""),
+        "limits_of_model": LIMITS.get(answers.model, LIMITS_OF_ANY),
+        "fdr_missing": any(np.isnan(sequences.fdr[hits[:MOST_HITS]])),
         "version": record.get("version", ""),
         "finished": record.get("finished", ""),
     }
