@@ -194,6 +194,30 @@ def predict(inputs: Inputs, legacy: LegacyOptions, given: Options) -> None:
         raise typer.Exit(result.exit_code)
 
 
+@dataclass(frozen=True)
+class Demo:
+    """Where `demo` writes."""
+
+    output_dir: Path = option(
+        Path("demo_virnucpro"), "Where the results go.", "-o", "--output-dir", metavar="DIR"
+    )
+
+
+def demo(settings: Demo) -> None:
+    """Try the program on six real sequences that are part of it, with the shipped model."""
+    from importlib.resources import as_file, files
+
+    from virnucpro import api
+
+    console_logging(False, False, True)
+    with as_file(files("virnucpro.tools") / "demo.fna.gz") as path:
+        options = Options(output_dir=settings.output_dir, model="mini", gpus="none")
+        result = api.run([str(path)], options, own_process=True)
+    if result is not None:
+        _show(result, False)
+        raise typer.Exit(result.exit_code)
+
+
 def summarize(finished: Finished, options: Options) -> None:
     """Call again from stored features.
 
@@ -255,6 +279,7 @@ def _gpus(gpus: str | None, device: str | None) -> str | None:
 
 app.command()(command(predict, Inputs, LegacyOptions, Options))
 app.command()(command(merge, Shards))
+app.command()(command(demo, Demo))
 app.command()(command(summarize, Finished, Options, only=OF_SUMMARIZE))
 for word, made in training.COMMANDS.items():
     app.command(word)(made)
