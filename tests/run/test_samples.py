@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from command import GOLDEN, GOLDEN_MODEL, virnucpro
+from kills import Faults
 
 from virnucpro import cli
 from virnucpro.errors import UsageError
@@ -160,3 +162,28 @@ def test_two_processes_carry_out_samples_together(sheet, tmp_path):
         assert of_both[0] == of_both[1], name
     states = [row["status"] for row in rows_of(tmp_path / "two").values()]
     assert states == ["done", "failed", "failed", "done"]
+
+
+def test_a_killed_run_of_samples_goes_on_to_the_same_bits(tmp_path):
+    faults = Faults(tmp_path, 4)
+    sheet = write(tmp_path / "s.tsv", f"sample\tfile\none\t{faults.input}\ntwo\t{faults.input}\n")
+    given = ["predict", "--samplesheet", str(sheet), *GOLDEN_MODEL, "--batch-size", "256"]
+    out, reference = tmp_path / "out", tmp_path / "reference"
+    # one kill while the first sample is embedded, one while the second is
+    for folder in ("one", "two"):
+        run = faults.begin("out", [*given, "-o", str(out), "--gpus", "none", "-q"])
+        patience = time.monotonic() + 120
+        while not any(out.glob(f"{folder}/.virnucpro/*/*.safetensors")):
+            assert run.popen.poll() is None and time.monotonic() < patience, run.text()
+            time.sleep(0.005)
+        run.popen.kill()
+        run.popen.wait()
+    assert (out / "one" / "run.json").exists() and not (out / "two" / "run.json").exists()
+    first = (out / "one" / "run.json").stat().st_mtime_ns
+    assert run_here(*given, "-o", out, cache=tmp_path) == 0
+    assert (out / "one" / "run.json").stat().st_mtime_ns == first
+    assert run_here(*given, "-o", reference, cache=tmp_path) == 0
+    for name in ("merged_features.pt", "contigs.tsv", "chunks.tsv", "frames.tsv"):
+        for sample in ("one", "two"):
+            of_both = [(place / sample / name).read_bytes() for place in (out, reference)]
+            assert of_both[0] == of_both[1], (sample, name)
