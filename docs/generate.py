@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-from virnucpro.reporting.columns import TABLES, Table
+from virnucpro.reporting.columns import TABLES
 from virnucpro.reporting.outputs import FILES
+from virnucpro.reporting.values import Table
 from virnucpro.settings import CALLS, DEVICES, INPUTS, MODEL, RUN, Options, flag, words
 
 DOCS = Path(__file__).parent

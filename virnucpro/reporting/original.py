@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from virnucpro.calling.answers import Answers
 from virnucpro.errors import StoreError, one_line
 from virnucpro.files import writing
-from virnucpro.reporting.columns import chunk_ids, frame_ids, frame_labels
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import SLICE
 from virnucpro.reporting.text import MISSING, as_text, shortest, write_lines
+from virnucpro.reporting.values import chunk_ids, frame_ids, frame_labels
 
 
 def write_original_tables(outputs: Outputs, answers: Answers) -> None:

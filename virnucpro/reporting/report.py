@@ -26,11 +26,11 @@ from virnucpro.files import writing
 from virnucpro.models.encoders import ENCODERS
 from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
-from virnucpro.reporting.columns import notes
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import reasons
 from virnucpro.reporting.tables import counts
+from virnucpro.reporting.values import notes
 
 # How the model that answered finds and joins the frames of a chunk.
 POLICIES = {

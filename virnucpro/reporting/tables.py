@@ -16,10 +16,11 @@ from virnucpro.calling.answers import Answers
 from virnucpro.calling.columns import CALL_WORDS, Call, ChunkStatus, Note
 from virnucpro.errors import StoreError, one_line
 from virnucpro.files import writing
-from virnucpro.reporting.columns import TABLES, Table, region_ids
+from virnucpro.reporting.columns import TABLES
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import count_reasons
 from virnucpro.reporting.text import MISSING, TEXT, write_lines, write_table
+from virnucpro.reporting.values import Table, region_ids
 
 SLICE = 200_000  # rows held as text at once
 LONGEST_LINE = 1 << 26  # bytes of a table that are read at once
