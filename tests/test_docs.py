@@ -20,7 +20,8 @@ from command import GOLDEN, environment
 from virnucpro import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+DOCUMENTED = ("docs", "examples", "recipes", "benchmarks")
 NOT_OURS = ("./run.sh", "cd ", "export ", "git ", "pip ", "python3 -m venv", ".venv/bin/pip")
 MINI = ROOT / "virnucpro" / "models" / "mini"
 
@@ -142,3 +143,16 @@ def test_links_lead_somewhere(page):
         if "://" not in link:
             target = page.parent / file if file else page
             assert target.exists() and (not anchor or anchor in anchors(target)), link
+
+
+def test_no_line_of_prose_is_too_long():
+    """A row of a table cannot be broken; every other line can."""
+    pages = [*ROOT.glob("*.md"), *(p for d in DOCUMENTED for p in (ROOT / d).rglob("*.md"))]
+    assert len(pages) > 10
+    long = [
+        f"{page.relative_to(ROOT)}:{number}"
+        for page in pages
+        for number, line in enumerate(page.read_text().splitlines(), 1)
+        if len(line) > 120 and not line.startswith("|")
+    ]
+    assert not long
