@@ -136,3 +136,18 @@ def test_what_came_through_standard_input_can_be_called_again(home, options, tmp
     (out / "run.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match="stdin: the run's input is not there any more"):
         package.summarize(out)
+
+
+def test_results_can_go_elsewhere(out, options, tmp_path):
+    before, more = texts(out), {"min_score": 0.99, "cache_dir": options["cache_dir"]}
+    other = tmp_path / "other"
+    result = package.summarize(out, output_dir=other, **more)
+    assert result.directory == other and texts(out) == before
+    assert (other / "report.html").is_file() and texts(other) != before
+    with pytest.raises(StoreError, match="is there already; replace it with --force"):
+        package.summarize(out, output_dir=other, **more)
+    package.summarize(out, output_dir=other, force=True, cache_dir=options["cache_dir"])
+    assert texts(other) == before == texts(out)
+    with pytest.raises(StoreError, match="no finished run"):
+        package.summarize(tmp_path, output_dir=tmp_path / "new")
+    assert not (tmp_path / "new").exists()

@@ -109,14 +109,20 @@ def embed(
 
 
 def summarize(
-    directory: Path | str, classifier: Path | str | None = None, **options: Any
+    directory: Path | str,
+    classifier: Path | str | None = None,
+    output_dir: Path | str | None = None,
+    force: bool = False,
+    **options: Any,
 ) -> Result:
-    """New tables, FASTA and report in `directory` from its stored features; nothing is embedded
-    again.
+    """New tables, FASTA and report from the stored features of `directory`, in it or in
+    `output_dir`; nothing is embedded again.
 
-    classifier: another one, `.safetensors` or the original's `.pth`. options: min_score,
+    force: what is in `output_dir` may be replaced. classifier: another one, `.safetensors` or the
+    original's `.pth`. options: min_score,
     conservative, relaxed, allow_short, prevalence, table_format, cache_dir as for `predict`.
     """
+    from virnucpro.summary import copied
     from virnucpro.summary import summarize as again
 
     ensure_home()
@@ -124,7 +130,10 @@ def summarize(
     allow_for_fork(cpu=True)
     another = None if classifier is None else Path(classifier)
     cache_dir = None if given.cache_dir is None else Path(given.cache_dir)
-    return again(Path(directory), another, given.call_settings(), cache_dir)
+    if output_dir is None:
+        return again(Path(directory), another, given.call_settings(), cache_dir)
+    with copied(Path(directory), Path(output_dir), force):
+        return again(Path(output_dir), another, given.call_settings(), cache_dir)
 
 
 def merge(

@@ -153,6 +153,10 @@ class Finished:
 
     directory: Path = argument("Output directory of a finished predict.", "DIR")
     classifier: Path | None = option(None, "Another classifier: .safetensors or .pth.")
+    output_dir: Path | None = option(
+        None, "Write here and leave DIR as it is.", "-o", "--output-dir", metavar="OUT"
+    )
+    force: bool = option(False, "Replace what is in OUT.", "--force")
 
 
 OF_SUMMARIZE = (
@@ -227,7 +231,9 @@ def summarize(finished: Finished, options: Options) -> None:
 
     console_logging(options.verbose, options.quiet, True)
     given = {name: getattr(options, name) for name in OF_SUMMARIZE}
-    result = api.summarize(finished.directory, finished.classifier, **given)
+    result = api.summarize(
+        finished.directory, finished.classifier, finished.output_dir, finished.force, **given
+    )
     _show(result, options.quiet)
     raise typer.Exit(result.exit_code)
 

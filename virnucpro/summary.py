@@ -5,9 +5,10 @@ another classifier.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,8 @@ import numpy as np
 from virnucpro.calling.answers import call
 from virnucpro.embedding.coverage import CLASSIFY, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
-from virnucpro.errors import Failure, StoreError
+from virnucpro.errors import Failure, StoreError, UsageError
+from virnucpro.files import explained
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoders import encoders_of, read_tokenizers
 from virnucpro.models.files import file_digest
@@ -98,6 +100,45 @@ def summarize(
             place.clear(but=outputs.set_aside.name)
         write_results(outputs, answers, record, clock)
     return Result(outputs, failures, record.exit_code, answers)
+
+
+@contextmanager
+def copied(directory: Path, to: Path, force: bool) -> Iterator[None]:
+    """While entered, `to` holds what is needed to call the run in `directory` again; it stays
+    unless the block fails. Features are linked where the file system can, else copied.
+
+    Raises StoreError where `to` has results already, unless `force` is given.
+    """
+    before = _earlier(directory)
+    source = Outputs(directory, before.stems)
+    outputs, is_new = Outputs(to, before.stems), not to.exists()
+    if to.exists() and directory.samefile(to):
+        raise UsageError(f"--output-dir {to}: is where the run lies; leave the option out")
+    there = [path for path in outputs.names() if os.path.lexists(path)]
+    if there and not force:
+        raise StoreError(f"{there[0]}: is there already; replace it with --force, or name another")
+    try:
+        outputs.prepare()
+        outputs.remove()
+        kept = [source.features, *(p for stem in before.stems for p in _tables(source, stem))]
+        kept += [p for p in (directory / KEPT).glob("*") if p.is_file()]
+        for path in (*filter(Path.exists, kept), source.run_json):  # the record last
+            place = to / path.relative_to(directory)
+            with explained(place):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    os.link(path, place)
+                except OSError:
+                    shutil.copyfile(path, place)
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(to, ignore_errors=True)
+        raise
+
+
+def _tables(outputs: Outputs, stem: str) -> tuple[Path, Path]:
+    return outputs.prediction_results(stem), outputs.highest_scores(stem)
 
 
 def _earlier(directory: Path) -> RunRecord:
