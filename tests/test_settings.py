@@ -35,12 +35,13 @@ GIVEN = {
     "allow_short": True,
     "prevalence": 0.01,
     "shard": "2/7",
+    "threads": 3,
     "reference": "proteins",
     "call_by": "both",
     "quiet": True,
     "verbose": True,
 }
-OTHERS = {"resume": True, "conservative": True}  # that exclude some of these
+OTHERS = {"resume": True, "conservative": True, "no_cache": True}  # that exclude some of these
 SAMPLES = {"samplesheet": "samples.tsv"}, {"per_input": True}  # they run another function
 
 

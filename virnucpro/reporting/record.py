@@ -333,6 +333,11 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         pass
 
+    def close(self) -> None:
+        # closing writes what the file's buffer still holds
+        with contextlib.suppress(OSError):
+            super().close()
+
 
 class _ToParent(logging.Handler):
     """Hands records on to the handlers above a logger."""

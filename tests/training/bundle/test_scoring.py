@@ -53,7 +53,9 @@ def test_the_pipeline_gives_the_scores_of_the_training_path(tmp_path, monkeypatc
     frames = ContigFrames(store, np.arange(4), tokenizers, BatchShape(8, 0, 384, 4, 4), 500, policy)
     scores = score_contigs(network, frames, torch.device("cpu"))
     chunks, sequences = call_contigs(scores, store.length, 500, policy)
-    result = api.predict(tmp_path / "c.fna", tmp_path / "out", model=str(bundle), features="none")
+    result = api.predict(
+        tmp_path / "c.fna", tmp_path / "out", model=str(bundle), features="none", precision="fp32"
+    )
     frames, contigs = result.frames.to_pydict(), result.contigs.to_pydict()
     assert [int(n[1:]) for n in frames["seq_name"]] == scores.contig.tolist() and frames[
         "chunk"
