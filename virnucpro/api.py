@@ -34,7 +34,7 @@ from virnucpro.reporting.result import Result
 from virnucpro.reporting.samples import SamplesResult, read_samples
 from virnucpro.run.ahead import reading_ahead
 from virnucpro.run.home import ensure_home
-from virnucpro.run.samples import note_each, samples_of
+from virnucpro.run.samples import check_places, note_each, samples_of
 from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
@@ -217,6 +217,8 @@ def run_samples(given: list[str], options: Options, own_process: bool) -> Sample
     output_dir = Path(options.output_dir or default_output(named))
     samples = samples_of(given, sheet, options.per_input, output_dir)
     settings = options.settings((), output_dir)
+    if not world.launched:  # a worker starts later, when results of ours may be there
+        check_places(samples, sheet, output_dir, options.force)
     processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
     if processes.spawn:
         words = ["predict", *replace(options, output_dir=output_dir).arguments()]

@@ -17,6 +17,7 @@ from virnucpro.errors import UsageError
 from virnucpro.models.encoders import DNABERT_S, ENCODERS
 from virnucpro.run import samples
 from virnucpro.run.samples import read_samplesheet, samples_of
+from virnucpro.settings import PredictSettings
 
 RECORDS = [">" + part for part in (GOLDEN / "input.fa").read_text().split(">")[1:]]
 
@@ -128,6 +129,45 @@ def test_each_sample_is_as_a_run_alone_and_a_bad_one_stops_none(sheet, tmp_path,
     )
     assert (out / "a" / "run.json").stat().st_mtime_ns == before
     assert [row["status"] for row in rows_of(out).values()] == ["done", "done", "failed", "done"]
+
+
+def test_no_sample_overwrites_the_sheet_or_the_input_of_another(tmp_path, capsys):
+    text = "".join(RECORDS[:1])
+    write(tmp_path / "a.fa", text)
+    out = tmp_path / "out"
+    (out / "x").mkdir(parents=True)
+    common = ("-o", out, *GOLDEN_MODEL)
+    for name in ("virus.fna", "status.json"):  # of x, and what y is to read
+        read = write(out / "x" / name, text)
+        listed = write(tmp_path / "samples.tsv", f"sample\tfile\nx\ta.fa\ny\t{read}\n")
+        assert (
+            run_here("predict", "--samplesheet", listed, *common, "--force", cache=tmp_path) == 64
+        )
+        assert f"x/{name}: is to be read" in capsys.readouterr().err
+        assert read.read_text() == text
+        read.unlink()
+    for name in ("summary.tsv", "index.html"):
+        listed = write(out / name, content := f"sample\tfile\nx\t{tmp_path / 'a.fa'}\n")
+        assert (
+            run_here("predict", "--samplesheet", listed, *common, "--force", cache=tmp_path) == 64
+        )
+        assert "is to be read" in capsys.readouterr().err
+        assert run_here("predict", "--per-input", tmp_path / "a.fa", *common, cache=tmp_path) == 1
+        assert "is not of a run of samples" in capsys.readouterr().err
+        assert listed.read_text() == content
+        listed.unlink()
+    assert [path.name for path in out.rglob("*")] == ["x"]
+
+
+def test_the_directory_of_a_sample_that_is_a_link_is_not_followed(tmp_path):
+    common = PredictSettings(inputs=(), output_dir=tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a").symlink_to(tmp_path)
+    (sample,) = samples_of(
+        [str(write(tmp_path / "a.fa", RECORDS[0]))], None, True, tmp_path / "out"
+    )
+    with pytest.raises(UsageError, match="out/a: is a link"):
+        sample.settings(common)
 
 
 def test_an_input_each_is_a_sample(sheet, tmp_path, monkeypatch):

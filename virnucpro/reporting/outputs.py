@@ -141,22 +141,7 @@ class Outputs:
 
     def refuse_inputs(self, given: Iterable[Path]) -> None:
         """Raise UsageError where what a run is to read would be overwritten or removed by it."""
-        ours = {}
-        for path in self.names():
-            with contextlib.suppress(OSError):
-                ours[_file_number(path.lstat())] = path
-        hidden = [(self.directory / name).resolve() for name in (HIDDEN, SPOOL, KEPT)]
-        for path in given:
-            found = set()
-            with contextlib.suppress(OSError):
-                found = {_file_number(path.lstat()), _file_number(path.stat())} & ours.keys()
-            inside = [folder for folder in hidden if path.resolve().is_relative_to(folder)]
-            if found or inside:
-                what = ours[found.pop()] if found else inside[0]
-                raise UsageError(
-                    f"{path}: is to be read, and the run would write {what}; choose another"
-                    " --output-dir"
-                )
+        refuse_inputs(given, [self])
 
     def refuse_foreign_files(self) -> None:
         """Raise StoreError where files that are not of a run in here would be overwritten."""
@@ -218,6 +203,41 @@ class Outputs:
             rows.append((self.highest_scores(stem), "the original program's table of chunks"))
         chosen = [row for row in rows if not existing_only or row[0].exists()]
         return [(path.relative_to(self.directory).as_posix(), phrase) for path, phrase in chosen]
+
+
+def refuse_inputs(
+    given: Iterable[Path], runs: Iterable[Outputs], more: Iterable[Path] = ()
+) -> None:
+    """Raise UsageError where one of `given` would be overwritten or removed by one of the runs, or
+    is one of the files `more`, which are written too.
+    """
+    ours, hidden = {}, set()
+    for outputs in runs:
+        hidden |= {(outputs.directory / name).resolve() for name in (HIDDEN, SPOOL, KEPT)}
+        ours |= _numbered(outputs.names())
+    ours |= _numbered(more)
+    for path in given:
+        found = set()
+        with contextlib.suppress(OSError):
+            found = {_file_number(path.lstat()), _file_number(path.stat())} & ours.keys()
+        inside = [
+            folder for folder in (path.resolve(), *path.resolve().parents) if folder in hidden
+        ]
+        if found or inside:
+            what = ours[found.pop()] if found else inside[0]
+            raise UsageError(
+                f"{path}: is to be read, and the run would write {what}; choose another"
+                " --output-dir"
+            )
+
+
+def _numbered(paths: Iterable[Path]) -> dict[tuple[int, int], Path]:
+    """The paths that are there, by the number of their file."""
+    numbered = {}
+    for path in paths:
+        with contextlib.suppress(OSError):
+            numbered[_file_number(path.lstat())] = path
+    return numbered
 
 
 def _file_number(status: os.stat_result) -> tuple[int, int]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -14,6 +15,8 @@ from virnucpro.files import explained, make_directory, read_json, write_json, wr
 from virnucpro.reporting.record import RunRecord, read_record
 
 SUMMARY, INDEX, STATUS = "summary.tsv", "index.html", "status.json"
+HEADER = ("sample", "status", "exit_code")  # the first columns of `summary.tsv`
+FIRST_COLUMNS = "\t".join(HEADER).encode()
 DONE, PARTIAL, FAILED = "done", "partial", "failed"
 COUNTS = (
     "sequences",
@@ -119,9 +122,27 @@ def write_status(directory: Path, outcome: SampleOutcome) -> None:
     write_json(directory / STATUS, content)
 
 
+def refuse_foreign_files(directory: Path) -> None:
+    """Raise StoreError where `write_samples` would replace files that it did not write."""
+    summary = directory / SUMMARY
+    with explained(summary):
+        try:
+            with open(summary, "rb") as file:
+                if file.read(len(FIRST_COLUMNS)) == FIRST_COLUMNS:
+                    return
+        except FileNotFoundError:
+            pass
+    for path in (summary, directory / INDEX):
+        if os.path.lexists(path):
+            raise StoreError(
+                f"{path}: is there already and is not of a run of samples; choose another"
+                " --output-dir, or replace it with --force"
+            )
+
+
 def write_samples(result: SamplesResult) -> None:
     """`summary.tsv` and `index.html` of all samples."""
-    header = ["sample", "status", "exit_code", *COUNTS, "reason"]
+    header = [*HEADER, *COUNTS, "reason"]
     lines = ["\t".join(header)]
     lines += ["\t".join(_row(sample)) for sample in result.samples]
     write_text(result.directory / SUMMARY, lines)

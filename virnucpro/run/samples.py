@@ -6,6 +6,7 @@ Knows the sheet's columns and what a sample may be called; does not know how a r
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -16,15 +17,17 @@ from pathlib import Path
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.files import explained
 from virnucpro.launch import World
-from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.outputs import Outputs, refuse_inputs
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.samples import (
     INDEX,
+    STATUS,
     SUMMARY,
     SampleOutcome,
     SamplesResult,
     failed,
     finished,
+    refuse_foreign_files,
     write_samples,
     write_status,
 )
@@ -51,6 +54,11 @@ class Sample:
 
     def settings(self, common: PredictSettings) -> PredictSettings:
         """The settings of this sample's run. Errors: UsageError."""
+        if self.directory.is_symlink():
+            raise UsageError(
+                f"{self.directory}: is a link, and links are not followed here; remove it, or"
+                " choose another --output-dir"
+            )
         for path in self.paths:
             if is_read_once(path):
                 raise UsageError(
@@ -82,6 +90,24 @@ def samples_of(
     for name, _ in found:
         _check_name(name, sheet or Path("--per-input"))
     return tuple(Sample(name, paths, output_dir / name) for name, paths in found)
+
+
+def check_places(
+    samples: Sequence[Sample], sheet: Path | None, output_dir: Path, force: bool
+) -> None:
+    """Raise UsageError where any sample would overwrite or remove the sheet or an input of any
+    sample, StoreError where files that are not of such a run would be overwritten.
+    """
+    runs, given = [], [] if sheet is None else [sheet]
+    for sample in samples:
+        with contextlib.suppress(Exception):  # raised again for this sample alone, in its turn
+            inputs = find_inputs(sample.paths)
+            given += [file.path for file in inputs]
+            runs.append(Outputs(sample.directory, tuple(file.stem for file in inputs)))
+    of_all = [output_dir / name for name in (SUMMARY, INDEX)]
+    refuse_inputs(given, runs, [*of_all, *(sample.directory / STATUS for sample in samples)])
+    if not force:
+        refuse_foreign_files(output_dir)
 
 
 def read_samplesheet(sheet: Path) -> list[tuple[str, tuple[str, ...]]]:
