@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,15 @@ def test_a_damaged_shard_is_named(place, tmp_path):
     path.write_bytes(content)
     with pytest.raises(StoreError, match=r"shard_frames.arrow: cannot be read .*again"):
         read_shards([place / "other"])
+
+
+def test_a_shard_whose_record_lacks_an_encoder_is_refused(place, tmp_path, capsys):
+    shards = shards_of(place)
+    changed = shutil.copytree(shards[-1], tmp_path / "changed")
+    record = json.loads((changed / "run.json").read_text())
+    (changed / "run.json").write_text(json.dumps({**record, "embedding": {}}))
+    assert merge(*shards[:-1], changed, "-o", tmp_path / "joined") == 1
+    assert "are not of the same run (other encoders)" in capsys.readouterr().err
 
 
 def test_the_sequence_alone_decides_on_the_shard():

@@ -211,7 +211,8 @@ def refuse_inputs(
     """Raise UsageError where one of `given` would be overwritten or removed by one of the runs, or
     is one of the files `more`, which are written too.
     """
-    ours, hidden = {}, set()
+    ours: dict[tuple[int, int], Path] = {}
+    hidden: set[Path] = set()
     for outputs in runs:
         hidden |= {(outputs.directory / name).resolve() for name in (HIDDEN, SPOOL, KEPT)}
         ours |= _numbered(outputs.names())

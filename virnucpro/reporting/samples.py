@@ -126,12 +126,10 @@ def refuse_foreign_files(directory: Path) -> None:
     """Raise StoreError where `write_samples` would replace files that it did not write."""
     summary = directory / SUMMARY
     with explained(summary):
-        try:
+        if summary.is_file():  # a FIFO would be waited for
             with open(summary, "rb") as file:
                 if file.read(len(FIRST_COLUMNS)) == FIRST_COLUMNS:
                     return
-        except FileNotFoundError:
-            pass
     for path in (summary, directory / INDEX):
         if os.path.lexists(path):
             raise StoreError(

@@ -90,6 +90,8 @@ def read_shards(directories: Sequence[Path]) -> list[Shard]:
     for shard in shards:
         before, now = ({**s.record.identity, SHARD: "", **s.record.call} for s in (first, shard))
         changed = difference(before, now)
+        if shard.record.embedding.keys() != first.record.embedding.keys():
+            changed = "other encoders"
         if shard.number[1] != of:
             changed = f"one of {of} shards, the other of {shard.number[1]}"
         if changed:
