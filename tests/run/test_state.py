@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 
 from virnucpro.errors import OutputError, StoreError
@@ -121,6 +123,8 @@ def test_prepared_links_are_not_followed(tmp_path):
 
 
 def test_shards_of_somebody_else_are_not_believed(tmp_path, monkeypatch, caplog):
+    # a command line that ran before in this process keeps the package's log to itself
+    monkeypatch.setattr(logging.getLogger("virnucpro"), "propagate", True)
     place = WorkPlace(tmp_path / "out", tmp_path / "kept")
     shared = place.shards("esm2", RUN)
     assert shared.parent == tmp_path / "kept"
