@@ -568,6 +568,14 @@ def test_too_little_memory_for_a_record_names_its_file(table_of, write, monkeypa
         table_of(path)
 
 
+@pytest.mark.parametrize("more", [b">b\nACGT\n", b"x" * 300_000 + gzip.compress(b">b\nACGT\n")])
+def test_what_may_hold_more_records_is_listed_and_costs_none(table_of, write, more):
+    table = table_of(write(gzip.compress(b">a\n" + b"GCC" * 60) + more, "x.fa.gz"))
+    (failure,) = table.failures
+    assert len(table) and "may hold more sequences" in failure.reason
+    assert table.records["problem"].to_pylist() == [""]
+
+
 def test_what_costs_no_record_is_warned_of_each_time(table_of, write, warned):
     path = write(gzip.compress(b">a\n" + b"GCC" * 60) + b"garbage", "x.fa.gz")
     for n in (1, 2):

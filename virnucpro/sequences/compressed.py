@@ -23,6 +23,9 @@ MAGIC = (
     (b"\xfd7zXZ\x00", XZ),
     (b"\x28\xb5\x2f\xfd", ZSTD),
 )
+# how streams begin, with what is the same in all of them; and the fewest bytes that one has
+STREAMS = (b"\x1f\x8b\x08", b"BZh", b"\xfd7zXZ\x00", b"\x28\xb5\x2f\xfd")
+LEAST_STREAM = 8
 SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst", ".zstd")
 
 MOST_MEMORY = 1 << 28  # bytes of a decompressor's window; xz -9 asks for 65 MB, zstd -22 for 128 MB
@@ -49,7 +52,8 @@ def compression_of(head: bytes) -> str:
 class InputBytes:
     """The uncompressed bytes of a regular file, as `stream`; the file is opened once.
 
-    `warnings` grows while reading: what is wrong with the file but cost nothing. Errors: OSError;
+    While reading grow `warnings`, what is wrong with the file but cost nothing, and `left_out`,
+    what may have held more sequences and was not read. Errors: OSError;
     while reading, Damaged, OSError or MemoryError.
     """
 
@@ -57,10 +61,13 @@ class InputBytes:
         self._raw = _HashedFile(_open_regular(path))
         self._file = io.BufferedReader(self._raw, 1 << 18)
         self.warnings: list[str] = []
+        self.left_out: list[str] = []
         kind = compression_of(self._file.peek(8)[:8])
         self.stream: io.BufferedReader[Any] = self._file
         if kind != "plain":
-            self.stream = io.BufferedReader(_Streams(self._file, kind, self.warnings), 1 << 18)
+            self.stream = io.BufferedReader(
+                _Streams(self._file, kind, self.warnings, self.left_out), 1 << 18
+            )
 
     def sha256(self) -> str:
         """Hex sha256 of all bytes of the file as they lie on disk. Errors: OSError."""
@@ -188,8 +195,15 @@ class _Streams(io.RawIOBase):
     fails.
     """
 
-    def __init__(self, file: io.BufferedReader[Any], kind: str, warnings: list[str]):
+    def __init__(
+        self,
+        file: io.BufferedReader[Any],
+        kind: str,
+        warnings: list[str],
+        left_out: list[str],
+    ):
         self._file, self._kind, self._warnings = file, kind, warnings
+        self._left_out = left_out
         self._feed = FEED_ZSTD if kind == ZSTD else FEED
         self._stream: _Decompressor | None = _decompressor(kind)
         self._left = b""  # read from the file, but not part of the stream before
@@ -228,12 +242,29 @@ class _Streams(io.RawIOBase):
         if head and compression_of(head) == self._kind:
             self._stream = _decompressor(self._kind)
             return True
-        if head:
+        if head and self._may_hold_more(head):
+            self._left_out.append(
+                f"other data follow the end of the {self._kind} data and may hold more sequences,"
+                " which were not read; join files of one kind"
+            )
+        elif head:
             self._warnings.append(
                 f"other data follow the end of the {self._kind} data and were ignored"
             )
         self._ended = True
         return False
+
+    def _may_hold_more(self, head: bytes) -> bool:
+        """Whether what follows the compressed data, from `head` to the end of the file, looks like
+        sequences: plain ones, or the begin of compressed data anywhere.
+        """
+        block = head
+        found = head[:1] in (b">", b"@")
+        while block and not found:
+            found = any(0 <= block.find(magic) < len(block) - LEAST_STREAM for magic in STREAMS)
+            more = self._file.read1(self._feed)
+            block = block[-LEAST_STREAM:] + more if more else b""
+        return found
 
 
 def _decompress(stream: _Decompressor, data: bytes, most: int) -> bytes:

@@ -65,6 +65,10 @@ class RecordReader:
         try:
             for number, raw in enumerate(raw_records(self._bytes.stream), start=1):
                 yield make_record(raw, number)
+            if self._bytes.left_out:
+                raise UnreadableInput(
+                    f"{self._bytes.left_out[0]}; {_intact(number)} read before it"
+                )
         except Broken as error:
             raise UnreadableInput(str(error)) from error
         except Damaged as error:
