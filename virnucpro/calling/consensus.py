@@ -185,22 +185,19 @@ def call_sequences(
     """Every sequence's score, call and notes (all but the note on regions, which `regions` adds).
 
     `prevalence`: the share of viral sequences the user expects; moves the probabilities and enters
-    the fdr. Without it the probabilities are those of the calibration's own prevalence, so that a
-    sequence's call never depends on its company; only the fdr then uses a prevalence estimated from
-    each source.
+    the fdr. Without it a sequence's call never depends on its company, and only the fdr uses a
+    prevalence estimated from each source.
 
     `evidence_odds` [records]: log-odds of what known proteins say, added to the network's where
     there are any; a network without a calibration enters by its score.
     """
-    n = len(records)
+    n, n_chunks = len(records), records.n_chunks
     n_scored, virus_score, max_chunk_score = _scores(chunks, n)
     has_score = n_scored > 0
-    scored_fraction = np.divide(
-        n_scored, records.n_chunks, out=np.zeros(n), where=records.n_chunks > 0
-    )
+    scored_fraction = np.divide(n_scored, n_chunks, out=np.zeros(n), where=n_chunks > 0)
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
-    too_short = 2 * records.length < rules.chunk_length
-    eligible = has_score & (rules.allow_short | ~too_short)
+    long_enough = 2 * records.length >= rules.chunk_length
+    eligible = has_score & (rules.allow_short | long_enough)
     model_probability, fdr = np.full((2, n), np.nan)
     trained = 0.5 if calibration is None else calibration.training_prevalence
     if calibration is not None:
@@ -211,22 +208,19 @@ def call_sequences(
             n_open_frames[has_score],
             prevalence=prevalence,
         )
-    network = virus_score if calibration is None else model_probability
-    probability = (
-        model_probability
-        if evidence_odds is None
-        else _joined_with_evidence(network, evidence_odds)
-    )
+    probability = model_probability
+    if evidence_odds is not None:
+        network = virus_score if calibration is None else model_probability
+        probability = _joined_with_evidence(network, evidence_odds)
     calibrated = calibration is not None or evidence_odds is not None
     if calibrated:
         fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence)
-    little = has_score & (records.length >= EVIDENCE_LENGTH)
-    little &= (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
+    little = (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
+    little &= has_score & (records.length >= EVIDENCE_LENGTH)
     deciding = probability if calibrated else virus_score
     notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value
-    if not calibrated:
-        notes[has_score] |= Note.uncalibrated.value
+    notes[has_score] |= 0 if calibrated else Note.uncalibrated.value
     return SequenceColumns(
         n_scored=n_scored,
         scored_fraction=scored_fraction,

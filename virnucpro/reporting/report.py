@@ -114,11 +114,8 @@ def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str
 def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[str, Any]:
     """Everything the template shows."""
     sequences, records = answers.sequences, answers.records
-    called = sequences.called
     calibrated = bool(np.isfinite(sequences.virus_probability).any())
-    label = "virus probability" if calibrated else "virus score"
-    words, number = np.array(CALL_WORDS)[sequences.call], counts(answers)
-    deciding = sequences.deciding_score
+    label, number = "virus probability" if calibrated else "virus score", counts(answers)
     hits = np.concatenate(
         [best_first(sequences, records), best_first(sequences, records, Call.ambiguous)]
     )
@@ -134,21 +131,7 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "points": points,
         "chunk_length": answers.rules.chunk_length,
         "reasons": reasons(number),
-        "charts": [
-            (
-                f"{label.capitalize()} of every called sequence",
-                charts.score_histogram(
-                    deciding[called], words[called], (points.virus, points.relaxed), label
-                ),
-            ),
-            (
-                f"Length against {label}",
-                charts.length_against_score(
-                    records.length[called], deciding[called], words[called], label
-                ),
-            ),
-            ("Calls by length", charts.calls_by_length(records.length, words)),
-        ],
+        "charts": _charts(answers, label),
         "hits": [hit(answers, row) for row in _rows(answers, hits[:MOST_HITS])],
         "n_hits": len(hits),
         "tracks": tracks(answers, hits),
@@ -173,6 +156,22 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "version": record.get("version", ""),
         "finished": record.get("finished", ""),
     }
+
+
+def _charts(answers: Answers, label: str) -> list[tuple[str, str]]:
+    """(heading, drawing) of each chart; `label` is that of the score that decides."""
+    called, points = answers.sequences.called, answers.rules.points
+    deciding, length = answers.sequences.deciding_score, answers.records.length
+    words = np.array(CALL_WORDS)[answers.sequences.call]
+    histogram = charts.score_histogram(
+        deciding[called], words[called], (points.virus, points.relaxed), label
+    )
+    by_score = charts.length_against_score(length[called], deciding[called], words[called], label)
+    return [
+        (f"{label.capitalize()} of every called sequence", histogram),
+        (f"Length against {label}", by_score),
+        ("Calls by length", charts.calls_by_length(length, words)),
+    ]
 
 
 def _rows(answers: Answers, rows: NDArray[np.int64]) -> list[tuple[int, str]]:
