@@ -159,3 +159,15 @@ def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path, capfd, monkeypat
     assert cli.run(["predict", str(path)]) == 1
     said = capfd.readouterr().err
     assert f"virnucpro: error: {path}: cannot be opened: Permission denied; " in said
+
+
+@pytest.mark.parametrize(("stop", "code"), [(SystemExit(143), 143), (KeyboardInterrupt(), 130)])
+def test_a_signal_while_a_class_is_made_is_no_error_of_the_program(monkeypatch, capsys, stop, code):
+    """Python 3.11 and older wrap what is raised in `__set_name__`."""
+
+    def interrupted() -> None:
+        raise RuntimeError("Error calling __set_name__") from stop
+
+    monkeypatch.setattr("virnucpro.models.library.list_models", interrupted)
+    assert cli.run(["models", "list"]) == code
+    assert "unexpected" not in capsys.readouterr().err

@@ -366,12 +366,7 @@ def run(arguments: list[str]) -> int:
             world,
         )
     except Exception as error:
-        code = UNEXPECTED
-        what = (
-            f"unexpected {type(error).__name__}: {error}; run again with -v for details and"
-            " report it"
-        )
-        _complain(VirNucProError(what), verbose, world)
+        code = _signal_within(error) or _unexpected(error, verbose, world)
     speaks = world is not None and world.is_main and not world.self_launched
     if code in STOPPED and speaks and not said:
         goes_on = bool(GOING_ON.intersection(options[:2]))  # not an input of that name
@@ -381,6 +376,28 @@ def run(arguments: list[str]) -> int:
             flush=True,
         )
     return code
+
+
+def _signal_within(error: BaseException | None) -> int | None:
+    """The exit code of a signal that an error stands for: Python 3.11 and older turn what is raised
+    while a class is made, as when a module is imported, into a RuntimeError.
+    """
+    while error is not None:
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            return error.code
+        if isinstance(error, KeyboardInterrupt):
+            return INTERRUPTED
+        error = error.__cause__
+    return None
+
+
+def _unexpected(error: Exception, verbose: bool, world: Any) -> int:
+    """Say what nobody has foreseen; the exit code."""
+    what = (
+        f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"
+    )
+    _complain(VirNucProError(what), verbose, world)
+    return UNEXPECTED
 
 
 def _refuse_nothing(arguments: Sequence[str]) -> None:
