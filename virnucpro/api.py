@@ -217,8 +217,9 @@ def run_samples(given: list[str], options: Options, own_process: bool) -> Sample
     output_dir = Path(options.output_dir or default_output(named))
     samples = samples_of(given, sheet, options.per_input, output_dir)
     settings = options.settings((), output_dir)
-    if not world.launched:  # a worker starts later, when results of ours may be there
-        check_places(samples, sheet, output_dir, options.force)
+    if not world.self_launched:  # else the process that launched this one has looked
+        # only the main process writes: to another, its results may look like somebody's files
+        check_places(samples, sheet, output_dir, options.force or not world.is_main)
     processes = choose_processes(options.gpus, options.num_processes, world, visible_devices())
     if processes.spawn:
         words = ["predict", *replace(options, output_dir=output_dir).arguments()]

@@ -12,7 +12,7 @@ import pytest
 from command import GOLDEN, GOLDEN_MODEL, virnucpro
 from kills import Faults
 
-from virnucpro import cli
+from virnucpro import api, cli
 from virnucpro.errors import UsageError
 from virnucpro.models.encoders import DNABERT_S, ENCODERS
 from virnucpro.run import samples
@@ -227,3 +227,19 @@ def test_a_killed_run_of_samples_goes_on_to_the_same_bits(tmp_path):
         for sample in ("one", "two"):
             of_both = [(place / sample / name).read_bytes() for place in (out, reference)]
             assert of_both[0] == of_both[1], (sample, name)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_no_sample_overwrites_an_input_under_a_launcher(tmp_path, monkeypatch, rank):
+    """Every process refuses by itself, before it waits for another."""
+    read = tmp_path / "out" / "x" / "virus.fna"
+    read.parent.mkdir(parents=True)
+    read.write_text(">a\nACGT\n")
+    sheet = tmp_path / "s.tsv"
+    sheet.write_text(f"sample\tfile\nx\t{GOLDEN / 'input.fa'}\ny\t{read}\n")
+    variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    for name, value in (variables | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(UsageError, match="is to be read"):
+        api.predict_samples(sheet, tmp_path / "out", force=True)
+    assert read.read_text() == ">a\nACGT\n"
