@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 FeatureKind = Literal["float32", "float16", "none"]
 Compile = Literal["auto", "on", "off"]
-TableFormat = Literal["tsv", "parquet"]
+TableFormat = Literal["tsv", "tsv.gz", "parquet"]
 CallBy = Literal["model", "both"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)

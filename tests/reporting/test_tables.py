@@ -4,6 +4,7 @@ back by pandas.
 
 from __future__ import annotations
 
+import gzip
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from virnucpro.reporting.columns import TABLES
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import counts, read_table, write_tables
 from virnucpro.sequences.chunks import chunk_spans
+from virnucpro.settings import TABLE_FORMATS
 
 COLUMNS = {
     "contigs": (
@@ -113,7 +115,22 @@ def test_parquet_holds_the_same_and_replaces_the_text(tmp_path, written, golden)
                 assert binary[column].astype(str).tolist() == text[column].astype(str).tolist()
 
 
-@pytest.mark.parametrize("table_format", ["tsv", "parquet"])
+def test_compressed_text_is_the_same_text_and_the_same_bytes_again(tmp_path, written, golden):
+    outputs = Outputs(tmp_path, ("input",), "tsv.gz")
+    outputs.prepare()
+    for stale in ("contigs.tsv", "frames.parquet"):
+        (tmp_path / stale).write_text("old\n")
+    write_tables(outputs, golden)
+    packed = {name: (tmp_path / f"{name}.tsv.gz").read_bytes() for name in COLUMNS}
+    for name, content in packed.items():
+        assert gzip.decompress(content) == getattr(written, name).read_bytes()
+    write_tables(outputs, golden)
+    assert packed == {name: (tmp_path / f"{name}.tsv.gz").read_bytes() for name in COLUMNS}
+    assert [path.name for path in tmp_path.glob("*.parquet")] == []
+    assert not (tmp_path / "contigs.tsv").exists()
+
+
+@pytest.mark.parametrize("table_format", TABLE_FORMATS)
 def test_tables_come_back_as_they_were_written_and_ids_are_text(tmp_path, golden, table_format):
     ids = ["001", "1", "1.10", "1.1", "NA", "true", "2024-01-02", "1e5", '"', "#1", "x" * 2_000_000]
     names = [*ids, *(f"s{i}" for i in range(len(golden.records) - len(ids)))]

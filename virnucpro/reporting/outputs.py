@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,11 @@ class OutputFile:
     def __get__(self, outputs: Outputs, owner: type[Outputs]) -> Path:
         return outputs.directory / self.name.format(table=outputs.table_format)
 
+    def in_every_format(self, directory: Path) -> list[Path]:
+        """Its path in each format of the tables: one path where its ending is always the same."""
+        names = dict.fromkeys(self.name.format(table=one) for one in TABLE_FORMATS)
+        return [directory / name for name in names]
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -50,7 +56,7 @@ class Outputs:
 
     directory: Path
     stems: tuple[str, ...] = ()
-    table_format: str = "tsv"  # or "parquet": contigs, chunks and frames then end in .parquet
+    table_format: str = "tsv"  # or another of TABLE_FORMATS: the ending of contigs, chunks, frames
 
     @classmethod
     def of(cls, settings: PredictSettings) -> Outputs:
@@ -111,24 +117,23 @@ class Outputs:
             pass
 
     def discard_stale(self) -> None:
-        """Remove the tables an earlier run wrote in the other format, so that no old answer lies
+        """Remove the tables an earlier run wrote in another format, so that no old answer lies
         beside a new one.
         """
-        other = "parquet" if self.table_format == "tsv" else "tsv"
-        for path in (self.contigs, self.chunks, self.frames):
-            path.with_suffix(f".{other}").unlink(missing_ok=True)
+        for key, file in FILES.items():
+            for path in file.in_every_format(self.directory):
+                if path != getattr(self, key):
+                    path.unlink(missing_ok=True)
 
     def names(self) -> list[Path]:
-        """Every path that a run may write or `--force` may remove: both table formats, and the
+        """Every path that a run may write or `--force` may remove: tables in every format, and the
         original's files.
 
         Those of other stems too where a `run.json` says that the directory is ours: else they may
         be the original program's.
         """
-        tables = (self.contigs, self.chunks, self.frames)
-        names = [getattr(self, key) for key in FILES]
-        names += [path.with_suffix(f".{kind}") for path in tables for kind in TABLE_FORMATS]
-        return [*dict.fromkeys(names), *self._originals()]
+        formats = (file.in_every_format(self.directory) for file in FILES.values())
+        return [*chain.from_iterable(formats), *self._originals()]
 
     def _originals(self) -> list[Path]:
         stems = list(self.stems)
