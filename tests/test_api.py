@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ import virnucpro as package
 from virnucpro import pipeline
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.run import job as preparation
+from virnucpro.sequences import compressed
 
 PARTS = {
     "esm_model": str(GOLDEN / "esm2"),
@@ -84,6 +87,39 @@ def test_a_finished_run_gives_its_tables_and_failures_again(home, options, fasta
     assert (first.exit_code, again.exit_code, again.answers) == (2, 0, None)
     assert again.failures == first.failures and len(first.failures) == 1
     assert again.contigs == first.contigs and again.contigs.num_rows == 4
+
+
+def test_a_run_after_a_passing_read_error_answers_what_was_missing(
+    home, options, fasta, tmp_path, monkeypatch, result
+):
+    """In the same output directory, without --force, from the state that the first run left."""
+    (tmp_path / "other.fa").write_text(FEW.replace(">", ">other_"))
+    (tmp_path / "few.fa").write_text(FEW)
+    inputs, whole = [tmp_path / "few.fa", tmp_path / "other.fa"], compressed._HashedFile.readinto
+
+    def fail(self, buffer):
+        if os.path.sameopenfile(self.fileno(), other):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return whole(self, buffer)
+
+    other = os.open(inputs[1], os.O_RDONLY)
+    with monkeypatch.context() as failing:
+        failing.setattr(compressed._HashedFile, "readinto", fail)
+        first = package.predict(inputs, output_dir=tmp_path / "out", **options)
+    assert first.exit_code == 2 and "Input/output error" in first.failures[0].reason
+    assert first.contigs.num_rows == 4
+    second = package.predict(inputs, output_dir=tmp_path / "out", **options)
+    assert (
+        second.exit_code == 0 and not second.failures and not second.outputs.failed_files.exists()
+    )
+    fresh = package.predict(inputs, output_dir=tmp_path / "fresh", **options)
+    assert tables(second.directory) == tables(fresh.directory) and second.contigs.num_rows == 8
+    with monkeypatch.context() as failing:
+        failing.setattr(compressed._HashedFile, "readinto", fail)
+        with pytest.raises(StoreError, match=r"other\.fa, which cannot be read now"):
+            package.predict(inputs, output_dir=tmp_path / "out", **options)
+    os.close(other)
+    assert tables(second.directory) == tables(fresh.directory)
 
 
 def test_run_json_says_how_fast_each_stage_was(result):

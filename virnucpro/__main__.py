@@ -9,14 +9,19 @@ import sys
 def main() -> None:
     """The command line.
 
-    An interrupt while it is still being imported ends it as one later does, without a traceback.
+    An interrupt while it is still being imported ends it as one later does, in one line.
     """
     _forget_current_directory()
     try:
         from virnucpro import cli
+
+        cli.main()
     except KeyboardInterrupt:
+        if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+            print(
+                "virnucpro: error: stopped by SIGINT; run the same command again", file=sys.stderr
+            )
         raise SystemExit(130) from None
-    cli.main()
 
 
 def _forget_current_directory() -> None:

@@ -41,6 +41,26 @@ def test_another_run_is_refused_by_what_differs(tmp_path, unfinished, finished):
         is_finished(tmp_path, RUN, CALL, unfinished, finished, False)
 
 
+UNREAD = {**RUN, "input b.fa": "unreadable"}
+READ = {**RUN, "input b.fa": "5" * 64, "frames": "6" * 64}
+
+
+@pytest.mark.parametrize(("unfinished", "finished"), [(UNREAD, None), (None, {**UNREAD, **CALL})])
+def test_an_input_that_can_be_read_now_is_answered_without_force(tmp_path, unfinished, finished):
+    assert is_finished(tmp_path, READ, CALL, unfinished, finished, True) is False
+    other = {**READ, "--precision": "bf16"}
+    with pytest.raises(StoreError, match=r"holds another run \(--precision was fp32, now bf16\)"):
+        is_finished(tmp_path, other, CALL, unfinished, finished, True)
+
+
+@pytest.mark.parametrize(("unfinished", "finished"), [(READ, None), (None, {**READ, **CALL})])
+def test_results_stay_where_an_input_cannot_be_read_any_more(tmp_path, unfinished, finished):
+    with pytest.raises(
+        StoreError, match=r"with input b\.fa, which cannot be read now; run the same"
+    ):
+        is_finished(tmp_path, UNREAD, CALL, unfinished, finished, True)
+
+
 def test_other_thresholds_are_for_summarize(tmp_path):
     with pytest.raises(StoreError, match=r"--min-score was 0.8, now 0.5\); `virnucpro summarize`"):
         is_finished(tmp_path, RUN, CALL, None, {**RUN, "--min-score": "0.8"}, True)

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from command import GOLDEN
 
+from virnucpro import cli
+from virnucpro.__main__ import main
+
 
 def as_at_a_terminal() -> None:
     """In the new process: SIGINT acts, also where a shell has started these tests in the
@@ -55,3 +58,17 @@ def test_an_interrupt_while_torch_is_imported_ends_the_run(words, goes_on, tmp_p
     _, said = run.communicate(timeout=60)
     assert run.returncode == 130 and said.count("\n") == 1 and "Traceback" not in said
     assert ("finished work is kept" in said) == goes_on
+
+
+def test_an_interrupt_before_the_command_line_is_there_is_one_line(monkeypatch, capfd):
+    """Importing it takes a part of a second."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "open_standard_streams", interrupted)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    with pytest.raises(SystemExit) as end:
+        main()
+    line = "virnucpro: error: stopped by SIGINT; run the same command again\n"
+    assert end.value.code == 130 and capfd.readouterr() == ("", line)

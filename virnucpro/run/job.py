@@ -55,7 +55,7 @@ from virnucpro.reporting.record import (
 )
 from virnucpro.run.ahead import read_table, whole_fingerprint
 from virnucpro.run.preload import LoadAhead, fits_beside
-from virnucpro.run.state import SHARD, Identity, WorkPlace, is_finished
+from virnucpro.run.state import SHARD, UNREADABLE, Identity, WorkPlace, is_finished
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameTable, open_table
 from virnucpro.sequences.table_cache import PRIVATE_TABLES
@@ -257,7 +257,7 @@ def _identity(run: Run, table: FrameTable) -> dict[str, str]:
     hashes = run.bundle.identity()
     shard = run.settings.shard
     return {
-        **{f"input {file['source']}": file["sha256"] or "unreadable" for file in table.inputs},
+        **{f"input {file['source']}": file["sha256"] or UNREADABLE for file in table.inputs},
         "--chunk-length": str(run.bundle.chunk_length),
         "frame policy": run.bundle.frame_policy,
         "--min-length": str(run.settings.min_length),

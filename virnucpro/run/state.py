@@ -34,6 +34,7 @@ FORMAT = 1  # of the state file
 MOST_DIFFERENCES = 3  # named in one line
 
 SHARD = "--shard"  # the key of a shard's identity that a whole run does not have
+UNREADABLE = "unreadable"  # an input's value in an identity where there is no hash of its content
 
 Identity = Mapping[str, str]
 
@@ -156,6 +157,13 @@ def is_finished(
     held = unfinished if unfinished is not None else finished
     if held is None:
         return False
+    held = _without_mended(held, now)
+    lost = [key for key, value in now.items() if value == UNREADABLE != held.get(key, UNREADABLE)]
+    if lost:
+        raise StoreError(
+            f"{directory}: holds results with {lost[0]}, which cannot be read now; run the same"
+            " command again when it can be read, or --force starts over without it"
+        )
     changed = difference({key: value for key, value in held.items() if key not in call}, now)
     if changed:
         raise StoreError(
@@ -173,6 +181,18 @@ def is_finished(
             "`virnucpro summarize` calls again from its features, --force starts over"
         )
     return False
+
+
+def _without_mended(held: Identity, now: Identity) -> Identity:
+    """`held`, with the inputs that could not be read then as they are now: the run is the same one
+    and has more to answer.
+    """
+    mended = {
+        key: now[key]
+        for key, value in held.items()
+        if value == UNREADABLE and now.get(key, UNREADABLE) != UNREADABLE
+    }
+    return {**held, **mended, "frames": now["frames"]} if mended else held
 
 
 def difference(before: Identity, now: Identity) -> str:
