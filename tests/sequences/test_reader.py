@@ -107,6 +107,46 @@ def test_damaged_compressed_data_fail_in_one_line(tmp_path, kind):
         assert kind == "zst" and records
 
 
+@pytest.mark.parametrize("at", [-8, -5, -4, -1])  # of the checksum, and of the length
+def test_a_wrong_end_mark_of_gzip_costs_no_record(tmp_path, at):
+    whole = gzip.compress(b">a\nACGT\n>b\nGGGG")
+    data = bytearray(whole)
+    data[at] ^= 1
+    names, why = read_until_damage(write(tmp_path, bytes(data)))
+    assert names == ["a", "b"] and "the checksum at the end of the gzip data" in why
+    assert why.endswith("get the file again; 2 records read")
+    more = gzip.compress(b"\n>c\nTT")  # of files that were joined
+    names, why = read_until_damage(write(tmp_path, bytes(data) + more))
+    assert names == ["a", "b", "c"] and "checksum" in why
+    names, why = read_until_damage(write(tmp_path, whole[:at]))
+    assert names == ["a", "b"] and "cut short at their very end; 2 records read" in why
+
+
+@pytest.mark.parametrize("kind", ["gz", "xz", "zst"])  # bzip2 loses a block
+def test_damage_in_a_small_file_costs_no_record_before_it(tmp_path, kind):
+    rng = random.Random(3)
+    text = "".join(f">r{i}\n{''.join(rng.choices('ACGT', k=2000))}\n" for i in range(400))
+    data = bytearray(COMPRESS[kind](text.encode()))
+    data[len(data) * 3 // 4 :] = rng.randbytes(len(data) // 4)
+    names, why = read_until_damage(write(tmp_path, bytes(data)))
+    lost = {"gz": 120, "xz": 120, "zst": 200}[kind]  # zstd: blocks of 128 kB
+    assert names[: 400 - lost] == [f"r{i}" for i in range(400 - lost)]
+    assert "damaged" in why and "intact record" in why
+
+
+@pytest.mark.parametrize("flags", range(32))
+def test_every_header_of_gzip_is_skipped(tmp_path, flags):
+    head = bytes([0x1F, 0x8B, 8, flags, 0, 0, 0, 0, 0, 3])
+    head += b"\x05\0extra" * bool(flags & 4) + b"name\0" * bool(flags & 8)
+    head += b"comment\0" * bool(flags & 16) + b"\xaa\xbb" * bool(flags & 2)
+    member = head + gzip.compress(b">a\nACGT\n")[10:]
+    assert gzip.decompress(member) == b">a\nACGT\n"
+    assert read(write(tmp_path, member)) == [("a", b"ACGT")]
+    stream = compressed._Gzip()
+    out = b"".join(stream.decompress(member[i : i + 1], 100) for i in range(len(member)))
+    assert out == b">a\nACGT\n" and stream.eof and stream.is_sound
+
+
 def test_windows_and_old_mac_line_ends_blank_lines_lower_case_and_rna(tmp_path):
     content = b"\r\n\r\n>a desc\r\nacgt\r\n\r\nNN\r\n>b\r\nacgu uu\r\n\r\n"
     path = write(tmp_path, content)

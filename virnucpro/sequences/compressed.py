@@ -7,6 +7,7 @@ something else follows it. Does not know what the bytes mean.
 from __future__ import annotations
 
 import bz2
+import contextlib
 import hashlib
 import io
 import lzma
@@ -53,7 +54,7 @@ class InputBytes:
     """The uncompressed bytes of a regular file, as `stream`; the file is opened once.
 
     While reading grow `warnings`, what is wrong with the file but cost nothing, and `left_out`,
-    what may have held more sequences and was not read. Errors: OSError;
+    why its data may have held more or other sequences than were read. Errors: OSError;
     while reading, Damaged, OSError or MemoryError.
     """
 
@@ -129,14 +130,30 @@ class _Decompressor(Protocol):
 
 
 class _Gzip:
-    """A member of a gzip file, checksum included."""
+    """A member of a gzip file. Its checksum and length are compared here and not by zlib, which
+    would keep back the letters before a wrong one.
+    """
 
     def __init__(self) -> None:
-        self._inner = zlib.decompressobj(wbits=31)
+        self._inner = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._head: bytes | None = b""  # None: it has been read
+        self._crc = self._size = 0
+        self._tail = b""  # what follows the deflated data
+
+    @property
+    def all_out(self) -> bool:
+        """Whether the deflated data have come to their end."""
+        return self._inner.eof
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether data and end mark agree."""
+        mark = self._crc.to_bytes(4, "little") + (self._size & 0xFFFFFFFF).to_bytes(4, "little")
+        return self._tail[:8] == mark
 
     @property
     def eof(self) -> bool:
-        return self._inner.eof
+        return self._inner.eof and len(self._tail) >= 8
 
     @property
     def needs_input(self) -> bool:
@@ -144,10 +161,45 @@ class _Gzip:
 
     @property
     def unused_data(self) -> bytes:
-        return self._inner.unused_data
+        return self._tail[8:]
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        return self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        if self._inner.eof:
+            self._tail += data
+            return b""
+        if self._head is not None:
+            self._head += data
+            length = _gzip_head(self._head)
+            if length is None:
+                return b""
+            data, self._head = self._head[length:], None
+        out = self._inner.decompress(self._inner.unconsumed_tail + data, max_length)
+        self._crc, self._size = zlib.crc32(out, self._crc), self._size + len(out)
+        self._tail = self._inner.unused_data
+        return out
+
+
+def _gzip_head(head: bytes) -> int | None:
+    """Length of the header at the begin of a member; None where more of it is to come (RFC 1952).
+    Errors: zlib.error.
+    """
+    if len(head) > 3 and head[2] != 8:
+        raise zlib.error("no header of gzip")
+    if len(head) < 12:  # with the length of a field; no member is that short
+        return None
+    flags, at = head[3], 10
+    if flags & 4:
+        at += 2 + int.from_bytes(head[10:12], "little")
+    for text in (8, 16):
+        if flags & text:
+            end = head.find(b"\0", at)
+            at = end + 1 if end >= 0 else len(head) + 1
+    at += 2 if flags & 2 else 0
+    if at <= len(head):
+        return at
+    if len(head) > FEED:
+        raise zlib.error("a header without an end")
+    return None
 
 
 class _Zstd:
@@ -207,26 +259,71 @@ class _Streams(io.RawIOBase):
         self._feed = FEED_ZSTD if kind == ZSTD else FEED
         self._stream: _Decompressor | None = _decompressor(kind)
         self._left = b""  # read from the file, but not part of the stream before
+        self._start = self._given = 0  # of the stream: where it begins in the file; bytes given out
+        self._fed_at = 0  # where what was fed last begins
+        self._failure: Damaged | None = None
+        self._rescued = memoryview(b"")
         self._ended = False
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        while self._stream is not None or self._begin():
-            stream, data = self._stream, b""
-            assert stream is not None
-            if stream.needs_input:
-                data, self._left = self._left or self._file.read1(self._feed), b""
-            out = _decompress(stream, data, len(buffer))
-            if stream.eof:
-                self._left, self._stream = stream.unused_data, None
-            elif not out and not data and stream.needs_input:
-                raise Damaged("the compressed data are cut short")
+        while self._failure is None and (self._stream is not None or self._begin()):
+            try:
+                out = self._step(len(buffer))
+            except Damaged as error:
+                self._failure, self._rescued = error, self._rescue()
+                break
             if out:
+                self._given += len(out)
                 buffer[: len(out)] = out
                 return len(out)
-        return 0
+        if self._failure is not None and not self._rescued:
+            raise self._failure
+        rescued, self._rescued = self._rescued[: len(buffer)], self._rescued[len(buffer) :]
+        buffer[: len(rescued)] = rescued
+        return len(rescued)
+
+    def _step(self, most: int) -> bytes:
+        """What comes next of the stream, perhaps nothing. Errors: Damaged."""
+        stream, data = self._stream, b""
+        assert stream is not None
+        if stream.needs_input:
+            data, self._left = self._left or self._file.read1(self._feed), b""
+            self._fed_at = self._file.tell() - len(data)
+        out = _decompress(stream, data, most)
+        if stream.eof:
+            self._left, self._stream = stream.unused_data, None
+            if isinstance(stream, _Gzip) and not stream.is_sound:
+                self._left_out.append(
+                    "the checksum at the end of the gzip data is not that of the data, which may"
+                    " hold wrong letters; get the file again"
+                )
+        elif not out and not data and stream.needs_input:
+            if not (isinstance(stream, _Gzip) and stream.all_out):
+                raise Damaged("the compressed data are cut short")
+            self._left_out.append("the compressed data are cut short at their very end")
+            self._stream, self._ended = None, True
+        return out
+
+    def _rescue(self) -> memoryview:
+        """What the step that failed had decompressed before it failed: the stream is read again,
+        what was fed last byte by byte.
+        """
+        stream, at, skip = _decompressor(self._kind), self._start, self._given
+        out = bytearray()
+        with contextlib.suppress(Damaged):
+            while not stream.eof:
+                feed = min(self._feed, self._fed_at - at) if at < self._fed_at else 1
+                data = os.pread(self._file.fileno(), feed, at) if stream.needs_input else b""
+                at += len(data)
+                more = _decompress(stream, data, io.DEFAULT_BUFFER_SIZE)
+                if not more and not data and stream.needs_input:
+                    break
+                out += more[skip:]
+                skip -= min(skip, len(more))
+        return memoryview(out)
 
     def _begin(self) -> bool:
         """Begin the next stream; False where there is none."""
@@ -241,6 +338,7 @@ class _Streams(io.RawIOBase):
         self._left = head
         if head and compression_of(head) == self._kind:
             self._stream = _decompressor(self._kind)
+            self._start, self._given = self._file.tell() - len(head), 0
             return True
         if head and self._may_hold_more(head):
             self._left_out.append(

@@ -66,9 +66,8 @@ class RecordReader:
             for number, raw in enumerate(raw_records(self._bytes.stream), start=1):
                 yield make_record(raw, number)
             if self._bytes.left_out:
-                raise UnreadableInput(
-                    f"{self._bytes.left_out[0]}; {_intact(number)} read before it"
-                )
+                records = f"{number} record{'' if number == 1 else 's'}"
+                raise UnreadableInput(f"{self._bytes.left_out[0]}; {records} read")
         except Broken as error:
             raise UnreadableInput(str(error)) from error
         except Damaged as error:
