@@ -39,7 +39,7 @@ from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held
 from virnucpro.run.workers import launch_processes
 from virnucpro.sequences.inputs import NO_INPUT, STDIN, stem_of
-from virnucpro.settings import NO_REFERENCE, Choice, Options, PredictSettings
+from virnucpro.settings import Choice, Options, PredictSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -141,7 +141,7 @@ def merge(
     output_dir: Path | str,
     partial_ok: bool = False,
     force: bool = False,
-    reference: str = NO_REFERENCE,
+    reference: str | None = None,
 ) -> Result:
     """Write to `output_dir` what one run would have written, from the directories of all its
     shards (`predict` with shard="i/n"); nothing is embedded again.

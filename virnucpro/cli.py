@@ -27,7 +27,7 @@ from virnucpro.hints import command_hint, option_hint
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.terminal import close_standard_streams, open_standard_streams
-from virnucpro.settings import INPUTS, NO_REFERENCE, Options, argument, flag, option
+from virnucpro.settings import INPUTS, Options, argument, flag, option
 from virnucpro.tools.commands import (
     benchmark,
     cache,
@@ -248,7 +248,9 @@ class Shards:
         False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok"
     )
     force: bool = option(False, "Replace the results in there.", "--force")
-    reference: str = option(NO_REFERENCE, "As the shards were started with.", metavar="DIR")
+    reference: str | None = option(
+        None, "That of the shards, where they were started with another than usual.", metavar="DIR"
+    )
     quiet: bool = option(False, "No summary.", "-q", "--quiet")
     verbose: bool = option(False, "Debug log, tracebacks.", "-v", "--verbose")
 

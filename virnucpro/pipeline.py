@@ -31,6 +31,7 @@ from virnucpro.embedding.matrix import write_matrix
 from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
 from virnucpro.embedding.work import TokenColumn, longest_tokens
 from virnucpro.errors import StoreError, VirNucProError
+from virnucpro.homology.choice import reference_choice
 from virnucpro.launch import World, code_for_launcher, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
 from virnucpro.models.classifier import Classifier
@@ -193,8 +194,10 @@ def _carry_out(
 ) -> Result | None:
     """The run `number` of `of` in this session."""
     world, accelerator = session.world, session.accelerator
+    call_with = settings.call.of_model(session.bundle.weighs_evidence)
+    settings = replace(settings, precision=session.precision, call=call_with)
     run = Run(
-        replace(settings, precision=session.precision),
+        settings,
         world,
         session.bundle,
         accelerator.device,
@@ -202,7 +205,7 @@ def _carry_out(
         Announcements(number),
         session.display,
         clock,
-        list(session.choices),
+        [*session.choices, *reference_choice(call_with)],
         session.stores,
     )
     ahead_of_time = LoadAhead({}, run.device) if session.encoders else load_ahead(run)

@@ -6,7 +6,8 @@ docs/USAGE.md are made from it. Does not know how options are parsed or carried 
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+import os
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -32,6 +33,7 @@ MOST_SHARDS = 100_000
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 NO_REFERENCE, SHIPPED = "none", "shipped"
+REFERENCE_VARIABLE = "VIRNUCPRO_REFERENCE"  # what --reference is where it is not given
 
 
 INPUTS, MODEL, DEVICES, RUN, CALLS = (
@@ -141,8 +143,8 @@ class CallSettings:
     allow_short: bool = False
     prevalence: float | None = None
     table_format: str = "tsv"
-    reference: str = NO_REFERENCE  # or SHIPPED, or a directory
-    call_by: str = "model"
+    reference: str | None = None  # NO_REFERENCE, SHIPPED, or a directory; None: by the model
+    call_by: str | None = None
 
     def __post_init__(self) -> None:
         if self.prevalence is not None and not 0.0 < self.prevalence < 1.0:
@@ -151,7 +153,18 @@ class CallSettings:
                 " between 0 and 1"
             )
         if self.call_by == "both" and self.reference == NO_REFERENCE:
-            raise UsageError("--call-by both: needs proteins to search; give --reference too")
+            raise UsageError("--call-by both: needs proteins to search; leave out --reference none")
+
+    def of_model(self, weighs_evidence: bool) -> CallSettings:
+        """The settings with nothing left to choose. A model that weighs evidence has the shipped
+        proteins searched and its calls made by both, unless something else was said.
+        """
+        wanted = weighs_evidence or self.call_by == "both"
+        reference = self.reference or os.environ.get(REFERENCE_VARIABLE)
+        reference = reference or (SHIPPED if wanted else NO_REFERENCE)
+        both = weighs_evidence and reference != NO_REFERENCE
+        call_by = self.call_by or ("both" if both else "model")
+        return replace(self, reference=reference, call_by=call_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,14 +295,19 @@ class Options:
     prevalence: float | None = option(
         None, "Share of viral sequences you expect: moves probabilities and FDR.", panel=CALLS
     )
-    reference: str = option(
-        NO_REFERENCE,
-        "Known proteins to search too: shipped, or a directory of `virnucpro reference build`.",
+    reference: str | None = option(
+        None,
+        "Known proteins to search too: shipped, none, or a directory of `virnucpro reference"
+        " build`. Default: shipped where the model weighs them (mini; takes half as long again),"
+        " else none.",
         panel=CALLS,
         metavar="DIR",
     )
-    call_by: CallBy = option(
-        "model", "What decides: the model, or both model and search.", panel=CALLS
+    call_by: CallBy | None = option(
+        None,
+        "What decides: the model, or both model and search. Default: both where the model weighs"
+        " the search.",
+        panel=CALLS,
     )
     quiet: bool = option(False, "No progress display.", "-q", "--quiet", panel=RUN)
     verbose: bool = option(

@@ -29,6 +29,7 @@ from virnucpro.reporting.record import (
     ModelRecord,
     RunRecord,
     call_identity,
+    earlier_reference,
     logging_to,
     read_record,
 )
@@ -58,6 +59,7 @@ def summarize(
     """
     clock = Clock()
     before = _earlier(directory)
+    settings = replace(settings, reference=earlier_reference(before.call, settings.reference))
     outputs = Outputs(directory, before.stems, settings.table_format)
     outputs.refuse_inputs([classifier] if classifier else [])
     _check_kept(outputs, before, classifier)
@@ -79,6 +81,7 @@ def summarize(
             scores[~lost] = (
                 rows if by_scores else Classifier.load(Path(model.classifier)).scores(rows)
             )
+        settings = settings.of_model(model.weighs_evidence)
         answered = scored(table, ~lost, scores)
         earlier = (failure for failure in before.failures if failure.stage != CLASSIFY)
         failures = (*earlier, *answered.failures)

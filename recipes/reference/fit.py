@@ -25,9 +25,10 @@ from sklearn.metrics import roc_auc_score
 
 from recipes.reference.choose import read_relatives
 from recipes.reference.relatives import read_plain
-from virnucpro.homology.evidence import FEATURES, Weights, weigh
+from virnucpro.homology.evidence import weigh
 from virnucpro.homology.reference import Reference, load
 from virnucpro.homology.search import search
+from virnucpro.homology.weights import FEATURES, Weights
 
 FOLDS = 8
 MOST = 100  # hits of a stretch before its own group's proteins are dropped
@@ -190,7 +191,7 @@ def weights(out: Path, target: Path) -> None:
             measured[f"{length} plasmid_like {category}"] = {
                 "share": round(float(plasmid[mine].mean()), 4)
             }
-    data = {n: Weights(tuple(lengths), np.array(w)).to_json() for n, w in fitted.items()}
+    data = {n: Weights(tuple(lengths), tuple(map(tuple, w))).to_json() for n, w in fitted.items()}
     target.write_text(json.dumps(data, indent=1) + "\n")
     (out / "measured.json").write_text(json.dumps(measured, indent=1) + "\n")
     print(json.dumps(measured, indent=1))

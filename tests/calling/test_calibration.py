@@ -22,6 +22,7 @@ from virnucpro.calling.calibration import (
 )
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
+from virnucpro.homology.weights import Weights
 from virnucpro.training.calibrate import fit
 
 FEATURES = (
@@ -87,8 +88,9 @@ def test_one_class_is_refused():
 
 def test_json_round_trip():
     calibration = replace(fit(FEATURES, *labelled(500)), regions=RegionLimits(0.65, 0.45))
-    again = Calibration.from_json(json.loads(json.dumps(calibration.to_json())))
-    assert again == calibration
+    for evidence in (None, Weights((500, 3000), ((0.5, 1.0, *[0.1] * 6), (0.25, 2.0, *[0.0] * 6)))):
+        whole = replace(calibration, evidence=evidence)
+        assert Calibration.from_json(json.loads(json.dumps(whole.to_json()))) == whole
 
 
 @pytest.mark.parametrize(
@@ -114,6 +116,8 @@ def test_json_round_trip():
         {"coefficients": [0, 10**400]},
         {"training_prevalence": float("nan")},
         {"method": ["logistic"]},
+        {"evidence": None},
+        {"evidence": {"lengths": [500], "weights": [[0, 1]]}},
     ],
 )
 def test_unusable_calibrations_are_refused(change):

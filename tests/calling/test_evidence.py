@@ -1,15 +1,19 @@
 """The search within a run: `predict --reference`, its tables and its call."""
 
+import json
 import random
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
 
 import virnucpro
-from virnucpro.calling.calibration import logit
+from virnucpro.calling.calibration import Calibration, expit, logit
 from virnucpro.errors import InputError, UsageError
 from virnucpro.homology.reference import ProteinLabel, build
+from virnucpro.homology.weights import FEATURES
+from virnucpro.models.bundle import MINI
 from virnucpro.settings import CallSettings
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
@@ -49,7 +53,7 @@ def folder(tmp_path_factory):
     return folder
 
 
-def predicted(folder, name: str, **options) -> tuple[pd.DataFrame, pd.DataFrame]:
+def predicted(folder, name: str, reference=None, **options) -> tuple[pd.DataFrame, pd.DataFrame]:
     """(contigs.tsv, hits.tsv) of a run."""
     out = folder / name
     virnucpro.predict(
@@ -61,6 +65,7 @@ def predicted(folder, name: str, **options) -> tuple[pd.DataFrame, pd.DataFrame]
         partial_ok=True,
         features="none",
         quiet=True,
+        reference=reference,
         **options,
     )
     return tuple(
@@ -74,8 +79,9 @@ def runs(folder):
     reference = folder / "reference"
     return {
         "none": predicted(folder, "none"),
-        "model": predicted(folder, "model", reference=reference),
-        "both": predicted(folder, "both", reference=reference, call_by="both"),
+        "model": predicted(folder, "model", reference=reference, call_by="model"),
+        "both": predicted(folder, "both", reference=reference),
+        "uncalibrated": predicted(folder, "added", reference, chunk_length=450, call_by="both"),
     }
 
 
@@ -110,15 +116,62 @@ def test_what_the_proteins_say_stands_in_the_tables(runs):
     assert first.evalue < 1e-50 and first.bit_score > 200
 
 
-def test_both_adds_the_log_odds(runs):
-    contigs = runs["both"][0].set_index("seq_name")
-    assert (contigs.called_by == "both").all()
+def test_a_bundle_weighs_its_score_and_the_hits(runs):
+    contigs, alone = (runs[name][0].set_index("seq_name") for name in ("both", "model"))
+    assert (contigs.called_by == "both").all() and (alone.called_by == "model").all()
+    same = ["virus_score", "model_probability", "homology_probability"]
+    assert contigs[same].equals(alone[same])
+    assert contigs.virus_probability["viral"] > 0.9 > 0.1 > contigs.virus_probability["plasmid"]
+    assert contigs.virus_probability["viral"] > contigs.model_probability["viral"]
+    weights = Calibration.from_json(
+        json.loads((MINI / "bundle.json").read_text())["calibration"]
+    ).evidence
+    score = np.array([contigs.virus_score["nothing"]])
+    columns = np.column_stack([logit(score), np.zeros((1, len(FEATURES)))])
+    by_hand = expit(weights.log_odds(columns, np.array([600])))[0]
+    assert contigs.virus_probability["nothing"] == pytest.approx(by_hand, abs=2e-3)
+
+
+def test_a_model_without_weights_has_the_log_odds_added(runs):
+    contigs = runs["uncalibrated"][0].set_index("seq_name")
+    assert contigs.model_probability.isna().all()
     nothing = contigs.loc["nothing"]  # of the others the probabilities are 0 or 1 to 4 decimals
-    added = logit(nothing.model_probability) + logit(nothing.homology_probability)
+    added = logit(nothing.virus_score) + logit(nothing.homology_probability)
     assert logit(nothing.virus_probability) == pytest.approx(added, abs=0.05)
-    assert contigs.virus_probability["viral"] >= contigs.model_probability["viral"]
-    assert contigs.virus_probability["plasmid"] <= contigs.model_probability["plasmid"]
-    assert contigs.virus_probability.iloc[:3].between(0, 1).all()
+
+
+def test_the_choice_that_is_left_to_the_model(monkeypatch):
+    monkeypatch.delenv("VIRNUCPRO_REFERENCE")
+    said = {
+        (s.reference, s.call_by, weighs): s.of_model(weighs)
+        for weighs in (True, False)
+        for s in (CallSettings(), CallSettings(reference="none"), CallSettings(call_by="both"))
+    }
+    chosen = {key: (s.reference, s.call_by) for key, s in said.items()}
+    assert chosen == {
+        (None, None, True): ("shipped", "both"),
+        (None, None, False): ("none", "model"),
+        ("none", None, True): ("none", "model"),
+        ("none", None, False): ("none", "model"),
+        (None, "both", True): ("shipped", "both"),
+        (None, "both", False): ("shipped", "both"),
+    }
+    monkeypatch.setenv("VIRNUCPRO_REFERENCE", "somewhere")
+    assert CallSettings().of_model(False).reference == "somewhere"
+    assert CallSettings(reference="none").of_model(True).reference == "none"
+
+
+def test_summarize_keeps_the_proteins_of_the_run(folder, runs, monkeypatch):
+    out = folder / "both"
+    before = {name: (out / name).read_bytes() for name in ("contigs.tsv", "hits.tsv")}
+    with pytest.raises(UsageError, match="searched other proteins than those of this version"):
+        virnucpro.summarize(out)
+    monkeypatch.setattr("virnucpro.reporting.record.SHIPPED_DIRECTORY", folder / "reference")
+    monkeypatch.setattr("virnucpro.homology.choice.SHIPPED_DIRECTORY", folder / "reference")
+    virnucpro.summarize(out)
+    assert {name: (out / name).read_bytes() for name in before} == before
+    contigs = pd.read_csv(virnucpro.summarize(out, reference="none").outputs.contigs, sep="\t")
+    assert (contigs.called_by == "model").all() and contigs.homology_probability.isna().all()
 
 
 def test_a_reference_that_is_not_there_is_told_before_anything_is_computed(folder):
@@ -129,7 +182,7 @@ def test_a_reference_that_is_not_there_is_told_before_anything_is_computed(folde
 
 def test_both_needs_proteins():
     with pytest.raises(UsageError, match="--call-by both: needs proteins"):
-        CallSettings(call_by="both")
+        CallSettings(call_by="both", reference="none")
 
 
 def test_shards_are_searched_when_they_are_joined(folder, runs):
@@ -144,8 +197,10 @@ def test_shards_are_searched_when_they_are_joined(folder, runs):
             reference=str(reference),
             **options,
         )
-    with pytest.raises(UsageError, match="give the same --reference"):
+    with pytest.raises(UsageError, match="name them with --reference DIR"):
         virnucpro.api.merge(shards, folder / "joined")
+    with pytest.raises(UsageError, match="give the same --reference"):
+        virnucpro.api.merge(shards, folder / "joined", reference="none")
     virnucpro.api.merge(shards, folder / "joined", reference=str(reference))
     virnucpro.predict(folder / "contigs.fna", folder / "one", reference=str(reference), **options)
     for name in ("contigs.tsv", "hits.tsv", "virus_summary.tsv"):

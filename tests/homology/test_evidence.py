@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 
 from virnucpro.homology.choice import LABELS
-from virnucpro.homology.evidence import FEATURES, Evidence, Weights, weigh
+from virnucpro.homology.evidence import Evidence, weigh
 from virnucpro.homology.reference import ProteinLabel, Reference
 from virnucpro.homology.search import Hits
 from virnucpro.homology.stretches import Proteins
+from virnucpro.homology.weights import FEATURES
 
 LABELLED = Reference(
     Proteins.join([b"M"] * len(LABELS)),
@@ -77,25 +78,3 @@ def test_the_kind_of_cell_and_plasmids():
     kinds = [LABELS[k] if k >= 0 else None for k in evidence.cellular_like]
     assert kinds == ["bacteria", "plasmid", "plasmid", None]
     assert evidence.plasmid_like.tolist() == [False, True, False, False]
-
-
-def test_weights_are_interpolated_between_lengths():
-    weights = Weights.from_json({"lengths": [100, 10_000], "weights": [[0, 1, 0], [4, 3, 0]]})
-    lengths = np.array([10, 100, 1000, 10_000, 10**7])
-    odds = weights.log_odds(np.ones((5, 2)), lengths)
-    assert odds.tolist() == pytest.approx([1, 1, 4, 7, 7])
-    assert Weights.from_json(weights.to_json()).log_odds(np.ones((5, 2)), lengths)[2] == odds[2]
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        {"lengths": [2, 1], "weights": [[0], [0]]},
-        {"lengths": [1], "weights": [[0], [0]]},
-        {"lengths": [1], "weights": [[float("nan")]]},
-        {"lengths": [1], "weights": [1]},
-    ],
-)
-def test_weights_that_are_none_are_refused(data):
-    with pytest.raises(ValueError, match="evidence weights"):
-        Weights.from_json(data)

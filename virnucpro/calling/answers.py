@@ -122,8 +122,8 @@ def assemble(
         windows = call_windows(frames.take(of_window), records, rules)
         frames = frames.take(~of_window)
     chunks = call_chunks(frames, records, rules)
-    joined = evidence.log_odds if evidence and settings.call_by == "both" else None
-    sequences = call_sequences(chunks, records, rules, calibration, prevalence, joined)
+    deciding = evidence if settings.call_by == "both" else None
+    sequences = call_sequences(chunks, records, rules, calibration, prevalence, deciding)
     if evidence:
         sequences.notes[evidence.evidence.plasmid_like] |= Note.plasmid_like.value
     limits = RegionLimits() if calibration is None else calibration.regions
@@ -155,12 +155,12 @@ def assemble(
         limits=limits,
         windows=windows,
         evidence=evidence,
-        called_by=settings.call_by,
+        called_by=settings.call_by or "model",
     )
 
 
 def _evidence(
-    inputs: Sequence[Mapping[str, object]], records: RecordColumns, choice: str
+    inputs: Sequence[Mapping[str, object]], records: RecordColumns, choice: str | None
 ) -> EvidenceColumns | None:
     """What the chosen reference proteins say; None where none are searched."""
     directory = find_reference(choice)

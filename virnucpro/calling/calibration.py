@@ -3,9 +3,10 @@ rate from it.
 
     {"method": "logistic", "features": ["intercept", "logit_score", ...], "coefficients": [...],
      "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5, "regions": {"opens": 0.65,
-     "stays": 0.45}}
+     "stays": 0.45}, "evidence": {"lengths": [500, ...], "weights": [[...], ...]}}
 
-`regions` may be absent.
+`regions` may be absent, and so may `evidence`: of each length the intercept and the weights of the
+log-odds of the score and of what known proteins say (homology/weights.py).
 
 Knows how to apply and to fit such a model with numpy alone; does not know where its data came from.
 """
@@ -21,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
+from virnucpro.homology.weights import FEATURES, Weights
 
 # scored sequences of a source below which its prevalence is not estimated
 FEWEST_FOR_PREVALENCE = 1000
@@ -41,9 +43,14 @@ def expit(x: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1.0 / (1.0 + np.exp(-np.clip(x, -700, 700)))
 
 
+def score_log_odds(score: ArrayLike) -> NDArray[np.float64]:
+    """Log-odds of scores, which are kept a little away from 0 and 1."""
+    return logit(np.clip(np.asarray(score, np.float64), SCORE_MARGIN, 1 - SCORE_MARGIN))
+
+
 BASE_FEATURES: dict[str, Callable[[Columns], NDArray[np.float64]]] = {
     "intercept": lambda c: np.ones(len(c["score"])),
-    "logit_score": lambda c: logit(np.clip(c["score"], SCORE_MARGIN, 1 - SCORE_MARGIN)),
+    "logit_score": lambda c: score_log_odds(c["score"]),
     "log_length": lambda c: np.log10(np.maximum(c["length"], 1.0)) - 3.0,  # 0 at 1,000 bases
     "scored_fraction": lambda c: c["scored_fraction"],
     "log_open_frames": lambda c: np.log1p(c["n_open_frames"]),
@@ -65,6 +72,7 @@ class Calibration:
     training_prevalence: float = 0.5
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     regions: RegionLimits = field(default_factory=RegionLimits)
+    evidence: Weights | None = None  # of the score's log-odds and the FEATURES of the search
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
@@ -86,6 +94,9 @@ class Calibration:
                 RegionLimits(
                     **{name: float(value) for name, value in data.get("regions", {}).items()}
                 ),
+                Weights.from_json(data["evidence"], 1 + len(FEATURES))
+                if "evidence" in data
+                else None,
             )
             calibration._check()
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -125,6 +136,7 @@ class Calibration:
             "ranges": {name: list(limits) for name, limits in self.ranges.items()},
             "training_prevalence": self.training_prevalence,
             "regions": {"opens": self.regions.opens, "stays": self.regions.stays},
+            **({} if self.evidence is None else {"evidence": self.evidence.to_json()}),
         }
 
     def probability(
@@ -133,17 +145,11 @@ class Calibration:
         length: ArrayLike,
         scored_fraction: ArrayLike,
         n_open_frames: ArrayLike,
-        prevalence: float | None = None,
     ) -> NDArray[np.float64]:
-        """P(virus) of each sequence, [n] each; at `prevalence` where given, else at the training
-        prevalence.
-        """
+        """P(virus) of each sequence, [n] each, at the training prevalence."""
         matrix = design(self.features, score, length, scored_fraction, n_open_frames, self.ranges)
         # not @: a BLAS product's last bit may depend on n
-        p = expit((matrix * self.coefficients).sum(axis=1))
-        return (
-            p if prevalence is None else shift_prevalence(p, self.training_prevalence, prevalence)
-        )
+        return expit((matrix * self.coefficients).sum(axis=1))
 
 
 def design(
@@ -171,10 +177,14 @@ def design(
     )
 
 
-def shift_prevalence(p: NDArray[np.float64], trained: float, wanted: float) -> NDArray[np.float64]:
-    """Probabilities at another prevalence: prior odds are exchanged, the evidence stays (Saerens et
-    al. 2002, eq. 2).
+def shift_prevalence(
+    p: NDArray[np.float64], trained: float, wanted: float | None
+) -> NDArray[np.float64]:
+    """Probabilities at another prevalence, where one is wanted: prior odds are exchanged, the
+    evidence stays (Saerens et al. 2002, eq. 2).
     """
+    if wanted is None:
+        return p
     odds_ratio = (wanted / (1 - wanted)) / (trained / (1 - trained))
     return p * odds_ratio / (p * odds_ratio + (1 - p))
 

@@ -7,16 +7,17 @@ torch.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.calling.calibration import (
-    SCORE_MARGIN,
     Calibration,
     expit,
     fdr_by_source,
-    logit,
+    score_log_odds,
+    shift_prevalence,
 )
 from virnucpro.calling.columns import (
     Call,
@@ -30,6 +31,9 @@ from virnucpro.calling.columns import (
 from virnucpro.models.encoders import ENCODERS, longest_protein
 from virnucpro.sequences.chunks import Spans, all_spans, all_windows
 from virnucpro.settings import STRETCHES, CallPoints
+
+if TYPE_CHECKING:
+    from virnucpro.calling.evidence import EvidenceColumns
 
 EVIDENCE_LENGTH = 3000  # bases from which on a sequence must show more than one scored chunk
 EVIDENCE_CHUNKS = 2
@@ -180,7 +184,7 @@ def call_sequences(
     rules: CallRules,
     calibration: Calibration | None = None,
     prevalence: float | None = None,
-    evidence_odds: NDArray[np.float64] | None = None,
+    evidence: EvidenceColumns | None = None,
 ) -> SequenceColumns:
     """Every sequence's score, call and notes (all but the note on regions, which `regions` adds).
 
@@ -188,8 +192,7 @@ def call_sequences(
     the fdr. Without it a sequence's call never depends on its company, and only the fdr uses a
     prevalence estimated from each source.
 
-    `evidence_odds` [records]: log-odds of what known proteins say, added to the network's where
-    there are any; a network without a calibration enters by its score.
+    `evidence`: what known proteins say, where the call is to be made of both.
     """
     n, n_chunks = len(records), records.n_chunks
     n_scored, virus_score, max_chunk_score = _scores(chunks, n)
@@ -206,13 +209,15 @@ def call_sequences(
             records.length[has_score],
             scored_fraction[has_score],
             n_open_frames[has_score],
-            prevalence=prevalence,
         )
     probability = model_probability
-    if evidence_odds is not None:
+    if evidence is not None:
         network = virus_score if calibration is None else model_probability
-        probability = _joined_with_evidence(network, evidence_odds)
-    calibrated = calibration is not None or evidence_odds is not None
+        probability = _with_evidence(virus_score, network, records.length, calibration, evidence)
+    calibrated = calibration is not None or evidence is not None
+    model_probability, probability = (
+        shift_prevalence(p, trained, prevalence) for p in (model_probability, probability)
+    )
     if calibrated:
         fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence)
     little = (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
@@ -236,12 +241,20 @@ def call_sequences(
     )
 
 
-def _joined_with_evidence(
-    network: NDArray[np.float64], evidence_odds: NDArray[np.float64]
+def _with_evidence(
+    score: NDArray[np.float64],
+    network: NDArray[np.float64],
+    length: NDArray[np.int64],
+    calibration: Calibration | None,
+    evidence: EvidenceColumns,
 ) -> NDArray[np.float64]:
-    """The network's probability with the log-odds of known proteins added, where there are any."""
-    network = np.clip(network, SCORE_MARGIN, 1 - SCORE_MARGIN)
-    return expit(logit(network) + np.nan_to_num(evidence_odds))
+    """The probability by both: with the weights of the bundle, which take the score [n]; without
+    any the log-odds of the hits are added to those of `network` [n], its probability or its score.
+    """
+    if calibration is not None and calibration.evidence is not None:
+        columns = np.column_stack([score_log_odds(score), evidence.evidence.features])
+        return expit(calibration.evidence.log_odds(columns, length))
+    return expit(score_log_odds(network) + np.nan_to_num(evidence.log_odds))
 
 
 def _scores(

@@ -7,7 +7,6 @@ them in a call.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -17,15 +16,15 @@ from numpy.typing import NDArray
 
 from virnucpro.calling.columns import RecordColumns
 from virnucpro.errors import InputError
-from virnucpro.homology.evidence import REPORTED_E, Evidence, Weights, weigh
+from virnucpro.homology.evidence import REPORTED_E, Evidence, weigh
 from virnucpro.homology.reference import Reference
 from virnucpro.homology.search import Hits, search
 from virnucpro.homology.topology import topology
+from virnucpro.homology.weights import search_weights
 from virnucpro.sequences.reader import RecordReader, UnreadableInput
 
 BATCH = 2_000_000  # bases that are searched at once
 MOST_WRITTEN = 25  # hits of a sequence in hits.tsv
-WEIGHTS = Path(__file__).parents[1] / "homology" / "weights.json"
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,7 @@ def search_inputs(
     none = weigh(_no_hits(), np.ones(n, np.int64), reference)
     evidence = _spread(none, parts, np.array(rows, np.int64))
     odds = np.full(n, np.nan)
-    weights = Weights.from_json(json.loads(WEIGHTS.read_text())["search"])
-    odds[rows] = weights.log_odds(evidence.features[rows], records.length[rows])
+    odds[rows] = search_weights().log_odds(evidence.features[rows], records.length[rows])
     return EvidenceColumns(reference, evidence, odds, ends, _joined(hits))
 
 

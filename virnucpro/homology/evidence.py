@@ -7,9 +7,8 @@ any sequence.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any
 
 import numpy as np
 from numba import njit
@@ -18,14 +17,6 @@ from virnucpro.homology.choice import LABELS
 from virnucpro.homology.reference import Reference
 from virnucpro.homology.search import LEAST_BITS, Hits
 
-FEATURES = (
-    "best_viral",
-    "best_cellular",
-    "viral_per_kb",
-    "cellular_per_kb",
-    "sign_of_difference",
-    "difference",
-)
 SCALE = 10.0  # bits over the least that count about linearly; more count by their logarithm
 REPORTED_E = 1e-3  # E value of hits that are counted and written
 CELLULAR = tuple(label for label in LABELS if label != "viral")
@@ -36,7 +27,7 @@ PLASMID_SHARE = 0.5  # of the cellular score, from which on a sequence is like a
 class Evidence:
     """One entry a sequence; [N] each."""
 
-    features: np.ndarray  # float64 [N, FEATURES]
+    features: np.ndarray  # float64 [N, FEATURES], see weights.py
     lead: np.ndarray  # float64: bits of the best viral over the best other hit, each at least 30
     closest_virus: np.ndarray  # int32: row of the reference, -1 without a hit
     closest_identity: np.ndarray  # float64: identical among aligned columns; NaN without a hit
@@ -137,37 +128,3 @@ def _summed(sequence, start, end, excess, kind, best, total):
             taken[n] = i
             n += 1
             total[s, k] += excess[i]
-
-
-@dataclass(frozen=True)
-class Weights:
-    """A logistic model of P(virus) by length: of each fitted length (bases, ascending) the
-    intercept and a weight a feature; between two lengths the log-odds are interpolated.
-    """
-
-    lengths: tuple[int, ...]
-    weights: np.ndarray  # float64 [lengths, 1 + features]
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Weights:
-        """Errors: ValueError where it is no such model."""
-        lengths = tuple(int(x) for x in data["lengths"])
-        weights = np.array(data["weights"], np.float64)
-        if list(lengths) != sorted(set(lengths)) or weights.ndim != 2:
-            raise ValueError("the evidence weights are not a row a length")
-        if len(weights) != len(lengths) or not np.isfinite(weights).all():
-            raise ValueError("the evidence weights are not numbers, a row a length")
-        return cls(lengths, weights)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as `bundle.json` has them."""
-        return {"lengths": list(self.lengths), "weights": self.weights.round(5).tolist()}
-
-    def log_odds(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        """float64 [N] of `features` [N, F] of sequences of so many bases."""
-        at = np.log(np.clip(lengths, self.lengths[0], self.lengths[-1]))
-        rows = np.column_stack(
-            [np.interp(at, np.log(self.lengths), column) for column in self.weights.T]
-        )
-        # not @: a BLAS product's last bit may depend on N
-        return rows[:, 0] + (rows[:, 1:] * features).sum(axis=1)

@@ -20,12 +20,13 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from virnucpro.errors import Failure, StoreError, UsageError, escaped
 from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
-from virnucpro.homology.choice import find_reference, reference_checksum
+from virnucpro.homology.choice import SHIPPED_DIRECTORY, find_reference, reference_checksum
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.settings import (
     FEATURE_KINDS,
     FRAME_POLICIES,
     NO_REFERENCE,
+    SHIPPED,
     SHORTEST_CHUNK,
     CallPoints,
     CallSettings,
@@ -83,6 +84,11 @@ class ModelRecord:
     classifier: str = ""
     directories: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def weighs_evidence(self) -> bool:
+        """As of a bundle."""
+        return "evidence" in (self.calibration or {})
 
 
 @dataclass(frozen=True)
@@ -162,14 +168,15 @@ def call_identity(call: CallSettings) -> Identity:
         "--prevalence": str(call.prevalence),
         "--table-format": call.table_format,
         **searched,
-        **({"--call-by": call.call_by} if searched else {}),
+        **({"--call-by": str(call.call_by)} if searched else {}),
     }
 
 
-def call_settings(identity: Identity, reference: str) -> CallSettings:
+def call_settings(identity: Identity, reference: str | None) -> CallSettings:
     """The settings that `call_identity` has put in words, of which it keeps the content of the
     reference proteins only. Errors: StoreError, UsageError where `reference` are others.
     """
+    reference = earlier_reference(identity, reference)
     try:
         points = CallPoints(float(identity["--min-score"]), float(identity["--relaxed"]))
         expected = identity["--prevalence"]
@@ -189,6 +196,23 @@ def call_settings(identity: Identity, reference: str) -> CallSettings:
             f"--reference {reference}: not what the run was started with; give {wanted}"
         )
     return settings
+
+
+def earlier_reference(identity: Identity, given: str | None) -> str:
+    """The proteins that a run of these call settings is called with again: the `given` ones, else
+    its own. Raises UsageError where those cannot be known.
+    """
+    checksum = identity.get("--reference")
+    if given is not None:
+        return given
+    if checksum is None:
+        return NO_REFERENCE
+    if checksum != reference_checksum(SHIPPED_DIRECTORY):
+        raise UsageError(
+            "the run searched other proteins than those of this version; name them with"
+            " --reference DIR"
+        )
+    return SHIPPED
 
 
 def write_record(outputs: Outputs, record: RunRecord) -> None:

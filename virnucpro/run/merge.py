@@ -23,7 +23,6 @@ from virnucpro.run.shards import JoinedRows, Shard, join_shards, read_shards
 from virnucpro.run.state import SHARD, WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameIds
-from virnucpro.settings import NO_REFERENCE
 from virnucpro.summary import run_inputs_of
 
 log = logging.getLogger(__name__)
@@ -34,10 +33,10 @@ def merge(
     output_dir: Path,
     partial_ok: bool = False,
     force: bool = False,
-    reference: str = NO_REFERENCE,
+    reference: str | None = None,
 ) -> Result:
     """Write to `output_dir` what one run over all the shards in `directories` would have written.
-    reference: the proteins that the shards were started with.
+    reference: the proteins that the shards were started with, where those are no shipped ones.
 
     Errors: UsageError; StoreError where the shards are not whole, not all, or not of one run.
     """

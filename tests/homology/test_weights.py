@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from virnucpro.homology.weights import FEATURES, Weights, search_weights
+
+
+def test_weights_are_interpolated_between_lengths():
+    weights = Weights.from_json({"lengths": [100, 10_000], "weights": [[0, 1, 0], [4, 3, 0]]}, 2)
+    lengths = np.array([10, 100, 1000, 10_000, 10**7])
+    odds = weights.log_odds(np.ones((5, 2)), lengths)
+    assert odds.tolist() == pytest.approx([1, 1, 4, 7, 7])
+    again = Weights.from_json(weights.to_json(), 2)
+    assert again.log_odds(np.ones((5, 2)), lengths)[2] == odds[2]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"lengths": [2, 1], "weights": [[0, 0], [0, 0]]},
+        {"lengths": [], "weights": []},
+        {"lengths": [0], "weights": [[0, 0]]},
+        {"lengths": [1], "weights": [[0, 0], [0, 0]]},
+        {"lengths": [1], "weights": [[0, 0, 0]]},
+        {"lengths": [1], "weights": [[0, float("nan")]]},
+        {"lengths": [1], "weights": [[0, 1e9]]},
+        {"lengths": [1], "weights": [1]},
+    ],
+)
+def test_weights_that_are_none_are_refused(data):
+    with pytest.raises(ValueError, match="evidence weight"):
+        Weights.from_json(data, 1)
+
+
+def test_the_search_alone_has_weights():
+    none = search_weights().log_odds(np.zeros((1, len(FEATURES))), np.array([1000]))
+    assert -2 < none[0] < 0  # without any hit a cell is likelier

@@ -1,0 +1,66 @@
+"""Evidence to log-odds: logistic models by length, kept as data. numpy alone: a bundle with such
+weights is read without the search.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+FEATURES = (
+    "best_viral",
+    "best_cellular",
+    "viral_per_kb",
+    "cellular_per_kb",
+    "sign_of_difference",
+    "difference",
+)
+LARGEST_WEIGHT = 1e6  # fitted ones are below 10
+MOST_LENGTHS = 32
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A logistic model of P(virus) by length: of each fitted length (bases, ascending) the
+    intercept and a weight a feature; between two lengths the log-odds are interpolated.
+    """
+
+    lengths: tuple[int, ...]
+    weights: tuple[tuple[float, ...], ...]  # [lengths, 1 + features]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], features: int) -> Weights:
+        """The model of so many features. Errors: ValueError where it is no such model."""
+        lengths = tuple(int(x) for x in data["lengths"])
+        weights = np.array(data["weights"], np.float64)
+        if not 0 < len(lengths) <= MOST_LENGTHS or list(lengths) != sorted(set(lengths)):
+            raise ValueError("the lengths of the evidence weights do not rise")
+        if lengths[0] < 1 or weights.shape != (len(lengths), 1 + features):
+            raise ValueError(f"the evidence weights are not {1 + features} numbers a length")
+        if not (np.abs(weights) <= LARGEST_WEIGHT).all():
+            raise ValueError("an evidence weight is no number, or larger than any that is fitted")
+        return cls(lengths, tuple(map(tuple, weights.tolist())))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as `bundle.json` has them."""
+        return {"lengths": list(self.lengths), "weights": [list(row) for row in self.weights]}
+
+    def log_odds(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """float64 [N] of `features` [N, F] of sequences of so many bases."""
+        at = np.log(np.clip(lengths, self.lengths[0], self.lengths[-1]))
+        rows = np.column_stack(
+            [np.interp(at, np.log(self.lengths), column) for column in np.transpose(self.weights)]
+        )
+        # not @: a BLAS product's last bit may depend on N
+        return rows[:, 0] + (rows[:, 1:] * features).sum(axis=1)
+
+
+def search_weights() -> Weights:
+    """Those of the search alone, without a network: `homology_probability`."""
+    data = json.loads((Path(__file__).parent / "weights.json").read_text())
+    return Weights.from_json(data, len(FEATURES))
