@@ -56,7 +56,7 @@ install() {
     {
         "${pip[@]}" -r "$repo/requirements.txt" &&
             if [ "$kind" = test ]; then
-                "${pip[@]}" -r "$repo/requirements.txt" -e "${repo}[test,workflows]"
+                "${pip[@]}" -r "$repo/requirements.txt" -e "${repo}[test,workflows,docs]"
             else
                 "${pip[@]}" --no-deps -e "$repo"
             fi

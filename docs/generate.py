@@ -8,16 +8,22 @@ A part lies between `<!-- made from NAME -->` and `<!-- end -->`; NAME is a key 
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
-from collections.abc import Callable
-from dataclasses import fields
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
 
+import typer
+from typer.models import ArgumentInfo
+
+from virnucpro import cli
 from virnucpro.reporting.columns import TABLES
 from virnucpro.reporting.outputs import FILES
 from virnucpro.reporting.values import Table
-from virnucpro.settings import CALLS, DEVICES, INPUTS, MODEL, RUN, Options, flag, words
+from virnucpro.settings import flag
 
 DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- made from (.+?) -->\n).*?(<!-- end -->)", re.S)
@@ -36,24 +42,61 @@ def files() -> str:
 
 
 def options() -> str:
-    """The options of `predict`, by the panels of its help."""
-    rows = []
-    panels: dict[str, list[str]] = {panel: [] for panel in (INPUTS, MODEL, DEVICES, RUN, CALLS)}
-    known = words(Options)
-    for one in fields(Options):
-        meaning = one.metadata["option"]
-        names = ", ".join(f"`{name}`" for name in meaning.names or [flag(one.name)])
-        names += " " + " / ".join(known.get(one.name, [meaning.metavar or ""]))
-        default = "" if one.default is None or one.default is False else f"`{one.default}`"
-        panels[meaning.panel].append(f"| {names.strip()} | {default} | {meaning.help} |")
+    """Every command with its arguments and options, in the words of its help."""
+    return "\n" + "\n".join(_commands(cli.app, ("virnucpro",)))
+
+
+def _commands(app: typer.Typer, words: tuple[str, ...]) -> Iterator[str]:
+    for one in app.registered_commands:
+        name = one.name or one.callback.__name__
+        said = one.help or one.callback.__doc__ or ""
+        yield f"## {' '.join((*words, name))}\n\n{_wrapped(_plain(said))}\n"
+        yield from _parameters(one.callback)
+    for group in app.registered_groups:
+        yield from _commands(group.typer_instance, (*words, group.name))
+
+
+def _parameters(callback: Callable[..., None]) -> Iterator[str]:
+    """A list for each panel of the command's help."""
+    panels: dict[str, list[str]] = {}
+    for one in inspect.signature(callback, eval_str=True).parameters.values():
+        kind, info = get_args(one.annotation)
+        if info.help and not info.hidden:
+            panels.setdefault(info.rich_help_panel or "", []).append(_entry(one, kind, info))
     for panel, lines in panels.items():
-        rows += [f"| **{panel}** | | |", *lines]
-    return "\n".join(["| option | default | meaning |", "|---|---|---|", *rows]) + "\n"
+        yield (f"**{panel}**\n\n" if panel else "") + "\n".join(lines) + "\n"
+
+
+def _entry(one: inspect.Parameter, kind: Any, info: Any) -> str:
+    """The line of an option. info: typer's OptionInfo or ArgumentInfo."""
+    if isinstance(info, ArgumentInfo):
+        shown = f"`{info.metavar}`"
+    else:
+        # of `Option("-o", "--output-dir")` typer takes the first word for a default
+        names = [info.default] if isinstance(info.default, str) else []
+        names += info.param_decls or ([] if names else [flag(one.name)])
+        shown = ", ".join(f"`{name}`" for name in names)
+        known = [k for k in (kind, *get_args(kind)) if get_origin(k) is Literal]
+        shown += f" {' / '.join(get_args(known[0])) if known else info.metavar or ''}".rstrip()
+    default = one.default
+    usual = default not in (None, False, "", inspect.Parameter.empty) and default is not True
+    more = f" Default: `{default}`." if usual and "Default" not in info.help else ""
+    return _wrapped(f"- {shown}: {_plain(info.help)}{more}", "  ")
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _wrapped(text: str, indent: str = "") -> str:
+    return textwrap.fill(
+        text, 116, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 PARTS: dict[str, Callable[[], str]] = {
     "the files": files,
-    "the options of predict": options,
+    "the options of all commands": options,
 } | {
     f"the columns of {table.name}": lambda table=table: columns(table)
     for table in TABLES
@@ -69,11 +112,11 @@ def filled(text: str) -> str:
 def main() -> int:
     """Write or check all pages."""
     stale = [
-        path for path in sorted(DOCS.glob("*.md")) if filled(path.read_text()) != path.read_text()
+        path for path in sorted(DOCS.rglob("*.md")) if filled(path.read_text()) != path.read_text()
     ]
     for path in stale:
         if "--check" in sys.argv[1:]:
-            print(f"{path.name}: not what the code says; run: python docs/generate.py")
+            print(f"{path.relative_to(DOCS)}: not what the code says; run: python docs/generate.py")
         else:
             path.write_text(filled(path.read_text()))
     return int(bool(stale) and "--check" in sys.argv[1:])

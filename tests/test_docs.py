@@ -1,5 +1,5 @@
 """The documentation's commands: ```bash blocks run here, in order; ```sh blocks, which need GPUs, a
-network or hours, must parse.
+network or hours, must parse. The Python runs too, and the site is built.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from command import GOLDEN, environment
 from virnucpro import cli
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 DOCUMENTED = ("docs", "examples", "recipes", "benchmarks")
 NOT_OURS = ("./run.sh", "cd ", "export ", "git ", "pip ", "python3 -m venv", ".venv/bin/pip")
 MINI = ROOT / "virnucpro" / "models" / "mini"
@@ -53,6 +53,8 @@ def place(tmp_path, monkeypatch) -> Path:
     with gzip.open(tmp_path / "reads.fastq.gz", "wt") as file:
         sequence = "".join(records[0].splitlines()[1:])
         file.write(f"@read\n{sequence}\n+\n{'I' * len(sequence)}\n")
+    (tmp_path / "proteins.faa").write_text(">one\nMKVLAAGIVGLCAKWPRND\n>two\nMSTAVLENPGLGRKLSDFG\n")
+    (tmp_path / "proteins.tsv").write_text("protein\tlabel\none\tviral\ntwo\tbacteria\n")
     (tmp_path / "genomes").mkdir()
     (tmp_path / "genomes" / "one.fa").write_text(f">{records[2]}")
     shutil.copytree(MINI, tmp_path / "my_bundle")
@@ -77,11 +79,11 @@ def place(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if commands(page, "bash")], ids=lambda page: page.name
-)
-def test_commands_run(page, place, capfd):
-    for line in commands(page, "bash"):
+def test_commands_run(place, capfd):
+    """Those of all pages in one place, each once."""
+    lines = dict.fromkeys(line for page in PAGES for line in commands(page, "bash"))
+    assert len(lines) > 30
+    for line in lines:
         words = own_words(line)
         code = (
             cli.run(words)
@@ -112,20 +114,42 @@ def test_other_commands_parse(page):
                 context = command.make_context(name, rest, parent=context)
 
 
-def test_the_python_of_usage_runs(place):
+def python(page: Path) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+
+
+def test_the_python_runs(place, capsys):
     """And that of OUTPUTS on what it left; the pandas one there is run beside the tables."""
-    usage, outputs = ((ROOT / "docs" / name).read_text() for name in ("USAGE.md", "OUTPUTS.md"))
     found: dict = {}
-    exec(compile(re.search(r"```python\n(.*?)```", usage, re.S)[1], "USAGE.md", "exec"), found)
+    for block in python(ROOT / "docs" / "how" / "from-python.md"):
+        exec(compile(block, "from-python.md", "exec"), found)
     assert len(found["ids"]) == len(found["features"]) and len(found["table"]) == 4
+    assert "no_such_file.fna: cannot be opened" in capsys.readouterr().out
     os.chdir("results")
-    exec(
-        compile(
-            re.search(r"```python\n(import torch.*?)```", outputs, re.S)[1], "OUTPUTS.md", "exec"
-        ),
-        found,
+    (features,) = (block for block in python(ROOT / "docs" / "OUTPUTS.md") if "torch" in block)
+    exec(compile(features, "OUTPUTS.md", "exec"), found)
+    assert found["features"]["ids"] == list(found["ids"])
+    (joined,) = python(ROOT / "docs" / "how" / "downstream.md")
+    exec(compile(joined, "downstream.md", "exec"), found)
+    assert len(found["both"]) == 4
+
+
+def test_the_site_is_built(tmp_path, monkeypatch):
+    """Strictly: every page is in its list, every link and anchor leads somewhere; and nothing on it
+    is fetched from elsewhere.
+    """
+    config = pytest.importorskip("mkdocs.config").load_config
+    build = pytest.importorskip("mkdocs.commands.build").build
+    monkeypatch.chdir(ROOT)
+    build(config("mkdocs.yml", site_dir=str(tmp_path / "site"), strict=True))
+    files = [path for path in (tmp_path / "site").rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 5_000_000
+    foreign = re.compile(
+        r"<(?:script|img|iframe)[^>]+src=\"?https?:|<link[^>]+stylesheet[^>]+https?:"
     )
-    assert found["features"]["ids"] == found["ids"]
+    pages = [path for path in files if path.suffix == ".html"]
+    assert len(pages) > 25
+    assert [path.name for path in pages if foreign.search(path.read_text())] == []
 
 
 def anchors(page: Path) -> set[str]:

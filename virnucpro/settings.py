@@ -1,7 +1,7 @@
 """What a run is asked to do, as plain data, checked once.
 
 An option is one field of `Options`: the command line, the Python interface and the table in
-docs/USAGE.md are made from it. Does not know how options are parsed or carried out.
+docs/reference/options.md are made from it. Does not know how options are parsed or carried out.
 """
 
 from __future__ import annotations
