@@ -49,7 +49,7 @@ def options() -> str:
 def _commands(app: typer.Typer, words: tuple[str, ...]) -> Iterator[str]:
     for one in app.registered_commands:
         name = one.name or one.callback.__name__
-        said = one.help or one.callback.__doc__ or ""
+        said = (one.help or one.callback.__doc__ or "").partition("\b")[0]
         yield f"## {' '.join((*words, name))}\n\n{_wrapped(_plain(said))}\n"
         yield from _parameters(one.callback)
     for group in app.registered_groups:

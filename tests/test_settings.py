@@ -10,6 +10,7 @@ import typer
 from virnucpro import cli
 from virnucpro.errors import UsageError
 from virnucpro.settings import Options
+from virnucpro.training import settings as training
 
 GIVEN = {
     "output_dir": "out dir",
@@ -88,3 +89,13 @@ def test_no_command_takes_another_option_of_the_same_name():
     for command in group.commands.values():
         names = [name for parameter in command.params for name in parameter.opts]
         assert len(names) == len(set(names))
+
+
+def test_every_option_is_explained():
+    """In a sentence, not in one word."""
+    for part in (Options, *(s for s in vars(training).values() if hasattr(s, "__post_init__"))):
+        for one in fields(part):
+            said = one.metadata["option"]
+            assert said.hidden or (len(said.help.split()) >= 4 and said.help.endswith(".")), (
+                one.name
+            )

@@ -83,12 +83,18 @@ class Inputs:
     """What `predict` reads."""
 
     inputs: list[str] | None = argument(
-        "FASTA or FASTQ, also gz, bz2, xz, zst; a directory of such; - for standard input.",
+        "FASTA or FASTQ files, also compressed (gz, bz2, xz, zst); directories of such files; - for"
+        " standard input.",
         "INPUT",
         None,
     )
     more_inputs: list[str] | None = option(
-        None, "The same, repeatable.", "-i", "--input", panel=INPUTS
+        None,
+        "An input, as INPUT; may be given more than once.",
+        "-i",
+        "--input",
+        panel=INPUTS,
+        metavar="PATH",
     )
 
 
@@ -151,12 +157,16 @@ OBSOLETE = (
 class Finished:
     """What `summarize` starts from."""
 
-    directory: Path = argument("Output directory of a finished predict.", "DIR")
-    classifier: Path | None = option(None, "Another classifier: .safetensors or .pth.")
+    directory: Path = argument("The output directory of a finished `predict`.", "DIR")
+    classifier: Path | None = option(
+        None,
+        "Use another classifier: a .safetensors file, or the original program's .pth.",
+        metavar="FILE",
+    )
     output_dir: Path | None = option(
         None, "Write here and leave DIR as it is.", "-o", "--output-dir", metavar="OUT"
     )
-    force: bool = option(False, "Replace what is in OUT.", "--force")
+    force: bool = option(False, "Replace the results that are in OUT.", "--force")
 
 
 OF_SUMMARIZE = (
@@ -175,7 +185,17 @@ OF_SUMMARIZE = (
 
 
 def predict(inputs: Inputs, legacy: LegacyOptions, given: Options) -> None:
-    """Say for every sequence whether it is viral."""
+    """Say for every sequence whether it is viral.
+
+    \b
+    virnucpro predict contigs.fna                     into contigs_virnucpro/
+    virnucpro predict reads.fastq.gz genomes/ -o out  several inputs, one result
+    virnucpro predict contigs.fna --min-length 1000   skip short sequences
+    virnucpro predict contigs.fna --conservative      fewer false positives
+    virnucpro predict --samplesheet samples.tsv       many samples
+
+    Given again, a command continues its unfinished run.
+    """
     from virnucpro import api
     from virnucpro.launch import code_for_launcher, read_world
 
@@ -223,9 +243,9 @@ def demo(settings: Demo) -> None:
 
 
 def summarize(finished: Finished, options: Options) -> None:
-    """Call again from stored features.
+    """Write the results of a run again, with other thresholds or another classifier.
 
-    Other thresholds, another classifier; nothing is embedded again.
+    Nothing is embedded again: seconds, not hours.
     """
     from virnucpro import api
 
@@ -242,21 +262,23 @@ def summarize(finished: Finished, options: Options) -> None:
 class Shards:
     """What `merge` reads and where it writes."""
 
-    directories: list[Path] = argument("The directories of predict --shard i/n.", "DIR")
-    output_dir: Path = option(MISSING, "Where the results go.", "-o", "--output-dir")
+    directories: list[Path] = argument(
+        "The output directories of `predict --shard i/n`, all n of them.", "DIR"
+    )
+    output_dir: Path = option(MISSING, "Where the results go.", "-o", "--output-dir", metavar="DIR")
     partial_ok: bool = option(
         False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok"
     )
-    force: bool = option(False, "Replace the results in there.", "--force")
+    force: bool = option(False, "Replace the results that are there.", "--force")
     reference: str | None = option(
-        None, "That of the shards, where they were started with another than usual.", metavar="DIR"
+        None, "The --reference that the shards were started with, if any.", metavar="DIR"
     )
-    quiet: bool = option(False, "No summary.", "-q", "--quiet")
-    verbose: bool = option(False, "Debug log, tracebacks.", "-v", "--verbose")
+    quiet: bool = option(False, "Print no summary.", "-q", "--quiet")
+    verbose: bool = option(False, "Log everything, and tracebacks of errors.", "-v", "--verbose")
 
 
 def merge(shards: Shards) -> None:
-    """Join the shards of an array job: the results of one run."""
+    """Join the results of an array job (predict --shard i/n) to those of one run."""
     from virnucpro import api
 
     console_logging(shards.verbose, shards.quiet, True)

@@ -195,84 +195,159 @@ class Options:
     """The options of `virnucpro predict`."""
 
     output_dir: Path | str | None = option(
-        None, "Default: {first input}_virnucpro.", "-o", "--output-dir", panel=INPUTS
+        None,
+        "Where the results go. Default: {first input}_virnucpro in the current directory.",
+        "-o",
+        "--output-dir",
+        panel=INPUTS,
+        metavar="DIR",
     )
     samplesheet: Path | str | None = option(
         None,
-        "Many samples, a directory each: a table with the columns sample, file and file2.",
+        "Many samples, each with a directory of its own: a table with the columns sample, file and,"
+        " for a second file, file2.",
         panel=INPUTS,
-        metavar="TSV",
+        metavar="TABLE",
     )
     per_input: bool = option(
-        False, "Every input is a sample with a directory of its own.", "--per-input", panel=INPUTS
+        False,
+        "Take every input as a sample with a directory of its own.",
+        "--per-input",
+        panel=INPUTS,
     )
-    table_format: TableFormat = option("tsv", "Of contigs, chunks and frames.", panel=INPUTS)
-    features: FeatureKind = option("float32", "What merged_features.pt keeps.", panel=INPUTS)
-    min_length: int = option(0, "Skip shorter sequences (they are listed).", panel=INPUTS, min=0)
+    table_format: TableFormat = option(
+        "tsv", "Format of the tables contigs, chunks and frames.", panel=INPUTS
+    )
+    features: FeatureKind = option(
+        "float32",
+        "How merged_features.pt keeps the embeddings: in full, in half the space, or not at all."
+        " Scores are always kept.",
+        panel=INPUTS,
+    )
+    min_length: int = option(
+        0,
+        "Skip sequences shorter than this; they are listed as skipped.",
+        panel=INPUTS,
+        metavar="BASES",
+        min=0,
+    )
     stride: int | None = option(
         None,
-        "Search long sequences for regions in windows this many bases apart.",
+        "Look for virus-like regions of long sequences in windows that begin this many bases apart:"
+        " finer borders, more time. Default: chunk by chunk.",
         panel=INPUTS,
         metavar="BASES",
         min=1,
     )
     model: str | None = option(
         None,
-        "500, 300, mini, or a bundle directory. Default: the best installed.",
+        "500 or 300 (the published models, after `virnucpro models download`), mini (part of the"
+        " package), or a bundle directory. Default: the best one that is installed.",
         "-m",
         "--model",
         panel=MODEL,
+        metavar="MODEL",
     )
-    esm_model: str | None = option(None, "Replace ESM-2: hub id or directory.", panel=MODEL)
-    dna_model: str | None = option(None, "Replace DNABERT-S: hub id or directory.", panel=MODEL)
+    esm_model: str | None = option(
+        None,
+        "Use this ESM-2 instead of the model's: an id on the Hugging Face hub, or a directory.",
+        panel=MODEL,
+        metavar="MODEL",
+    )
+    dna_model: str | None = option(
+        None,
+        "Use this DNABERT-S instead of the model's: an id on the Hugging Face hub, or a directory.",
+        panel=MODEL,
+        metavar="MODEL",
+    )
     classifier: str | None = option(
-        None, "Replace the classifier: .safetensors or .pth.", panel=MODEL
+        None,
+        "Use this classifier instead of the model's: .safetensors, or the original program's .pth.",
+        panel=MODEL,
+        metavar="FILE",
     )
     chunk_length: int | None = option(
-        None, "Default: the model's.", panel=MODEL, min=SHORTEST_CHUNK
+        None,
+        "Cut sequences into chunks of this length. Default: what the model was trained with.",
+        panel=MODEL,
+        metavar="BASES",
+        min=SHORTEST_CHUNK,
     )
-    gpus: str | None = option(None, "all, none, or numbers such as 0,2.", panel=DEVICES)
-    num_processes: int | None = option(None, "Processes without GPUs.", panel=DEVICES)
+    gpus: str | None = option(
+        None,
+        "The GPUs to use: all, none, or numbers such as 0,2. Default: all.",
+        panel=DEVICES,
+        metavar="GPUS",
+    )
+    num_processes: int | None = option(
+        None,
+        "How many processes to start where no GPU is used. Default: 1.",
+        panel=DEVICES,
+        metavar="N",
+    )
     threads: int | None = option(
         None,
-        "CPU threads of a process. Default: OMP_NUM_THREADS, else the cores it may use.",
+        "CPU threads of each process. Default: OMP_NUM_THREADS, else all cores it may use.",
         panel=DEVICES,
+        metavar="N",
         min=1,
     )
     precision: Precision = option(
-        "auto", f"Of the encoders: {', '.join(PRECISIONS)}.", panel=DEVICES, metavar="TYPE"
+        "auto",
+        "Number format of the models: auto (bf16 or fp16 where the device computes it natively,"
+        " else fp32), bf16, fp16, fp32, or int8 (Hopper GPUs).",
+        panel=DEVICES,
+        metavar="FORMAT",
     )
     batch_size: int | None = option(
         None,
-        "Tokens in a batch; lower it when memory is short.",
+        "How many tokens (residues, or short words of bases) are computed at once. Give less, such"
+        " as 4096, when memory is short. Default: by device.",
         panel=DEVICES,
         metavar="TOKENS",
         min=1,
     )
-    compile: Compile = option("auto", "Own, faster encoder layers; off: plain ones.", panel=DEVICES)
+    compile: Compile = option(
+        "auto", "The program's own, faster model code; off: plain PyTorch.", panel=DEVICES
+    )
     resume: bool = option(
         False,
-        "Continue what is unfinished in the output directory, an older version's too. The default"
-        " when it is the same run.",
+        "Continue the unfinished run in the output directory, as the same command does by itself,"
+        " and import finished work of the original program from there.",
         "--resume",
         panel=RUN,
     )
-    force: bool = option(False, "Start over.", "--force", panel=RUN)
+    force: bool = option(
+        False,
+        "Remove results and unfinished work of the output directory first.",
+        "--force",
+        panel=RUN,
+    )
     checkpoint_dir: Path | str | None = option(
-        None, "Keep unfinished work here, so that a retry elsewhere finds it.", panel=RUN
+        None,
+        "Keep unfinished work here and not in the output directory, so that a retry with another"
+        " output directory continues it.",
+        panel=RUN,
+        metavar="DIR",
     )
     cache_dir: Path | str | None = option(
-        None, "Where tokenized frames are cached (VIRNUCPRO_CACHE).", panel=RUN
+        None,
+        "Keep prepared sequences here, for later runs on the same input. Default: VIRNUCPRO_CACHE,"
+        " else the cache of Hugging Face datasets.",
+        panel=RUN,
+        metavar="DIR",
     )
     no_cache: bool = option(
         False,
-        "Keep tokenized frames in the output directory while the run lasts, and not after.",
+        "Leave nothing in the cache: prepared sequences stay in the output directory, and go when"
+        " the run ends.",
         "--no-cache",
         panel=RUN,
     )
     shard: str | None = option(
         None,
-        "Embed only the i-th of n shards of the sequences; virnucpro merge joins them.",
+        "For array jobs: compute the i-th of n shares of the sequences; `virnucpro merge` joins"
+        " them.",
         panel=RUN,
         metavar="i/n",
     )
@@ -280,38 +355,54 @@ class Options:
         False, "Exit with 0 instead of 2 when some inputs failed.", "--partial-ok", panel=RUN
     )
     min_score: float | None = option(
-        None, "Score at or over which a sequence is virus (0.5).", panel=CALLS
+        None,
+        "Call a sequence virus from this score on, between 0 and 1. Default: 0.5.",
+        panel=CALLS,
+        metavar="SCORE",
     )
     conservative: bool = option(
-        False, "Virus from 0.8: fewer, surer.", "--conservative", panel=CALLS
+        False,
+        "Virus from 0.8 on: fewer false positives, fewer viruses.",
+        "--conservative",
+        panel=CALLS,
     )
-    relaxed: bool = option(False, "Virus from 0.3: more, less sure.", "--relaxed", panel=CALLS)
+    relaxed: bool = option(
+        False, "Virus from 0.3 on: more viruses, more false positives.", "--relaxed", panel=CALLS
+    )
     allow_short: bool = option(
         False,
-        "Call sequences shorter than half the model's length too.",
+        "Also call sequences shorter than half the model's chunk length: many false positives.",
         "--allow-short",
         panel=CALLS,
     )
     prevalence: float | None = option(
-        None, "Share of viral sequences you expect: moves probabilities and FDR.", panel=CALLS
+        None,
+        "The share of viral sequences that you expect, such as 0.05. Probabilities, and fdr (the"
+        " expected share of false calls), are computed for it.",
+        panel=CALLS,
+        metavar="SHARE",
     )
     reference: str | None = option(
         None,
-        "Known proteins to search too: shipped, none, or a directory of `virnucpro reference"
-        " build`. Default: shipped where the model weighs them (mini; takes half as long again),"
-        " else none.",
+        "Search known proteins too: shipped (those of the package), none, or a directory of"
+        " `virnucpro reference build`. Default: shipped where the model weighs them (mini; takes"
+        " half as long again), else none.",
         panel=CALLS,
         metavar="DIR",
     )
     call_by: CallBy | None = option(
         None,
-        "What decides: the model, or both model and search. Default: both where the model weighs"
-        " the search.",
+        "What decides: the model alone, or model and protein search. Default: both where the model"
+        " weighs the search.",
         panel=CALLS,
     )
-    quiet: bool = option(False, "No progress display.", "-q", "--quiet", panel=RUN)
+    quiet: bool = option(False, "Show no progress and no summary.", "-q", "--quiet", panel=RUN)
     verbose: bool = option(
-        False, "Debug log, GPU memory every 10 s, tracebacks.", "-v", "--verbose", panel=RUN
+        False,
+        "Log everything, GPU memory every 10 seconds, and tracebacks of errors.",
+        "-v",
+        "--verbose",
+        panel=RUN,
     )
 
     def __post_init__(self) -> None:

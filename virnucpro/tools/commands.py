@@ -113,15 +113,18 @@ def _reference_build(
         typer.Option(
             "--labels",
             metavar="TABLE",
-            help="Tab-separated, with columns protein, label and perhaps name, family, group.",
+            help="Table with tabs: the columns protein and label; also name, family, group.",
             show_default=False,
         ),
     ],
     output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="New.", show_default=False)
+        Path,
+        typer.Option(
+            "-o", "--output", metavar="DIR", help="The new reference.", show_default=False
+        ),
     ],
 ) -> None:
-    """Make a reference for predict --reference DIR from your own proteins."""
+    """Make a reference for `predict --reference DIR` of your own proteins."""
     from virnucpro.homology.build import build_from_files
 
     print(f"{output}: {build_from_files(proteins, labels, output)} proteins")
@@ -132,7 +135,7 @@ models = typer.Typer(help="List, download, import and verify models.")
 
 @models.command("list")
 def models_list() -> None:
-    """What is installed, and where."""
+    """List the models that are installed, and where."""
     from virnucpro.models.library import list_models
 
     rows = [("model", "state", "chunk", "where", "what")]
@@ -147,7 +150,11 @@ def models_download(
     name: Annotated[str, typer.Argument(metavar="NAME", help="500 or 300.", show_default=False)],
     to: Annotated[
         Path | None,
-        typer.Option("--to", metavar="DIR", help="Default: VIRNUCPRO_HOME, or ~/.cache/virnucpro."),
+        typer.Option(
+            "--to",
+            metavar="DIR",
+            help="Where the models are kept. Default: VIRNUCPRO_HOME, else ~/.cache/virnucpro.",
+        ),
     ] = None,
 ) -> None:
     """Fetch a published model, checked and converted once (11.8 GB to download and to keep; 20 GB
@@ -166,11 +173,14 @@ def models_import(
         typer.Argument(
             metavar="PATH",
             show_default=False,
-            help="The original's .pth, a .safetensors, or an encoder's directory.",
+            help="A classifier (.safetensors or .pth), or an encoder's directory.",
         ),
     ],
     name: Annotated[
-        str | None, typer.Option("--name", help="Of a classifier of your own; default: the file's.")
+        str | None,
+        typer.Option(
+            "--name", help="Name for a classifier of your own. Default: that of the file."
+        ),
     ] = None,
 ) -> None:
     """Take a model that was brought by other means; nothing in it is executed."""
@@ -212,13 +222,18 @@ def models_verify(
 cache = typer.Typer(help="List and clear the cache of tokenized frames.")
 CacheOption = Annotated[
     Path | None,
-    typer.Option("--cache-dir", metavar="DIR", help="Default: as for predict.", show_default=False),
+    typer.Option(
+        "--cache-dir",
+        metavar="DIR",
+        help="The cache. Default: that of predict.",
+        show_default=False,
+    ),
 ]
 
 
 @cache.command("list")
 def cache_list(cache_dir: CacheOption = None) -> None:
-    """The tables that runs have left, the longest unused first."""
+    """List what runs have left in the cache, the longest unused first."""
     from virnucpro.sequences.cache import cached_tables
     from virnucpro.sequences.table_cache import cache_root, user_place
 
@@ -239,12 +254,15 @@ def cache_clear(
     older_than: Annotated[
         str | None,
         typer.Option(
-            "--older-than", metavar="AGE", help="Unused for 30m, 12h, 7d ...", show_default=False
+            "--older-than",
+            metavar="AGE",
+            help="Only what was not used for 30m, 12h, 7d ...",
+            show_default=False,
         ),
     ] = None,
     cache_dir: CacheOption = None,
 ) -> None:
-    """Remove tables of tokenized frames; those that a run is reading stay."""
+    """Remove what runs have left in the cache, but nothing that a run is reading."""
     from virnucpro.sequences.cache import UNITS, cached_tables, remove_tables, seconds_of
     from virnucpro.sequences.table_cache import cache_root, user_place
 
@@ -259,10 +277,14 @@ def cache_clear(
 def doctor(
     directory: Annotated[
         Path | None,
-        typer.Argument(metavar="DIR", help="Where results would go.", show_default=False),
+        typer.Argument(
+            metavar="DIR",
+            help="Directory for results, to look at its disk. Default: the current one.",
+            show_default=False,
+        ),
     ] = None,
 ) -> None:
-    """Look this machine over. A verdict a line, and a fix where one is needed."""
+    """Check this machine: Python, GPU, memory, disk, models; and say how to mend what is wrong."""
     from virnucpro.tools.doctor import PROBLEM, check_all, worst
 
     checks = check_all(directory)
@@ -274,8 +296,10 @@ def doctor(
     raise typer.Exit(1 if worst(checks) == PROBLEM else 0)
 
 
-def citation(bibtex: Annotated[bool, typer.Option("--bibtex", help="As BibTeX.")] = False) -> None:
-    """What to cite."""
+def citation(
+    bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries.")] = False,
+) -> None:
+    """Say what to cite."""
     from virnucpro.tools import citation as works
 
     print(works.bibtex() if bibtex else works.text())
@@ -300,18 +324,26 @@ class BenchmarkSettings:
     model_shape: Literal["3B", "650M", "mini", "tiny"] = option(
         "3B", "Random weights of this shape."
     )
-    lengths: Literal["500bp", "reads", "mix"] = option("500bp", "Of the random sequences.")
-    precision: Precision = option("auto", "As for predict.", metavar="TYPE")
-    compile: Compile = option("auto", "As for predict.")
+    lengths: Literal["500bp", "reads", "mix"] = option(
+        "500bp", "Lengths of the random sequences: 500 bases, as reads, or mixed."
+    )
+    precision: Precision = option(
+        "auto", "Number format of the models, as for predict.", metavar="FORMAT"
+    )
+    compile: Compile = option("auto", "The program's own, faster model code; off: plain PyTorch.")
     against: Literal["original"] | None = option(
         None, "Run fair-esm in fp32 at 2,048 tokens a batch beside it."
     )
-    frames: int | None = option(None, "Sequences of the whole run.", min=1)
+    frames: int | None = option(
+        None, "How many sequences the whole run has. Default: by device.", metavar="N", min=1
+    )
     batch_tokens: int | None = option(
         None, "Tokens in a batch.", "--batch-size", metavar="TOKENS", min=512
     )
-    cpu: bool = option(False, "Measure the CPU, GPU or not.", "--cpu")
-    output: Path | None = option(None, "Also as JSON.", "-o", "--output", metavar="FILE")
+    cpu: bool = option(False, "Measure the CPU, also where there is a GPU.", "--cpu")
+    output: Path | None = option(
+        None, "Write the figures as JSON too.", "-o", "--output", metavar="FILE"
+    )
 
     def __post_init__(self) -> None:
         check_words(self)
@@ -320,7 +352,7 @@ class BenchmarkSettings:
 
 
 def _benchmark(settings: BenchmarkSettings) -> None:
-    """Measure this machine. The matrix-product ceiling, each encoder, and a whole run."""
+    """Measure this machine: its matrix products, each encoder, and a whole run."""
     from virnucpro.tools.benchmark import closing_lines, run_benchmark, table
 
     output = settings.output

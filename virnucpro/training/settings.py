@@ -22,25 +22,44 @@ def check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """Labelled genomes to training data, split by group."""
+    """Make training, validation and test data of labelled genomes; whole groups stay together."""
 
     labels: Path = argument(
-        "Columns file, label (virus or others); also record, group, category, split.", "LABELS.tsv"
+        "Table with the columns file and label (virus or others); if you like also record, group,"
+        " category and split.",
+        "LABELS.tsv",
     )
-    output: Path = option(Path("prepared"), "Where to write.", "-o", "--output-dir")
-    chunk_length: int = option(500, "Of the frames.")
+    output: Path = option(
+        Path("prepared"), "Where the data go.", "-o", "--output-dir", metavar="DIR"
+    )
+    chunk_length: int = option(
+        500, "Length of the chunks that frames.tsv describes.", metavar="BASES"
+    )
     frame_policy: str = option(
         "open",
-        "Of frames.tsv: as of the model that makes the features: open (500, 300), longest,"
-        " stretches (mini, bundles of train).",
+        "How frames.tsv takes frames; as the model does that will make the features: open (500,"
+        " 300), longest, or stretches (mini, bundles of `train`).",
+        metavar="POLICY",
     )
-    validation: float = option(0.1, "Share of the groups.")
-    test: float = option(0.15, "Share of the groups.")
-    genbank: list[Path] | None = option(None, "Annotation: keep frames within a CDS. Repeatable.")
+    validation: float = option(
+        0.1, "Share of the groups that is kept for validation.", metavar="SHARE"
+    )
+    test: float = option(0.15, "Share of the groups that is kept for the test.", metavar="SHARE")
+    genbank: list[Path] | None = option(
+        None,
+        "GenBank file with annotation: keep only frames within an annotated CDS. May be given more"
+        " than once.",
+        metavar="FILE",
+    )
     most_shared: float = option(
-        0.1, "Share of 21-mers that makes a record near-identical.", min=0, max=1
+        0.1,
+        "Remove training records that share more than this part of their 21-mers with a held-out"
+        " side.",
+        metavar="SHARE",
+        min=0,
+        max=1,
     )
-    seed: int = option(1, "", min=0)
+    seed: int = option(1, "Number that the split is drawn with.", metavar="N", min=0)
 
     def __post_init__(self) -> None:
         check_word("--frame-policy", self.frame_policy, FRAME_POLICIES)
@@ -55,40 +74,65 @@ class PrepareSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Train a classifier on stored features, or a whole small bundle."""
+    """Train a whole small bundle (PREPARED), or a classifier on stored features (--features)."""
 
     prepared: Path | None = argument(
-        "Directory of prepare: trains a whole small bundle.", "PREPARED", None
+        "Directory of `virnucpro prepare`; trains a whole small bundle.", "PREPARED", None
     )
-    output: Path = option(Path("trained"), "The bundle, or the classifier.", "-o", "--output-dir")
+    output: Path = option(
+        Path("trained"),
+        "Where the bundle or the classifier goes.",
+        "-o",
+        "--output-dir",
+        metavar="DIR",
+    )
     features: list[Path] | None = option(
-        None, "merged_features.pt of a run: trains a classifier on stored features. Repeatable."
+        None,
+        "merged_features.pt of a run on prepared sequences; trains a classifier. Give it once for"
+        " each side.",
+        metavar="FILE",
     )
-    frames: Path | None = option(None, "frames.tsv of prepare: the labels of the features.")
-    epochs: int = option(200, "Of the classifier, at most.", min=1)
-    batch_size: int = option(32, "Rows, of the classifier.", min=2)
+    frames: Path | None = option(
+        None, "frames.tsv of `prepare`, which has the labels of the features.", metavar="FILE"
+    )
+    epochs: int = option(200, "Classifier: passes over the data, at most.", metavar="N", min=1)
+    batch_size: int = option(32, "Classifier: rows in a batch.", metavar="N", min=2)
     learning_rate: float | None = option(
-        None, "Default: 2e-4 (classifier), 7e-4 (bundle).", min=1e-9, max=1
+        None,
+        "Learning rate. Default: 2e-4 (classifier), 7e-4 (bundle).",
+        metavar="RATE",
+        min=1e-9,
+        max=1,
     )
-    balance: bool = option(True, "Classes count the same.")
-    name: str = option("custom", "Of the bundle.")
-    size: str = option("mini", "Of the bundle: mini, small or tiny.")
-    chunk_length: int = option(500, "Of the bundle.", min=30)
-    frame_policy: str = option(STRETCHES, "Of the bundle: open, longest or stretches.")
+    balance: bool = option(True, "Viruses and others count the same, however many there are.")
+    name: str = option("custom", "Bundle: its name.", metavar="NAME")
+    size: str = option("mini", "Bundle: size of its networks: mini, small or tiny.", metavar="SIZE")
+    chunk_length: int = option(500, "Bundle: length of its chunks.", metavar="BASES", min=30)
+    frame_policy: str = option(
+        STRETCHES, "Bundle: how it takes frames: open, longest or stretches.", metavar="POLICY"
+    )
     proteins: tuple[Path, Path] | None = option(
-        None, "FASTA of more proteins for ESM-2 to learn from.", metavar="VIRAL CELLULAR"
+        None,
+        "Bundle: two FASTA files of more proteins to learn from, viral and cellular.",
+        metavar="VIRAL CELLULAR",
     )
-    minutes: float = option(60.0, "Of training the bundle, at most.", min=0.01, max=1e6)
-    steps: int = option(10**9, "Of training the bundle, at most.", min=1)
+    minutes: float = option(
+        60.0, "Bundle: time for the training.", metavar="MINUTES", min=0.01, max=1e6
+    )
+    steps: int | None = option(None, "Bundle: steps of the training, at most.", metavar="N", min=1)
     pretrain: float = option(
-        0.0, "Share of the time in which only masked tokens are learned.", min=0, max=1
+        0.0,
+        "Bundle: share of the time in which it learns to fill in masked tokens, without labels.",
+        metavar="SHARE",
+        min=0,
+        max=1,
     )
-    workers: int = option(4, "Processes that make batches.", min=0)
-    compile: bool = option(False, "Compiled encoders (GPU).")
+    workers: int = option(4, "Bundle: processes that make batches.", metavar="N", min=0)
+    compile: bool = option(False, "Bundle: compile the networks (needs a GPU).")
     resume: bool = option(
-        False, "Go on with the unfinished training in the output directory.", "--resume"
+        False, "Continue the unfinished training in the output directory.", "--resume"
     )
-    seed: int = option(1, "", min=0)
+    seed: int = option(1, "Number that everything random is drawn with.", metavar="N", min=0)
 
     def __post_init__(self) -> None:
         if (self.prepared is None) == (not self.features):
@@ -107,17 +151,39 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """How good a model is on groups it was not trained on."""
+    """Measure how good a model is on groups that it was not trained on."""
 
-    prepared: Path = argument("Directory of prepare.", "PREPARED")
-    model: str | None = option(None, "500, 300, mini, or a bundle directory.", "-m", "--model")
-    output: Path = option(Path("evaluation"), "Tables, plots and scores.", "-o", "--output-dir")
-    side: str = option("test", "test, validation or train.")
-    lengths: str = option("300, 500, 1000, 3000, 10000", "Of the contigs that are cut.")
-    per_group: int = option(100, "Contigs of a length from a group, at most.", min=1)
-    baselines: bool = option(True, "Length and GC, 6-mers, DIAMOND.")
-    draws: int = option(300, "Of groups, for the intervals.", min=0)
-    seed: int = option(1, "", min=0)
+    prepared: Path = argument("Directory of `virnucpro prepare`.", "PREPARED")
+    model: str | None = option(
+        None,
+        "500, 300, mini, or a bundle directory. Default: the best one that is installed.",
+        "-m",
+        "--model",
+        metavar="MODEL",
+    )
+    output: Path = option(
+        Path("evaluation"),
+        "Where tables, plots and scores go.",
+        "-o",
+        "--output-dir",
+        metavar="DIR",
+    )
+    side: str = option(
+        "test", "Which side of the split: test, validation or train.", metavar="SIDE"
+    )
+    lengths: str = option(
+        "300, 500, 1000, 3000, 10000", "Lengths of the contigs that are cut.", metavar="BASES"
+    )
+    per_group: int = option(
+        100, "How many contigs of a length to cut from a group, at most.", metavar="N", min=1
+    )
+    baselines: bool = option(
+        True, "Measure simple methods beside it: length and GC, 6-mers, a DIAMOND search."
+    )
+    draws: int = option(
+        300, "How often groups are drawn again, for the intervals.", metavar="N", min=0
+    )
+    seed: int = option(1, "Number that everything random is drawn with.", metavar="N", min=0)
 
     def __post_init__(self) -> None:
         check_word("--side", self.side, SPLITS)
@@ -133,14 +199,26 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """Make a bundle's scores probabilities. By sequences it was not trained on."""
+    """Make probabilities of a bundle's scores, by sequences that it was not trained on."""
 
-    bundle: Path = argument("A bundle directory; its bundle.json is written.", "BUNDLE")
-    labelled: Path = option(MISSING, "Directory of prepare.", "--labelled", metavar="PREPARED")
-    output: Path = option(Path("calibration"), "Contigs and their answers.", "-o", "--output-dir")
-    side: str = option("validation", "validation, test or train.")
-    per_group: int = option(100, "Contigs of a length from a group, at most.", min=1)
-    seed: int = option(1, "", min=0)
+    bundle: Path = argument("The bundle's directory; its bundle.json is changed.", "BUNDLE")
+    labelled: Path = option(
+        MISSING, "Directory of `virnucpro prepare`.", "--labelled", metavar="PREPARED"
+    )
+    output: Path = option(
+        Path("calibration"),
+        "Where the contigs and their answers go.",
+        "-o",
+        "--output-dir",
+        metavar="DIR",
+    )
+    side: str = option(
+        "validation", "Which side of the split: validation, test or train.", metavar="SIDE"
+    )
+    per_group: int = option(
+        100, "How many contigs of a length to cut from a group, at most.", metavar="N", min=1
+    )
+    seed: int = option(1, "Number that everything random is drawn with.", metavar="N", min=0)
 
     def __post_init__(self) -> None:
         check_word("--side", self.side, SPLITS)

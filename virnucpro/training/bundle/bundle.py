@@ -155,7 +155,7 @@ def train_rules(settings: TrainSettings) -> TrainRules:
 
     return TrainRules(
         seconds=settings.minutes * 60,
-        steps=settings.steps,
+        steps=settings.steps or 10**9,
         learning_rate=settings.learning_rate or LEARNING_RATE,
         dnabert_s_share=DNABERT_S_SHARE,
         pretrain=settings.pretrain,
