@@ -105,7 +105,7 @@ class TrainSettings:
         max=1,
     )
     balance: bool = option(True, "Viruses and others count the same, however many there are.")
-    name: str = option("custom", "Bundle: its name.", metavar="NAME")
+    name: str = option("custom", "Bundle: the name that it states.", metavar="NAME")
     size: str = option("mini", "Bundle: size of its networks: mini, small or tiny.", metavar="SIZE")
     chunk_length: int = option(500, "Bundle: length of its chunks.", metavar="BASES", min=30)
     frame_policy: str = option(
