@@ -186,6 +186,14 @@ def test_the_best_installed_answers(home, written, monkeypatch):
         resolve_bundle(ModelSettings())
 
 
+def test_the_small_model_does_not_answer_for_a_damaged_full_one(home, written):
+    shutil.copytree(written, home / "500")
+    (home / "500" / "bundle.json").write_text("{")
+    with pytest.raises(ModelError, match="500: the full model was brought here and is not whole"):
+        resolve_bundle(ModelSettings())
+    assert resolve_bundle(ModelSettings(model="mini"))[1].value == "mini"
+
+
 def test_a_model_that_is_not_there_says_what_to_bring(home):
     with pytest.raises(
         ModelError, match=r"models download 500.*facebook/esm2_t36_3B_UR50D.*500_model\.pth"

@@ -197,6 +197,28 @@ def test_damage_is_mended_and_nothing_else_fetched(hub: Hub, home: Path, name: s
     assert fetched == {SHARDS[0] if "00001" in name else name} - {"model.safetensors.index.json"}
 
 
+def test_a_damaged_bundle_is_listed_beside_the_others_and_mended(hub: Hub, home: Path, capfd):
+    download()
+    for name in ("broken", "sound"):
+        shutil.copytree(home / "500", home / name)
+    (home / "broken" / "bundle.json").write_text('{"name": 7}')
+    (home / "500" / "bundle.json").write_text("{")
+    download()
+    assert cli.run(["models", "list"]) == 0
+    lines = {line.split()[0]: line for line in capfd.readouterr().out.splitlines()}
+    assert {name: line.split()[1] for name, line in lines.items() if name != "model"} == {
+        "500": "installed",
+        "300": "not",
+        "mini": "installed",
+        "broken": "broken",
+        "sound": "installed",
+    }
+    assert "bundle.json: lacks chunk_length" in lines["broken"]
+    assert cli.run(["doctor"]) in (0, 1)
+    (line,) = [line for line in capfd.readouterr().out.splitlines() if "broken" in line]
+    assert "bundle.json: lacks chunk_length" in line
+
+
 def test_a_damaged_classifier_is_mended(hub: Hub, home: Path):
     download()
     before, file = tree(home), home / "500" / "classifier.safetensors"

@@ -105,6 +105,27 @@ def test_archives_that_programs_may_read_differently_are_refused(tmp_path):
         check_pickled(tmp_path / "f")
 
 
+@pytest.mark.parametrize("zip64", [False, True])
+def test_a_huge_list_of_members_is_refused_before_it_is_read(tmp_path, monkeypatch, zip64):
+    """Each of its entries would take a kilobyte of memory."""
+    path = archive(tmp_path / "a", pickle.dumps({}, 2), {"data/0": b"a" * 99})
+    check_pickled(path)
+    good, large = path.read_bytes(), 200 << 20
+    with open(path, "wb") as file:
+        file.write(good[:-22])
+        file.truncate(len(good) + large)
+        file.seek(0, 2)
+        if zip64:
+            place = file.tell()
+            file.write(struct.pack("<4sQHHIIQQQQ", b"PK\6\6", 44, 45, 45, 0, 0, 9, 9, large, 0))
+            file.write(struct.pack("<4sIQI", b"PK\6\7", 0, place, 1))
+            large = 0xFFFFFFFF
+        file.write(struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, large, 0, 0))
+    monkeypatch.setattr(zipfile, "ZipFile", None)
+    with pytest.raises(ValueError, match="list of members is larger than 4 MB"):
+        check_pickled(path)
+
+
 def test_a_flipped_bit_of_a_classifier_is_found(tmp_path):
     content = bytearray(ORIGINAL.read_bytes())
     content[6000] ^= 1  # in the first layer's weights

@@ -285,6 +285,12 @@ def base_spec(model: str | None, parts: dict[str, Part]) -> tuple[BundleSpec, st
         )
     if installed("500"):
         return named_spec("500"), "the full model is installed"
+    if os.path.lexists(models_dir() / "500" / "bundle.json"):  # mini would be a silent change
+        raise ModelError(
+            f"{models_dir() / '500'}: the full model was brought here and is not whole, damaged or"
+            " not readable; `virnucpro models download 500` mends it, `virnucpro doctor` says more,"
+            " or choose --model mini"
+        )
     return (
         named_spec("mini"),
         "shipped with the package; `virnucpro models download 500` gets the full model",

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.errors import ModelError, UsageError
+from virnucpro.errors import ModelError, UsageError, escaped
 from virnucpro.files import LEFTOVER, MODELS, explained, read_json, write_json
 from virnucpro.models.bundle import MINI, installed, read_spec
 from virnucpro.models.contents import Contents, Entry, is_whole, put_directory_in_place
@@ -66,8 +66,8 @@ class Row:
     """A line of `models list`."""
 
     name: str
-    state: str  # installed, incomplete, not installed
-    chunk_length: int
+    state: str  # installed, incomplete, not installed, broken
+    chunk_length: int | None  # None where it is broken
     where: str
     what: str
 
@@ -92,9 +92,13 @@ def list_models() -> list[Row]:
         if name in PUBLISHED:
             continue
         state, what = "installed", "your own"
-        if not installed(name):
+        try:
+            length: int | None = read_spec(file.parent).chunk_length
+        except ModelError as error:
+            state, length, what = "broken", None, str(error)
+        if length and not installed(name):
             state, what = "incomplete", f"{what}; virnucpro models download 500 brings the encoders"
-        rows.append(Row(name, state, read_spec(file.parent).chunk_length, str(file.parent), what))
+        rows.append(Row(escaped(name), state, length, escaped(str(file.parent)), what))
     return rows
 
 
@@ -200,5 +204,7 @@ def write_bundle(name: str, length: int, home: Path) -> None:
         "licence": LICENCE,
     }
     file = home / name / "bundle.json"
-    if not file.is_file() or read_json(file, "", ModelError) != bundle:
-        write_json(file, bundle, MODELS)
+    with contextlib.suppress(ModelError):  # a damaged one is written anew
+        if read_json(file, "", ModelError) == bundle:
+            return
+    write_json(file, bundle, MODELS)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 LARGEST_PICKLE = 8 << 20  # bytes; that of ESM-2 3B has some 100,000
+LARGEST_DIRECTORY = 4 << 20  # bytes of an archive's list of members; ESM-2 3B's has some 60,000
 MOST_OPCODES = 500_000
 MOST_DIMENSIONS = 8
 LARGEST_CHECKED = 256 << 20  # bytes of a file whose checksums are compared
@@ -71,6 +72,7 @@ def _check_zipped(file: Path, classes: Collection[str]) -> None:
     """The format of torch 1.6 and later: a zip of one pickle and a member for each storage, none
     of them compressed.
     """
+    _check_directory(file)
     try:
         with zipfile.ZipFile(file) as archive:
             sizes = _member_sizes(archive, file.stat().st_size)
@@ -90,6 +92,25 @@ def _check_zipped(file: Path, classes: Collection[str]) -> None:
     for storage in storages:
         if sizes.get(f"{folder}data/{storage.key}") != storage.bytes:
             raise ValueError(f"storage {storage.key} is not {storage.bytes} bytes long")
+
+
+def _check_directory(file: Path) -> None:
+    """Raise ValueError where the list of members, which is read whole, is large, or not at the end
+    of the file.
+    """
+    with file.open("rb") as opened:
+        opened.seek(max(0, file.stat().st_size - 98))
+        end = opened.read(98)
+    large, locator, record = end[:-42], end[-42:-22], end[-22:]
+    if record[:4] != b"PK\5\6":
+        raise ValueError("not a whole archive: it does not end as one")
+    size = int.from_bytes(record[12:16], "little")
+    if locator[:4] == b"PK\6\7":  # which programs take instead
+        if large[:4] != b"PK\6\6":
+            raise ValueError("not a whole archive: its end is damaged")
+        size = int.from_bytes(large[40:48], "little")
+    if size > LARGEST_DIRECTORY:
+        raise ValueError(f"its list of members is larger than {LARGEST_DIRECTORY >> 20} MB")
 
 
 def _member_sizes(archive: zipfile.ZipFile, size: int) -> dict[str, int]:

@@ -140,7 +140,8 @@ def models_list() -> None:
 
     rows = [("model", "state", "chunk", "where", "what")]
     rows += [
-        (row.name, row.state, str(row.chunk_length), row.where, row.what) for row in list_models()
+        (row.name, row.state, str(row.chunk_length or "-"), row.where, row.what)
+        for row in list_models()
     ]
     _print_columns(rows)
 

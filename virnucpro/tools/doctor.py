@@ -326,6 +326,8 @@ def models() -> list[Check]:
         if row.state == "incomplete":
             fix = f"virnucpro models download {row.name if row.name in PUBLISHED else 500}"
             checks.append(Check("models", WARNING, f"{row.name}: incomplete in {row.where}", fix))
+        elif row.state == "broken":
+            checks.append(Check("models", WARNING, f"{row.name}: {row.what}", f"see {row.where}"))
         elif row.state == "not installed":
             fix = f"virnucpro models download {row.name}" if row.name == "500" else ""
             checks.append(
