@@ -16,7 +16,6 @@ import torch
 from command import GOLDEN, environment, virnucpro
 
 import virnucpro as package
-from virnucpro import pipeline
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.run import job as preparation
 from virnucpro.sequences import compressed
@@ -150,7 +149,7 @@ def test_without_features_the_answers_are_the_same_and_no_matrix_takes_room(
     monkeypatch.setattr(
         preparation, "check_room", lambda directory, needed, option: asked.append(needed)
     )
-    monkeypatch.setattr(pipeline, "write_matrix", None)
+    monkeypatch.setattr("virnucpro.embedding.matrix.write_matrix", None)
     scores_only = package.predict(fasta, output_dir=home / "scores", features="none", **options)
     assert tables(scores_only.directory) == tables(result.directory)
     assert not list(scores_only.directory.rglob("*.pt"))

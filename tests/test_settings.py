@@ -55,8 +55,8 @@ def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeyp
         assert inputs == ["-a.fa", "--force"] and own_process
         seen.append(options)
 
-    monkeypatch.setattr("virnucpro.api.run", run)
-    monkeypatch.setattr("virnucpro.api.run_samples", run)
+    monkeypatch.setattr("virnucpro.run.start.run", run)
+    monkeypatch.setattr("virnucpro.run.start.run_samples", run)
     options = Options(**given)
     assert cli.run(["predict", *options.arguments(), "--", "-a.fa", "--force"]) == 0
     assert seen[0].arguments() == options.arguments()

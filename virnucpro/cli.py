@@ -196,8 +196,8 @@ def predict(inputs: Inputs, legacy: LegacyOptions, given: Options) -> None:
 
     Given again, a command continues its unfinished run.
     """
-    from virnucpro import api
     from virnucpro.launch import code_for_launcher, read_world
+    from virnucpro.run.start import run, run_samples
 
     options, world = legacy.translate(given), read_world()
     console_logging(options.verbose, options.quiet, world.is_main)
@@ -205,14 +205,14 @@ def predict(inputs: Inputs, legacy: LegacyOptions, given: Options) -> None:
         log.warning("%s is no longer needed and does nothing", name)
     words = [*(inputs.inputs or []), *(inputs.more_inputs or [])]
     if options.samplesheet is not None or options.per_input:
-        samples = api.run_samples(words, options, own_process=True)
+        samples = run_samples(words, options, own_process=True)
         if samples is not None:
             if not options.quiet:
                 print(samples.line())
             code = 0 if samples.exit_code == 2 and options.partial_ok else samples.exit_code
             raise typer.Exit(code_for_launcher(code, world))
         return
-    result = api.run(words, options, own_process=True)
+    result = run(words, options, own_process=True)
     if result is not None:
         _show(result, options.quiet)
         raise typer.Exit(result.exit_code)
@@ -231,12 +231,12 @@ def demo(settings: Demo) -> None:
     """Try the program on six real sequences that are part of it, with the shipped model."""
     from importlib.resources import as_file, files
 
-    from virnucpro import api
+    from virnucpro.run.start import run
 
     console_logging(False, False, True)
     with as_file(files("virnucpro.tools") / "demo.fna.gz") as path:
         options = Options(output_dir=settings.output_dir, model="mini", gpus="none")
-        result = api.run([str(path)], options, own_process=True)
+        result = run([str(path)], options, own_process=True)
     if result is not None:
         _show(result, False)
         raise typer.Exit(result.exit_code)

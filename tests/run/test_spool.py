@@ -15,11 +15,11 @@ import pytest
 from command import GOLDEN, GOLDEN_MODEL, error_line, virnucpro
 
 from virnucpro import cli
-from virnucpro.api import default_output
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.launch import World
 from virnucpro.run import spool
 from virnucpro.run.spool import SPOOL, SPOOL_VARIABLE, run_inputs
+from virnucpro.run.start import default_output
 from virnucpro.sequences.reader import UnreadableInput, read_records
 
 ALONE = World(launched=False)

@@ -14,7 +14,9 @@ import struct
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO, Protocol
@@ -23,7 +25,7 @@ import numpy as np
 import torch
 from torch.serialization import skip_data
 
-from virnucpro.errors import StoreError
+from virnucpro.errors import StoreError, VirNucProError
 from virnucpro.files import LEFTOVER, put_in_place
 
 SLICE = 1 << 16  # ids held as text at once
@@ -85,6 +87,24 @@ def write_matrix(path: Path, ids: Ids, rows: Rows, model: Mapping[str, str]) -> 
     finally:
         if room is not None:
             shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def writing_matrix(
+    path: Path, ids: Ids, rows: Rows, model: Mapping[str, str]
+) -> Iterator[Callable[[], object]]:
+    """A thread writes the matrix while tables are made: it is the disk's work. Gives what waits for
+    it.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="features") as pool:
+        saved = pool.submit(write_matrix, path, ids, rows, model)
+        try:
+            yield saved.result
+        except VirNucProError:
+            error = saved.exception()
+            if error is not None:  # a full disk stops both: said is what needs the room
+                raise error from None
+            raise
 
 
 def read_matrix(path: Path) -> tuple[list[str], np.ndarray]:

@@ -12,7 +12,6 @@ import shutil
 import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import torch
 
 from virnucpro import __version__
 from virnucpro.embedding.coverage import any_answered, check_any_answered
-from virnucpro.embedding.group import Announcements
 from virnucpro.embedding.matrix import check_room
 from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows, same_model
 from virnucpro.embedding.plan import Plan
@@ -35,16 +33,13 @@ from virnucpro.embedding.work import (
     longest_tokens,
     make_work,
 )
-from virnucpro.errors import ModelError, StoreError, VirNucProError
-from virnucpro.launch import World
-from virnucpro.models.bundle import Bundle
+from virnucpro.errors import StoreError, VirNucProError
 from virnucpro.models.choices import preferred_tokens
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
 from virnucpro.models.encoders import EncoderEntry, as_listed
 from virnucpro.models.packing import pack
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.progress import Display
 from virnucpro.reporting.reasons import short_sequences
 from virnucpro.reporting.record import (
     RunRecord,
@@ -54,33 +49,16 @@ from virnucpro.reporting.record import (
     write_failures,
 )
 from virnucpro.run.ahead import read_table, whole_fingerprint
-from virnucpro.run.preload import LoadAhead, fits_beside
-from virnucpro.run.state import SHARD, UNREADABLE, Identity, WorkPlace, is_finished
-from virnucpro.run.timing import Clock
+from virnucpro.run.preload import load_encoder
+from virnucpro.run.session import Run
+from virnucpro.run.state import SHARD, UNREADABLE, Identity, is_finished
 from virnucpro.sequences.table import FrameTable, open_table
 from virnucpro.sequences.table_cache import PRIVATE_TABLES
-from virnucpro.settings import Choice, PredictSettings
 
 log = logging.getLogger(__name__)
 
 SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What every step of a run in this process needs to know."""
-
-    settings: PredictSettings
-    world: World
-    bundle: Bundle
-    device: torch.device
-    place: WorkPlace
-    board: Announcements
-    display: Display
-    clock: Clock
-    choices: list[Choice]  # grows as choices are made
-    stores: list[FeatureStore]  # on the main process: what a signal has to flush
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +73,11 @@ class Job:
     outputs: Outputs
     work: dict[str, Work]
     identity: Identity
+
+    def forget_plans(self) -> None:
+        """Give back 60 bytes a frame, which calling may need."""
+        self.work.clear()
+        self.plans.clear()
 
 
 def prepare(run: Run, stack: ExitStack) -> Job | None:
@@ -370,47 +353,3 @@ def _older_rows(
     return lambda sharing, store, done: import_older_rows(
         older, entry.name, table, run.bundle.widths, sharing, store, done, agrees
     )
-
-
-def load_ahead(run: Run) -> LoadAhead:
-    """On a GPU the encoders are loaded from now on, while sequences are read and the first encoder
-    computes. Nothing is where the run has finished before or may compare an older run's rows first;
-    later encoders are not where the device has no room for them beside the one before.
-    """
-    finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
-    if run.device.type != "cuda" or run.settings.resume or finished:
-        return LoadAhead({}, run.device)
-    import transformers  # noqa: F401 (whole, before a thread goes on with it: libraries look whether it is there, and use what it has)
-
-    first = run.bundle.encoders[0]
-
-    def load(entry: EncoderEntry) -> Encoder | None:
-        fits = entry is first or fits_beside(run.bundle.directories[entry.name], run.device)
-        return _load(entry, run) if fits else None
-
-    return LoadAhead(
-        {entry.name: partial(load, entry) for entry in run.bundle.encoders}, run.device
-    )
-
-
-def load_encoder(entry: EncoderEntry, run: Run, ahead: LoadAhead | None = None) -> Encoder:
-    """The encoder, as loaded ahead or now. Raises ModelError."""
-    name = entry.name
-    run.display.stage(f"loading {name}")
-    try:
-        return (ahead and ahead.take(name)) or _load(entry, run)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(
-            f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or"
-            " choose another device with --gpus"
-        ) from error
-
-
-def _load(entry: EncoderEntry, run: Run) -> Encoder:
-    directory = run.bundle.directories[entry.name]
-    return entry.load(directory, run.device, run.settings.precision, run.settings.compile)
-
-
-def device_name(device: torch.device) -> str:
-    """For readers."""
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -11,12 +11,17 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from virnucpro.errors import ModelError
 from virnucpro.models.encoder import Encoder
+from virnucpro.models.encoders import EncoderEntry
 from virnucpro.models.weights import weight_files
+from virnucpro.reporting.outputs import Outputs
+from virnucpro.run.session import Run
 
 log = logging.getLogger(__name__)
 
@@ -81,3 +86,47 @@ class LoadAhead:
         self._coming.clear()
         self._worker.shutdown(cancel_futures=True)
         sys.setswitchinterval(self._seconds_a_turn)
+
+
+def load_ahead(run: Run) -> LoadAhead:
+    """On a GPU the encoders are loaded from now on, while sequences are read and the first encoder
+    computes. Nothing is where the run has finished before or may compare an older run's rows first;
+    later encoders are not where the device has no room for them beside the one before.
+    """
+    finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
+    if run.device.type != "cuda" or run.settings.resume or finished:
+        return LoadAhead({}, run.device)
+    import transformers  # noqa: F401 (whole, before a thread goes on with it: libraries look whether it is there, and use what it has)
+
+    first = run.bundle.encoders[0]
+
+    def load(entry: EncoderEntry) -> Encoder | None:
+        fits = entry is first or fits_beside(run.bundle.directories[entry.name], run.device)
+        return _load(entry, run) if fits else None
+
+    return LoadAhead(
+        {entry.name: partial(load, entry) for entry in run.bundle.encoders}, run.device
+    )
+
+
+def load_encoder(entry: EncoderEntry, run: Run, ahead: LoadAhead | None = None) -> Encoder:
+    """The encoder, as loaded ahead or now. Raises ModelError."""
+    name = entry.name
+    run.display.stage(f"loading {name}")
+    try:
+        return (ahead and ahead.take(name)) or _load(entry, run)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(
+            f"{name}: its weights do not fit the memory of {device_name(run.device)}; free it, or"
+            " choose another device with --gpus"
+        ) from error
+
+
+def _load(entry: EncoderEntry, run: Run) -> Encoder:
+    directory = run.bundle.directories[entry.name]
+    return entry.load(directory, run.device, run.settings.precision, run.settings.compile)
+
+
+def device_name(device: torch.device) -> str:
+    """For readers."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"

@@ -18,7 +18,9 @@ from virnucpro.reporting.record import (
     call_identity,
     typed,
 )
-from virnucpro.run.job import Job, Run, device_name
+from virnucpro.run.job import Job
+from virnucpro.run.preload import device_name
+from virnucpro.run.session import Run
 from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.table import FrameTable
 from virnucpro.settings import PredictSettings

@@ -10,9 +10,10 @@ import contextlib
 import csv
 import io
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.files import explained
@@ -34,6 +35,9 @@ from virnucpro.reporting.samples import (
 from virnucpro.run.spool import is_read_once
 from virnucpro.sequences.inputs import MOST_STEM, find_inputs
 from virnucpro.settings import PredictSettings
+
+if TYPE_CHECKING:
+    from virnucpro.run.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -191,6 +195,47 @@ def _check_name(name: str, where: Path) -> None:
             f"{where}: the sample name {name!r} cannot name a directory; use letters, digits, dots,"
             " lines and underscores"
         )
+
+
+def predict_each(
+    samples: Sequence[Sample], settings: PredictSettings, session: Session
+) -> Iterator[tuple[Sample, Result | BaseException | None]]:
+    """Carry out the runs of `samples` with the same `settings`, inputs and directory apart, one
+    after another: each sample with its result, or with the error that ended it. An error ends the
+    others too only where it leaves processes that cannot go on together.
+    """
+    from virnucpro.embedding.group import PeerLostError
+    from virnucpro.pipeline import predict
+
+    session.encoders, world = {}, session.world
+    for number, sample in enumerate(samples):
+        outcome: Result | BaseException | None
+        try:
+            own = _settings_of(sample, settings, world, number)
+            outcome = predict(own, session, number, len(samples))
+        except (Exception, SystemExit) as error:
+            if isinstance(error, PeerLostError) or (session.computing and world.size > 1):
+                raise
+            if isinstance(error, SystemExit) and world.is_main:
+                raise
+            outcome = error
+        session.end_run()
+        yield sample, outcome
+
+
+def _settings_of(
+    sample: Sample, settings: PredictSettings, world: World, number: int
+) -> PredictSettings:
+    """The settings of a sample's run. Where it has none, the other processes are told."""
+    try:
+        return sample.settings(settings)
+    except Exception as error:
+        if world.is_main:
+            from virnucpro.embedding.group import Announcements
+
+            note = {"error": getattr(error, "exit_code", 1)}
+            Announcements(number).post("job", note)
+        raise
 
 
 def note_each(

@@ -7,8 +7,9 @@ tokens stay in the shard's cache.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import StoreError, one_line
 from virnucpro.files import writing, xxh3_of
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import RunRecord, read_record
+from virnucpro.reporting.record import RunRecord, read_record, write_failures, write_record
+from virnucpro.reporting.write import dated
 from virnucpro.run.state import SHARD, difference
+from virnucpro.run.timing import Clock
 from virnucpro.sequences.build import NameBook, renamed
 from virnucpro.sequences.frame_columns import RECORD_SCHEMA, FrameRules
 from virnucpro.sequences.table import FrameTable, read_failures
 from virnucpro.settings import parse_shard
+
+log = logging.getLogger(__name__)
 
 FRAMES, RECORDS = "shard_frames.arrow", "shard_records.arrow"
 COLUMNS = ("record", "chunk", "frame", "start", "end", "aa_length")  # of the table of frames
@@ -51,6 +56,31 @@ class Shard:
 
 
 def write_shard(
+    outputs: Outputs,
+    table: FrameTable,
+    scores: np.ndarray,
+    reasons: Mapping[int, str],
+    record: RunRecord,
+    clock: Clock,
+    saved: Callable[[], object] | None,
+) -> None:
+    """What `merge` needs of a shard; no calls and no tables, which all shards together give.
+
+    As for `_write_tables`; saved: waits for the features.
+    """
+    with outputs.replacing_results():
+        files = _write_tables(outputs.directory, table, scores, reasons)
+        write_failures(outputs, record.failures)
+        if saved is not None:
+            saved()
+        write_record(outputs, replace(dated(record), scores=files, seconds=clock.seconds()))
+    log.info(
+        "shard %s: %s frames embedded; join all with virnucpro merge",
+        *(record.identity[SHARD], f"{len(table):,}"),
+    )
+
+
+def _write_tables(
     directory: Path, table: FrameTable, scores: np.ndarray, reasons: Mapping[int, str]
 ) -> dict[str, str]:
     """The shard's files, and their checksums. scores: float32 [frames, 2] (others, virus);

@@ -291,6 +291,7 @@ def whole_run(
     from virnucpro.launch import World
     from virnucpro.reporting.progress import make_display
     from virnucpro.reporting.record import read_record
+    from virnucpro.run.session import open_session
     from virnucpro.sequences.inputs import find_inputs
 
     frames = settings.frames or FRAMES[device.type]
@@ -308,16 +309,13 @@ def whole_run(
             compile=settings.compile,
             cache_dir=place / "cache",
         )
-        with make_display(True, False) as display:
-            outcome = pipeline.predict(
-                job,
-                World(launched=False),
-                device.type == "cpu",
-                [],
-                display,
-                own_process=False,
-                encoders=encoders,
-            )
+        alone, on_cpu = World(launched=False), device.type == "cpu"
+        with (
+            make_display(True, False) as display,
+            open_session(job, alone, on_cpu, [], display, own_process=False) as session,
+        ):
+            session.encoders = encoders
+            outcome = pipeline.predict(job, session)
         record = read_record(outcome.outputs.run_json) if outcome else None
     assert record is not None  # of a run that is not resumed, on the main process
     return {"sequences": frames, "frames": record.counts["frames"], "seconds": record.seconds}
