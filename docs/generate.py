@@ -9,6 +9,7 @@ A part lies between `<!-- made from NAME -->` and `<!-- end -->`; NAME is a key 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -94,9 +95,36 @@ def _wrapped(text: str, indent: str = "") -> str:
     )
 
 
+def by_length(name: str) -> str:
+    """The figures of a plot by length, with their intervals."""
+    data = json.loads((DOCS / "pictures" / f"{name}.json").read_text())
+    rows = [f"| length | {' | '.join(data['series'])} |", "|---|" + "---:|" * len(data["series"])]
+    for number, length in enumerate(data["lengths"]):
+        points = [points[number] for points in data["series"].values()]
+        rows.append(f"| {length:,} | {' | '.join(_with_interval(*point) for point in points)} |")
+    return "\n".join(rows) + "\n"
+
+
+def by_group(name: str) -> str:
+    """The figures of a plot by group, in per cent, with their intervals."""
+    data = json.loads((DOCS / "pictures" / f"{name}.json").read_text())
+    rows = [f"| class | {' | '.join(data['series'])} |", "|---|" + "---:|" * len(data["series"])]
+    for number, group in enumerate(data["groups"]):
+        points = [points[number] for points in data["series"].values()]
+        rows.append(f"| {group} | {' | '.join(_with_interval(*p, digits=1) for p in points)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _with_interval(value: float, low: float | None, high: float | None, digits: int = 3) -> str:
+    interval = "" if low is None else f" ({low:.{digits}f}-{high:.{digits}f})"
+    return f"{value:.{digits}f}{interval}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "the files": files,
     "the options of all commands": options,
+    "the figures of accuracy": lambda: by_length("accuracy"),
+    "the figures of calibration": lambda: by_length("calibration"),
 } | {
     f"the columns of {table.name}": lambda table=table: columns(table)
     for table in TABLES

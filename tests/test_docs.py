@@ -5,6 +5,7 @@ network or hours, must parse. The Python runs too, and the site is built.
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import shlex
@@ -150,6 +151,20 @@ def test_the_site_is_built(tmp_path, monkeypatch):
     pages = [path for path in files if path.suffix == ".html"]
     assert len(pages) > 25
     assert [path.name for path in pages if foreign.search(path.read_text())] == []
+
+
+@pytest.mark.parametrize(
+    "name, page",
+    [("accuracy", "MODELS"), ("scaling", "GPU_OPTIMIZATION"), ("peers", "PERFORMANCE")],
+)
+def test_pictures_show_the_figures_of_the_pages(name, page):
+    """And those of understand/accuracy.md are made from the same file by docs/generate.py."""
+    data = json.loads((ROOT / "docs" / "pictures" / f"{name}.json").read_text())
+    text = (ROOT / "docs" / f"{page}.md").read_text()
+    points = [point for points in data.get("series", {}).values() for point in points]
+    values = data.get("values", {}).values() or [p[0] if len(p) == 3 else p[1] for p in points]
+    shown = [f"{value:.3f}" if isinstance(value, float) else f"{value:,}" for value in values]
+    assert shown and [value for value in shown if f" {value} " not in text] == []
 
 
 def anchors(page: Path) -> set[str]:

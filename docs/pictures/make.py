@@ -2,8 +2,8 @@
 
     python docs/pictures/make.py [REPORT.html]
 
-The accuracy of `mini` is drawn from accuracy.json, whose figures are those of docs/MODELS.md. With
-the report of a run, its screenshots are taken too, by a headless Chromium.
+Each plot is drawn from the JSON file of its name, whose figures the pages state too
+(`docs/generate.py`). With the report of a run, its screenshots are taken, by a headless Chromium.
 """
 
 from __future__ import annotations
@@ -13,16 +13,21 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
 THEMES = {
     "light": {"text": "#334155", "grid": "#e2e8f0", "page": "#ffffff"},
-    "dark": {"text": "#b6c2cf", "grid": "#2a333d", "page": "#0f1419"},
+    "dark": {"text": "#cbd5e1", "grid": "#2a333d", "page": "#0f1419"},
 }
-COLOURS = ("#94a3b8", "#d99a2b", "#0d9488", "#7c3aed")
+COLOURS = ("#94a3b8", "#d99a2b", "#0d9488", "#7c3aed", "#dc5f4b")
+MARKS = ("o", "s", "D", "^", "v")  # series differ by more than their colour
 FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -30,28 +35,124 @@ FLAGS = (
 )
 
 
-def accuracy(theme: str) -> None:
-    """AUROC against length for each set of sequences."""
-    from matplotlib.figure import Figure
-
-    data, colours = json.loads((HERE / "accuracy.json").read_text()), THEMES[theme]
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained", facecolor=colours["page"])
-    axes = figure.add_subplot(facecolor=colours["page"])
-    for (name, values), colour in zip(data["auroc"].items(), COLOURS, strict=True):
-        axes.plot(data["lengths"], values, "o-", color=colour, label=name, lw=2, ms=5)
+def by_length(axes: Axes, data: dict[str, Any]) -> None:
+    """Values with intervals against the length of the sequences; [value, low, high] a point, the
+    limits perhaps null.
+    """
+    lengths = data["lengths"]
+    for number, (name, points) in enumerate(data["series"].items()):
+        x = [length * (1 + 0.02 * (number - 1.5)) for length in lengths]  # whiskers side by side
+        values = [point[0] for point in points]
+        below = [
+            value - point[1] if point[1] is not None else 0
+            for value, point in zip(values, points, strict=True)
+        ]
+        above = [
+            point[2] - value if point[2] is not None else 0
+            for value, point in zip(values, points, strict=True)
+        ]
+        axes.errorbar(
+            x,
+            values,
+            [below, above],
+            fmt=f"{MARKS[number]}-",
+            color=COLOURS[number],
+            label=name,
+            lw=1.8,
+            ms=5,
+            capsize=2,
+            elinewidth=1,
+        )
     axes.set_xscale("log")
-    axes.set_xticks(data["lengths"], [f"{length:,}" for length in data["lengths"]])
+    axes.set_xticks(lengths, [f"{length:,}" for length in lengths])
     axes.set_xticks([], minor=True)
-    axes.set(xlabel="length (bases)", ylabel="AUROC of mini", ylim=(0.8, 1.005))
-    axes.grid(axis="y", color=colours["grid"])
-    axes.tick_params(colors=colours["text"], length=0)
-    axes.xaxis.label.set_color(colours["text"])
-    axes.yaxis.label.set_color(colours["text"])
-    for side in axes.spines.values():
-        side.set_visible(False)
-    axes.legend(frameon=False, labelcolor=colours["text"])
-    with matplotlib.rc_context({"svg.hashsalt": "virnucpro"}):
-        figure.savefig(HERE / f"accuracy-{theme}.svg", metadata={"Date": None})
+    axes.set_xlabel("length (bases)")
+
+
+def bars(axes: Axes, data: dict[str, Any]) -> None:
+    """One bar a name, with its value."""
+    names, values = list(data["values"]), list(data["values"].values())
+    axes.barh(names, values, color=[COLOURS[2], *[COLOURS[0]] * (len(names) - 1)], height=0.6)
+    for name, value in zip(names, values, strict=True):
+        axes.annotate(f" {value:,}", (value, name), va="center", fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel(data["title"])
+
+
+def grouped_bars(axes: Axes, data: dict[str, Any]) -> None:
+    """Bars of several series beside each other, with intervals."""
+    width = 0.8 / len(data["series"])
+    for number, (name, points) in enumerate(data["series"].items()):
+        x = [
+            place + (number - (len(data["series"]) - 1) / 2) * width
+            for place in range(len(data["groups"]))
+        ]
+        heights = [point[0] for point in points]
+        limits = [
+            [
+                height - point[1] if point[1] is not None else 0
+                for height, point in zip(heights, points, strict=True)
+            ],
+            [
+                point[2] - height if point[2] is not None else 0
+                for height, point in zip(heights, points, strict=True)
+            ],
+        ]
+        axes.bar(
+            x,
+            heights,
+            width * 0.92,
+            yerr=limits,
+            color=COLOURS[number + 1],
+            label=name,
+            error_kw={"elinewidth": 1, "ecolor": COLOURS[0]},
+        )
+    axes.set_xticks(range(len(data["groups"])), data["groups"])
+
+
+def against_ideal(axes: Axes, data: dict[str, Any]) -> None:
+    """Points [x, y] of several series beside the line where both are equal or proportional."""
+    most = max(x for points in data["series"].values() for x, _ in points)
+    axes.plot(
+        [0, most], [0, most * data["slope"]], "--", color=COLOURS[0], lw=1, label=data["ideal"]
+    )
+    for number, (name, points) in enumerate(data["series"].items()):
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, f"{MARKS[number]}-", color=COLOURS[number + 2], lw=1.8, ms=5, label=name)
+    axes.set_xticks([0, *x])
+    axes.set_xlabel(data["x"])
+
+
+KINDS: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
+    "by length": by_length,
+    "bars": bars,
+    "grouped bars": grouped_bars,
+    "against ideal": against_ideal,
+}
+
+
+def plot(source: Path, theme: str) -> None:
+    """The plot of a JSON file in a theme."""
+    data, colours = json.loads(source.read_text()), THEMES[theme]
+    words = {"text.color": colours["text"], "svg.hashsalt": "virnucpro", "svg.fonttype": "path"}
+    with matplotlib.rc_context(words):
+        figure = Figure(figsize=(7.2, data.get("height", 3.2)), layout="constrained")
+        figure.set_facecolor(colours["page"])
+        axes = figure.add_subplot(facecolor=colours["page"])
+        KINDS[data["kind"]](axes, data)
+        if "y" in data:
+            axes.set_ylabel(data["y"])
+            axes.set_ylim(*data["limits"])
+            axes.grid(axis="y", color=colours["grid"])
+            axes.legend(frameon=False, labelcolor=colours["text"], fontsize=9)
+        axes.set_axisbelow(True)
+        axes.tick_params(colors=colours["text"], length=0)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set_color(colours["text"])
+        for side in axes.spines.values():
+            side.set_visible(False)
+        figure.savefig(source.with_name(f"{source.stem}-{theme}.svg"), metadata={"Date": None})
 
 
 def report(page: Path, theme: str) -> None:
@@ -78,6 +179,7 @@ def report(page: Path, theme: str) -> None:
 
 if __name__ == "__main__":
     for each in THEMES:
-        accuracy(each)
+        for path in sorted(HERE.glob("*.json")):
+            plot(path, each)
         if sys.argv[1:]:
             report(Path(sys.argv[1]), each)
