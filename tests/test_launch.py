@@ -219,6 +219,7 @@ def test_cores_are_bounded_by_slurm_and_by_the_container(tmp_path):
     there = cores({}, str(quota))
     assert cores({"SLURM_CPUS_PER_TASK": "1"}, str(quota)) == 1
     assert cores({"SLURM_CPUS_PER_TASK": "1000000"}, str(quota)) == there
+    assert cores({"SLURM_CPUS_PER_TASK": "9" * 5000}, str(quota)) == there
     quota.write_text("50000 100000\n")
     assert cores({}, str(quota)) == 1
     quota.write_text("max 100000\n")

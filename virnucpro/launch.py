@@ -281,7 +281,7 @@ def cores(environment: Mapping[str, str] = os.environ, quota: str = CPU_QUOTA) -
     affinity = hasattr(os, "sched_getaffinity")
     limits = [len(os.sched_getaffinity(0)) if affinity else os.cpu_count() or 1]
     given = environment.get("SLURM_CPUS_PER_TASK", "")
-    if given.isdecimal():
+    if given.isdecimal() and len(given) < 10:
         limits.append(int(given))
     with suppress(OSError, ValueError):  # no such limit, or "max"
         used, period = Path(quota).read_text().split()

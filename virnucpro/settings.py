@@ -7,6 +7,7 @@ docs/reference/options.md are made from it. Does not know how options are parsed
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
@@ -469,12 +470,13 @@ class Options:
 
 def parse_shard(word: str) -> tuple[int, int]:
     """(i, n) of `i/n`, one of n shards, counted from 1. Errors: UsageError."""
-    number, _, of = word.partition("/")
-    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of) <= MOST_SHARDS):
+    found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", word)
+    number, of = map(int, found.groups()) if found else (0, 0)
+    if not 1 <= number <= of <= MOST_SHARDS:
         raise UsageError(
             f"--shard {word}: give i/n, the i-th of n shards, such as 1/8 (at most {MOST_SHARDS:,})"
         )
-    return int(number), int(of)
+    return number, of
 
 
 def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:

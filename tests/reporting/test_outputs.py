@@ -9,6 +9,7 @@ import pytest
 
 from virnucpro.errors import OutputError, StoreError, UsageError
 from virnucpro.files import LEFTOVER
+from virnucpro.reporting import outputs as outputs_module
 from virnucpro.reporting.outputs import Outputs
 
 
@@ -40,6 +41,14 @@ def test_prepare_clears_what_a_killed_run_left(tmp_path):
     outputs.prepare()
     assert not leftovers(tmp_path) and outputs.contigs.read_text() == "kept"
     assert outputs.merged_directory("y").is_dir()
+
+
+def test_names_that_the_disk_takes_for_one_are_refused(tmp_path, monkeypatch):
+    Outputs(tmp_path, ("A", "a")).prepare()
+    number = outputs_module._file_number
+    monkeypatch.setattr(outputs_module, "_file_number", lambda status: (*number(status)[:1], 1))
+    with pytest.raises(UsageError, match="A_merged and a_merged: are one directory"):
+        Outputs(tmp_path, ("A", "a")).prepare()
 
 
 def test_tree_names_every_file_once(tmp_path):

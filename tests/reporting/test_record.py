@@ -78,6 +78,9 @@ def wrong_records():
     yield ("identity", "--stride"), "-1", "identity.--stride is not what"
     yield ("identity", "--min-length"), "9" * 5000, "identity.--min-length is not what"
     yield ("identity", "frames"), 1, "identity.frames is not text"
+    yield ("identity", "frames"), dropped, "identity.frames is not what"
+    for shard in ("", "1", "0/7", "8/7", "../x", "1/" + "9" * 5000):
+        yield ("identity", "--shard"), shard, "identity.--shard is not what"
     yield ("features",), "float64", "features is not what"
     yield ("model", "chunk_length"), 0, "model.chunk_length is not what"
     yield ("model", "frame_policy"), "all", "model.frame_policy is not what"

@@ -15,8 +15,9 @@ from kills import Faults
 from virnucpro import api, cli
 from virnucpro.errors import UsageError
 from virnucpro.models.encoders import DNABERT_S, ENCODERS
+from virnucpro.reporting import outputs
 from virnucpro.run import samples
-from virnucpro.run.samples import read_samplesheet, samples_of
+from virnucpro.run.samples import check_places, read_samplesheet, samples_of
 from virnucpro.settings import PredictSettings
 
 RECORDS = [">" + part for part in (GOLDEN / "input.fa").read_text().split(">")[1:]]
@@ -86,6 +87,15 @@ def test_what_a_sheet_cannot_say_is_one_line(tmp_path, text, said):
     sheet = write(tmp_path / "s.tsv", text)
     with pytest.raises(UsageError, match=said):
         samples_of([], sheet, False, tmp_path / "out")
+
+
+def test_samples_that_the_disk_takes_for_one_are_refused(tmp_path, monkeypatch):
+    sheet = write(tmp_path / "s.tsv", "sample\tfile\nX\ta.fa\nx\tb.fa\ny\tc.fa\n")
+    found = samples_of([], sheet, False, tmp_path / "out")
+    check_places(found, sheet, tmp_path / "out", False)
+    monkeypatch.setattr(outputs, "_file_number", lambda status: (1, 1))
+    with pytest.raises(UsageError, match=r"out/X and x: are one directory.*rename one"):
+        check_places(found, sheet, tmp_path / "out", True)
 
 
 def test_a_sheet_beside_other_inputs_is_refused(tmp_path):

@@ -146,7 +146,21 @@ def test_the_sequence_alone_decides_on_the_shard():
     assert min(np.sum(taken, axis=1)) > 40
 
 
-@pytest.mark.parametrize("word", ["", "1", "0/3", "4/3", "a/b", "1/3/2", "-1/3", "1/1000000"])
+@pytest.mark.parametrize(
+    "word",
+    [
+        "",
+        "1",
+        "0/3",
+        "4/3",
+        "a/b",
+        "1/3/2",
+        "-1/3",
+        "1/1000000",
+        "1/" + "9" * 5000,
+        "\u0661/\u0662",
+    ],
+)
 def test_what_is_no_shard_is_a_usage_error(word):
     with pytest.raises(UsageError, match="--shard"):
         parse_shard(word)

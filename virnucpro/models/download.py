@@ -276,7 +276,7 @@ def _unanswered(error: Exception, url: str) -> _Failure:
 
 def _retry_after(value: str) -> float:
     """Seconds; servers may also give a date, which is waited for as if they had said nothing."""
-    return min(float(value), LONGEST_WAIT) if value.isdigit() else 0.0
+    return min(float(value), LONGEST_WAIT) if value.isdecimal() else 0.0
 
 
 def _token() -> str | None:

@@ -107,6 +107,7 @@ class Outputs:
         for stem in self.stems:
             with explained(self.merged_directory(stem)):
                 make_directory(self.merged_directory(stem))
+        refuse_one_directory(map(self.merged_directory, self.stems))
         for folder in (self.directory, *map(self.merged_directory, self.stems)):
             with explained(folder), directory_handle(folder, self.directory) as handle:
                 for name in os.listdir(handle):
@@ -234,6 +235,20 @@ def refuse_inputs(
             raise UsageError(
                 f"{path}: is to be read, and the run would write {what}; choose another"
                 " --output-dir"
+            )
+
+
+def refuse_one_directory(folders: Iterable[Path]) -> None:
+    """Raise UsageError where two of these directories are one, as they are on a disk that does not
+    tell upper case from lower case.
+    """
+    known: dict[tuple[int, int], Path] = {}
+    for folder in folders:
+        other = known.setdefault(_file_number(folder.stat()), folder)
+        if other != folder:
+            raise UsageError(
+                f"{other} and {folder.name}: are one directory, as this disk does not tell upper"
+                " case from lower case; rename one of the inputs or samples"
             )
 
 

@@ -31,6 +31,7 @@ from virnucpro.settings import (
     CallPoints,
     CallSettings,
     Choice,
+    parse_shard,
 )
 
 
@@ -254,6 +255,8 @@ def _check(record: RunRecord) -> None:
         "model.frame_policy": record.model.frame_policy not in FRAME_POLICIES,
         "model.chunk_length": not SHORTEST_CHUNK <= record.model.chunk_length < 1 << 31,
         "exit_code": not 0 <= record.exit_code <= 255,
+        "identity.frames": "frames" not in record.identity,
+        "identity.--shard": not _is_shard(record.identity.get("--shard", "1/1")),
         **{
             f"identity.{name}": not re.fullmatch("[0-9]{1,9}", record.identity.get(name, "0"))
             for name in ("--stride", "--min-length")
@@ -262,6 +265,13 @@ def _check(record: RunRecord) -> None:
     for name, is_wrong in wrong.items():
         if is_wrong:
             raise ValueError(f"{name} is not what a run writes")
+
+
+def _is_shard(word: str) -> bool:
+    try:
+        return bool(parse_shard(word))
+    except UsageError:
+        return False
 
 
 def _is_folder_name(stem: str) -> bool:

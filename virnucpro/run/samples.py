@@ -10,6 +10,7 @@ import contextlib
 import csv
 import io
 import logging
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.files import explained
 from virnucpro.launch import World
-from virnucpro.reporting.outputs import Outputs, refuse_inputs
+from virnucpro.reporting.outputs import Outputs, refuse_inputs, refuse_one_directory
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.samples import (
     INDEX,
@@ -112,6 +113,12 @@ def check_places(
     refuse_inputs(given, runs, [*of_all, *(sample.directory / STATUS for sample in samples)])
     if not force:
         refuse_foreign_files(output_dir)
+    folded = Counter(sample.name.casefold() for sample in samples)
+    alike = [sample.directory for sample in samples if folded[sample.name.casefold()] > 1]
+    for directory in alike:
+        with explained(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+    refuse_one_directory(alike)
 
 
 def read_samplesheet(sheet: Path) -> list[tuple[str, tuple[str, ...]]]:

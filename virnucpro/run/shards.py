@@ -156,10 +156,15 @@ def _read_shard(directory: Path) -> Shard:
                 raise ValueError("not as it was written")
             with pa.memory_map(str(path)) as source:
                 tables.append(pa.ipc.open_file(source).read_all())
+            wanted = {*COLUMNS, "others", "virus", "reason"} if name == FRAMES else {"place"}
+            if not wanted <= set(tables[-1].column_names):
+                raise ValueError("columns are missing")
         except (OSError, ValueError, pa.ArrowException) as error:
             why = one_line(str(error))
             raise StoreError(f"{path}: cannot be read ({why}); run this shard again") from None
-    about = json.loads(tables[1].schema.metadata[ABOUT])
+    about = json.loads((tables[1].schema.metadata or {}).get(ABOUT, b"{}"))
+    if about.keys() < {"inputs", "unreadable", "warnings", "rules"}:
+        raise StoreError(f"{directory / RECORDS}: not as a shard writes it; run this shard again")
     return Shard(directory, record, tables[0], tables[1].replace_schema_metadata(), about)
 
 
