@@ -26,6 +26,8 @@ def fast():
 
     names = ("kernels", "esm2", "esm2_int8", "dnabert_s")
     before = {name: sys.modules.pop(f"{package.__name__}.{name}", None) for name in names}
+    for name in names:  # `from package import name` takes the attribute where there is one
+        vars(package).pop(name, None)
     sys.modules[f"{package.__name__}.kernels"] = played_kernels
     package.kernels = played_kernels
     from virnucpro.models.fast import dnabert_s, esm2, esm2_int8
