@@ -21,10 +21,10 @@ import typer
 from typer.models import ArgumentInfo
 
 from virnucpro import cli
+from virnucpro.options import flag
 from virnucpro.reporting.columns import TABLES
 from virnucpro.reporting.outputs import FILES
 from virnucpro.reporting.values import Table
-from virnucpro.settings import flag
 
 DOCS = Path(__file__).parent
 PART = re.compile(r"(<!-- made from (.+?) -->\n).*?(<!-- end -->)", re.S)

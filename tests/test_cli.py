@@ -13,7 +13,7 @@ import pytest
 from command import environment, error_line, virnucpro
 
 from virnucpro import cli
-from virnucpro.files import Lock
+from virnucpro.locks import Lock
 
 
 def test_help_is_quick_and_loads_no_torch(tmp_path):

@@ -13,9 +13,9 @@ from golden_answers import GOLDEN, answers_of
 from typer.testing import CliRunner
 
 from virnucpro import settings
+from virnucpro.options import command
 from virnucpro.reporting import columns, tables
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.tools.commands import command
 
 PAGE = (Path(__file__).parents[1] / "docs" / "CONTRIBUTING.md").read_text()
 

@@ -14,7 +14,8 @@ import pytest
 
 from virnucpro import files
 from virnucpro.errors import InputError, OutputError, StoreError
-from virnucpro.files import LEFTOVER, Lock, writing
+from virnucpro.files import LEFTOVER, writing
+from virnucpro.locks import Lock
 
 
 def leftovers(folder):

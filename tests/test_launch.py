@@ -11,14 +11,8 @@ from command import OF_A_LAUNCHER
 
 from virnucpro.embedding import group
 from virnucpro.errors import UsageError, VirNucProError
-from virnucpro.launch import (
-    World,
-    check_network,
-    choose_processes,
-    cores,
-    launcher_variables,
-    read_world,
-)
+from virnucpro.launch import World, check_network, cores, launcher_variables, read_world
+from virnucpro.run.processes import choose_processes
 
 ALONE = World(launched=False)
 TWO = World(launched=True, rank=1, local_rank=1, size=2, local_size=2)

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from virnucpro.errors import UsageError
-from virnucpro.launch import allow_for_fork, read_world
+from virnucpro.launch import read_world
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.samples import SamplesResult
 from virnucpro.run.home import ensure_home
+from virnucpro.run.processes import allow_for_fork
 from virnucpro.run.start import run, run_samples
 from virnucpro.settings import Options
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, get_args
 
 from virnucpro.errors import UsageError
+from virnucpro.options import check_words, flag, option
 
 if TYPE_CHECKING:
     from virnucpro.sequences.inputs import InputFile
@@ -44,54 +45,6 @@ INPUTS, MODEL, DEVICES, RUN, CALLS = (
     "The run",
     "Calls",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """How an option stands on a command line and in its help."""
-
-    help: str
-    names: tuple[str, ...] = ()  # else it is called as its field is
-    panel: str | None = None  # of the help
-    metavar: str | None = None
-    min: float | None = None
-    max: float | None = None
-    hidden: bool = False
-    is_argument: bool = False  # given by its place
-
-
-def option(default: Any, help: str, *names: str, **more: Any) -> Any:
-    """A field that is an option. more: the other fields of `Option`."""
-    return field(default=default, metadata={"option": Option(help, names, **more)})
-
-
-def argument(help: str, metavar: str, default: Any = MISSING) -> Any:
-    """A field that is given by its place."""
-    meaning = Option(help, metavar=metavar, is_argument=True)
-    return field(default=default, metadata={"option": meaning})
-
-
-def words(options: type) -> dict[str, tuple[str, ...]]:
-    """The words that an option may be, of those fields that are one of some words."""
-    found = {}
-    for name, kind in get_type_hints(options).items():
-        for one in (kind, *get_args(kind)):  # the latter of `Literal[...] | None`
-            if get_origin(one) is Literal:
-                found[name] = get_args(one)
-    return found
-
-
-def check_words(options: Any) -> None:
-    """Raise UsageError unless every option that is one of some words is one of these."""
-    for name, known in words(type(options)).items():
-        value = getattr(options, name)
-        if value is not None and value not in known:
-            raise UsageError(f"{flag(name)} {value}: choose one of {', '.join(known)}")
-
-
-def flag(name: str) -> str:
-    """The option of a field."""
-    return "--" + name.replace("_", "-")
 
 
 @dataclass(frozen=True, slots=True)
@@ -423,12 +376,12 @@ class Options:
     def arguments(self) -> list[str]:
         """The command line that says the same, less what is as usual."""
         said: list[str] = []
-        for option in fields(self):
-            value = getattr(self, option.name)
+        for one in fields(self):
+            value = getattr(self, one.name)
             if value is True:
-                said.append(flag(option.name))
-            elif value is not None and value is not False and value != option.default:
-                said.append(f"{flag(option.name)}={value}")
+                said.append(flag(one.name))
+            elif value is not None and value is not False and value != one.default:
+                said.append(f"{flag(one.name)}={value}")
         return said
 
     def call_settings(self) -> CallSettings:

@@ -21,7 +21,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from virnucpro.errors import ModelError
-from virnucpro.files import MODELS, Lock, explained, is_plain_name, sha256_of
+from virnucpro.files import MODELS, explained, is_plain_name, sha256_of
+from virnucpro.locks import Lock
 from virnucpro.models.contents import CHECKSUMS, Contents, Entry, announced, put_directory_in_place
 from virnucpro.models.convert import convert, converted_name, write_index
 from virnucpro.models.download import RemoteFile, Unavailable, endpoint, fetch, host_of, read_json

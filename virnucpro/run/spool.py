@@ -18,7 +18,6 @@ from typing import IO
 from virnucpro.errors import InputError, StoreError, UsageError
 from virnucpro.files import (
     OUTPUT,
-    Lock,
     directory_handle,
     explained,
     open_own,
@@ -26,6 +25,7 @@ from virnucpro.files import (
     remove_tree,
 )
 from virnucpro.launch import World
+from virnucpro.locks import Lock
 from virnucpro.reporting.outputs import KEPT, SPOOL
 from virnucpro.sequences.compressed import compression_of
 from virnucpro.sequences.inputs import InputFile, find_inputs

@@ -16,22 +16,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from virnucpro.errors import InputError, UsageError
-from virnucpro.hints import input_hint
-from virnucpro.launch import (
-    Processes,
-    World,
-    allow_for_fork,
-    check_network,
-    choose_processes,
-    read_world,
-    use_threads,
-    visible_devices,
-)
+from virnucpro.launch import World, check_network, read_world
 from virnucpro.reporting.outputs import SPOOL, Outputs
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.samples import SamplesResult, read_samples
 from virnucpro.run.ahead import reading_ahead
+from virnucpro.run.hints import input_hint
 from virnucpro.run.home import ensure_home
+from virnucpro.run.processes import (
+    Processes,
+    allow_for_fork,
+    choose_processes,
+    use_threads,
+    visible_devices,
+)
 from virnucpro.run.samples import check_places, note_each, predict_each, samples_of
 from virnucpro.run.spool import keep_inputs, run_inputs
 from virnucpro.run.stopping import signals_held

@@ -17,7 +17,6 @@ from virnucpro.errors import StoreError
 from virnucpro.files import (
     OUTPUT,
     WORK,
-    Lock,
     digest,
     directory_handle,
     explained,
@@ -26,6 +25,7 @@ from virnucpro.files import (
     remove_tree,
     write_json,
 )
+from virnucpro.locks import Lock
 from virnucpro.reporting.outputs import HIDDEN
 
 log = logging.getLogger(__name__)

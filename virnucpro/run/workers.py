@@ -20,12 +20,12 @@ from virnucpro.errors import Interrupted, VirNucProError
 from virnucpro.launch import (
     INTERFACE_VARIABLE,
     PARENT_VARIABLE,
-    Processes,
     cores,
     resume_hint,
     signal_name,
     stopped,
 )
+from virnucpro.run.processes import Processes
 from virnucpro.run.stopping import signals_held
 
 LOOPBACK = "127.0.0.1"

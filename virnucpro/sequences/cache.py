@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from virnucpro.errors import StoreError, UsageError
-from virnucpro.files import CACHE, Lock, open_own, read_json
+from virnucpro.files import CACHE, open_own, read_json
+from virnucpro.locks import Lock
 
 MANIFEST = "manifest.json"
 BUILDING = ".building"  # how the name of a half-built table ends

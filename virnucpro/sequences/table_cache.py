@@ -21,7 +21,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from virnucpro.errors import StoreError, one_line
-from virnucpro.files import CACHE, Lock, make_directory
+from virnucpro.files import CACHE, make_directory
+from virnucpro.locks import Lock
 from virnucpro.sequences.cache import Hold, keep_below_limit
 from virnucpro.sequences.compressed import sha256_of
 from virnucpro.sequences.frame_columns import FrameRules

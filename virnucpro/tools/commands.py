@@ -1,104 +1,24 @@
-"""How a command is made of its options, and the commands `models`, `doctor`, `citation` and
-`benchmark`. `cli.py` registers them; everything heavy is imported when called.
+"""The commands `reference`, `models`, `cache`, `doctor`, `citation` and `benchmark`; everything
+heavy is imported when called.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
-import logging
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Literal
 
 import typer
 
 from virnucpro.errors import UsageError
-from virnucpro.settings import Compile, Option, Precision, check_words, flag, option
-
-
-def command(
-    run: Callable[..., None], *parts: type, only: Sequence[str] = ()
-) -> Callable[..., None]:
-    """`run(*parts)` as typer takes a command: an option for each field of these dataclasses.
-
-    only: the fields of the last one that are options; all where it is empty. Name and help are
-    those of `run`.
-    """
-    names = [[one.name for one in fields(part)] for part in parts]
-    if only:
-        names[-1] = list(only)
-    parameters = [
-        _parameter(part, name) for part, some in zip(parts, names, strict=True) for name in some
-    ]
-
-    def call(**given: Any) -> None:
-        for name, value in given.items():
-            if isinstance(value, float) and math.isnan(value):  # within every range, for typer
-                raise typer.BadParameter("nan is not a number", param_hint=f"'{flag(name)}'")
-        run(
-            *(
-                part(**{name: given[name] for name in some})
-                for part, some in zip(parts, names, strict=True)
-            )
-        )
-
-    call.__name__, call.__doc__ = run.__name__.lstrip("_"), run.__doc__
-    call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return call
-
-
-def _parameter(part: Any, name: str) -> inspect.Parameter:
-    """What typer reads of the field `name` of a dataclass."""
-    (one,) = (one for one in fields(part) if one.name == name)
-    meaning: Option = one.metadata["option"]
-    if meaning.is_argument:
-        info = typer.Argument(metavar=meaning.metavar, help=meaning.help, show_default=False)
-    else:
-        info = typer.Option(
-            *meaning.names,
-            help=meaning.help,
-            metavar=meaning.metavar,
-            min=meaning.min,
-            max=meaning.max,
-            hidden=meaning.hidden,
-            rich_help_panel=meaning.panel,
-        )
-    kind = get_type_hints(part)[name]
-    if set(get_args(kind)) >= {Path, str}:  # from Python both are taken
-        kind = Path | None
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=inspect.Parameter.empty if one.default is MISSING else one.default,
-        annotation=Annotated[kind, info],
-    )
-
-
-def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
-    """Send the package's log to standard error; a process that does not speak says warnings
-    only.
-    """
-    from virnucpro.reporting.record import PrintableFormatter
-
-    logger = logging.getLogger("virnucpro")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    for old in [h for h in logger.handlers if getattr(h, "virnucpro_console", False)]:
-        logger.removeHandler(old)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.virnucpro_console = True  # type: ignore[attr-defined]
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    handler.setLevel(
-        logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO
-    )
-    logger.addHandler(handler)
-
+from virnucpro.options import check_words, command, option
+from virnucpro.run.terminal import console_logging
+from virnucpro.settings import Compile, Precision
 
 reference = typer.Typer(help="Known proteins that sequences are searched against.")
 

@@ -8,7 +8,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from virnucpro.errors import UsageError
-from virnucpro.settings import FRAME_POLICIES, SHORTEST_CHUNK, STRETCHES, argument, option
+from virnucpro.options import argument, option
+from virnucpro.settings import FRAME_POLICIES, SHORTEST_CHUNK, STRETCHES
 
 SPLITS = ("train", "validation", "test")
 SIZES = ("mini", "small", "tiny")

@@ -7,7 +7,8 @@ import zipfile
 
 import pytest
 
-from virnucpro import cli, hints
+from virnucpro import cli
+from virnucpro.run import hints
 
 
 def said(capsys, *words) -> tuple[int, str]:

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from virnucpro import launch
-from virnucpro.launch import World, use_threads
+from virnucpro.launch import World
+from virnucpro.run import processes
+from virnucpro.run.processes import use_threads
 
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch) -> Iterator[None]:
     """torch's threads are as before afterwards."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(launch, "cores", lambda: 8)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
