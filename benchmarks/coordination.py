@@ -36,7 +36,8 @@ def work(out: Path, batches: int) -> None:
     import torch
     from accelerate import Accelerator
 
-    from virnucpro.embedding.extract import PlannedBatches, extract
+    from virnucpro.embedding.batches import PlannedBatches
+    from virnucpro.embedding.extract import extract
     from virnucpro.embedding.group import close_group
     from virnucpro.embedding.plan import make_plan
     from virnucpro.embedding.store import FeatureStore

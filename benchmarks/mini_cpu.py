@@ -22,7 +22,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from virnucpro.embedding.extract import PlannedBatches  # noqa: E402
+from virnucpro.embedding.batches import PlannedBatches  # noqa: E402
 from virnucpro.embedding.plan import make_plan  # noqa: E402
 from virnucpro.embedding.work import TokenColumn  # noqa: E402
 from virnucpro.models.bundle import MINI, Bundle  # noqa: E402

@@ -27,9 +27,9 @@ from virnucpro.reporting.record import (
     ModelRecord,
     RunRecord,
     read_record,
-    typed,
     write_record,
 )
+from virnucpro.reporting.typed import typed
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.table import FrameTable

@@ -16,8 +16,9 @@ import torch
 from accelerate import Accelerator
 
 from virnucpro.calling.answers import call
+from virnucpro.embedding.batches import PlannedBatches
 from virnucpro.embedding.coverage import coverage, exit_code, scored
-from virnucpro.embedding.extract import Extraction, PlannedBatches, extract
+from virnucpro.embedding.extract import Extraction, extract
 from virnucpro.embedding.group import close_group
 from virnucpro.embedding.matrix import writing_matrix
 from virnucpro.embedding.store import FeatureRows, Part

@@ -22,6 +22,7 @@ from virnucpro.files import explained
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoders import encoders_of, read_tokenizers
 from virnucpro.models.files import file_digest
+from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import KEPT, Outputs
 from virnucpro.reporting.record import (
@@ -30,7 +31,6 @@ from virnucpro.reporting.record import (
     RunRecord,
     call_identity,
     earlier_reference,
-    logging_to,
     read_record,
 )
 from virnucpro.reporting.result import Result

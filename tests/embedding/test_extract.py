@@ -9,13 +9,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from virnucpro.embedding.extract import (
-    FAILURE_REASONS,
-    NO_MEMORY,
-    NOT_FINITE,
-    PlannedBatches,
-    extract,
-)
+from virnucpro.embedding.batches import NO_MEMORY, NOT_FINITE, PlannedBatches
+from virnucpro.embedding.extract import FAILURE_REASONS, extract
 from virnucpro.embedding.plan import make_plan
 from virnucpro.embedding.store import FeatureStore
 

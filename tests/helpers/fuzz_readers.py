@@ -34,7 +34,8 @@ from virnucpro.models.dnabert_s import load_dnabert_s
 from virnucpro.models.encoders import read_tokenizers
 from virnucpro.models.esm2 import load_esm2
 from virnucpro.models.packing import pack
-from virnucpro.reporting.record import InputRecord, ModelRecord, RunRecord, plain, read_record
+from virnucpro.reporting.record import InputRecord, ModelRecord, RunRecord, read_record
+from virnucpro.reporting.typed import plain
 from virnucpro.run.state import WorkPlace
 from virnucpro.tools.random_models import random_bundle
 

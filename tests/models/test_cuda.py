@@ -9,9 +9,9 @@ import pytest
 import torch
 from golden_run import GOLDEN, embed, protein_ids, read_fasta
 
+from virnucpro.models.choices import compute_dtype
 from virnucpro.models.dnabert_s import DnabertEncoder, load_dnabert_s
 from virnucpro.models.esm2 import Esm2Encoder, load_esm2
-from virnucpro.models.precision import compute_dtype
 from virnucpro.tools.random_models import random_dnabert_s, random_esm2
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from virnucpro.errors import Failure, OutputError, StoreError
+from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import (
     EncoderRecord,
     InputRecord,
     ModelRecord,
     RunRecord,
-    logging_to,
     read_record,
     write_failures,
     write_record,

@@ -12,7 +12,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,16 +19,23 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch.utils.data import DataLoader, Dataset
 
+from virnucpro.embedding.batches import (
+    NO_MEMORY,
+    NOT_FINITE,
+    PLAIN,
+    SPLIT,
+    Encoder,
+    PlannedBatch,
+    PlannedBatches,
+    embed_or_split,
+)
 from virnucpro.embedding.group import peers
-from virnucpro.embedding.plan import Deal, Plan, make_plan
+from virnucpro.embedding.plan import Deal, make_plan
 from virnucpro.embedding.store import FeatureStore
-from virnucpro.models.packing import PackedBatch, pack
 from virnucpro.run.timing import LoopSeconds, Meter
 
 log = logging.getLogger(__name__)
 
-# How a row came about; gathered beside the rows, so that the main process can tell.
-PLAIN, SPLIT, NOT_FINITE, NO_MEMORY = range(4)
 FAILURE_REASONS = {
     NOT_FINITE: "its embedding is not finite, in fp32 neither",
     NO_MEMORY: (
@@ -37,32 +43,9 @@ FAILURE_REASONS = {
         " --chunk-length"
     ),
 }
-# Libraries below torch report a full memory as a plain RuntimeError.
-NO_MEMORY_WORDS = (
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_NOT_INITIALIZED",
-    "CUDA out of memory",
-    "DefaultCPUAllocator: can't allocate",
-)
 # about ten seconds of a core: more would be lost when a run is killed
 CPU_OPERATIONS_BETWEEN_MEETINGS = 5e11
 MOST_BATCHES_BETWEEN_MEETINGS = 16  # whatever they cost: all of them are in memory
-
-
-class Encoder(Protocol):
-    """Token ids to vectors; see virnucpro.models."""
-
-    name: str
-    width: int
-    pad_id: int
-    in_16_bits_below: int  # tokens; what is shorter `embed` computes in 16 bits, in a run of 8
-    weights: int  # how many numbers: a token costs two operations each
-
-    def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """fp32 [rows, width], rows in the order given to `pack`."""
-
-    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
-        """The same from the full weights in fp32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,48 +69,6 @@ class Extraction:
     in_16_bits: int  # sequences too short for the 8 of the run
     failed: dict[int, str]  # representative -> reason
     processes: tuple[LoopSeconds, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedBatch:
-    """A planned batch, ready for an encoder. index: int64 [rows]."""
-
-    index: torch.Tensor
-    packed: PackedBatch
-    sequences: tuple[np.ndarray, ...]
-
-    def to(self, device: torch.device, non_blocking: bool = False) -> PlannedBatch:
-        """The batch on `device`."""
-        return PlannedBatch(
-            self.index.to(device, non_blocking=non_blocking),
-            self.packed.to(device, non_blocking=non_blocking),
-            self.sequences,
-        )
-
-    def pin_memory(self) -> PlannedBatch:
-        """So that the copy to a GPU waits for nothing that is computed there; the loader calls
-        this.
-        """
-        return PlannedBatch(self.index.pin_memory(), self.packed.pin_memory(), self.sequences)
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedBatches:
-    """The plan's batches, packed when they are asked for."""
-
-    plan: Plan
-    token_ids: Callable[[np.ndarray], Sequence[np.ndarray]]  # frame rows -> their token ids
-    pad_id: int
-    longest: int  # tokens; no sequence of the run is longer
-
-    def __len__(self) -> int:
-        return len(self.plan)
-
-    def __getitem__(self, number: int) -> PlannedBatch:
-        rows = self.plan.batch(number)
-        sequences = tuple(self.token_ids(rows))
-        packed = pack(sequences, self.plan.tokens, self.pad_id, max_length=self.longest)
-        return PlannedBatch(torch.from_numpy(rows.copy()), packed, sequences)
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,66 +231,6 @@ def batches_between_meetings(device: torch.device, weights: int, tokens: int) ->
     return min(
         int(CPU_OPERATIONS_BETWEEN_MEETINGS / (2 * weights * tokens)), MOST_BATCHES_BETWEEN_MEETINGS
     )
-
-
-def embed_or_split(
-    embed, width: int, batch: PlannedBatch, batches: PlannedBatches
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(rows [n, width], how [n]) of one batch, on the device; a batch too large for the memory is
-    split.
-    """
-    rows = _unless_no_memory(embed, batch.packed)
-    if rows is not None:
-        return rows, torch.where(torch.isfinite(rows).all(dim=1), PLAIN, NOT_FINITE)
-    rows, halves = _embed_halves(embed, width, batch.sequences, batches, batch.index.device)
-    split = torch.tensor(halves, device=rows.device)
-    not_finite = ~torch.isfinite(rows).all(dim=1) & (split != NO_MEMORY)
-    return rows, torch.where(not_finite, NOT_FINITE, split)
-
-
-def _embed_halves(
-    embed, width: int, sequences, batches: PlannedBatches, device
-) -> tuple[torch.Tensor, list[int]]:
-    """Embed `sequences` in halves, and those in halves again, down to one sequence; rows and how
-    each came about.
-    """
-    log.warning("out of memory: splitting a batch of %d frames", len(sequences))
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    middle = len(sequences) // 2
-    done, how = [], []
-    for half in (sequences[:middle], sequences[middle:]) if middle else (sequences,):
-        rows = _unless_no_memory(embed, _pack_tight(half, batches).to(device))
-        if rows is not None:
-            kinds = [SPLIT] * len(half)
-        elif len(half) > 1:
-            rows, kinds = _embed_halves(embed, width, half, batches, device)
-        else:
-            rows, kinds = torch.zeros(1, width, device=device), [NO_MEMORY]
-        done.append(rows)
-        how += kinds
-    return torch.cat(done), how
-
-
-def _unless_no_memory(embed, packed: PackedBatch) -> torch.Tensor | None:
-    """The rows, or None where memory does not suffice.
-
-    The traceback, which holds the tensors that filled it, is let go.
-    """
-    try:
-        return embed(packed)
-    except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and not any(
-            word in str(error) for word in NO_MEMORY_WORDS
-        ):
-            raise
-    return None
-
-
-def _pack_tight(sequences, batches: PlannedBatches) -> PackedBatch:
-    """Pack into no more tokens than wanted (a multiple of 16, which the matrix units like)."""
-    used = sum(map(len, sequences))
-    return pack(sequences, -(-used // 16) * 16, batches.pad_id, max_length=batches.longest)
 
 
 def _only(items: list[PlannedBatch]) -> PlannedBatch:

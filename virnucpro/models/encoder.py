@@ -15,9 +15,9 @@ from typing import Any
 import torch
 
 from virnucpro.errors import ModelError
+from virnucpro.models.choices import compute_dtype
 from virnucpro.models.fast.self_check import FastPathError, plain_instead
 from virnucpro.models.packing import PackedBatch, even_rows, pool
-from virnucpro.models.precision import compute_dtype
 from virnucpro.models.weights import FLOATS
 from virnucpro.settings import Choice
 

@@ -14,14 +14,13 @@ import torch
 
 from virnucpro.errors import ModelError
 from virnucpro.models.attention import REGISTERED, VARLEN, choose_attention, register_attention
-from virnucpro.models.choices import INT8, PLAIN, choose_fast_path
+from virnucpro.models.choices import INT8, PLAIN, choose_fast_path, compute_dtype
 from virnucpro.models.config import LONGEST_TOKENS
 from virnucpro.models.encoder import Encoder, Forward, assign_weights
 from virnucpro.models.esm2_model import Esm2Config, Esm2Model, to_stock
 from virnucpro.models.fast.esm2_cpu import CpuEsm2
 from virnucpro.models.fast.self_check import LEAST_COSINE, checked
 from virnucpro.models.packing import PackedBatch
-from virnucpro.models.precision import compute_dtype
 from virnucpro.models.weights import ADVICE, read_state_dict
 from virnucpro.settings import Choice
 

@@ -1,4 +1,4 @@
-"""What to cite when results of this program are published."""
+"""What `virnucpro citation` says: the works behind a result, as text and as BibTeX."""
 
 from __future__ import annotations
 
@@ -31,3 +31,75 @@ CITATIONS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 """(what for, reference, address) of each work."""
+
+ACCELERATE = (
+    "Several processes and devices",
+    (
+        "Gugger S, Debut L, Wolf T, Schmid P, Mueller Z, Mangrulkar S, Sun M, Bossan B. Accelerate:"
+        " training and inference at scale made simple, efficient and adaptable. 2022."
+    ),
+    "https://github.com/huggingface/accelerate",
+)
+
+BIBTEX = r"""@article{virnucpro,
+  title   = {{VirNucPro}: an identifier for the identification of viral short sequences using six-frame translation and
+             large language models},
+  author  = {Li, Jing and Mi, Jia and Lin, Wei and Tian, Fengjuan and Wan, Jing and Gao, Jingyang and Tong, Yigang},
+  journal = {Briefings in Bioinformatics},
+  volume  = {26},
+  number  = {3},
+  pages   = {bbaf224},
+  year    = {2025},
+  doi     = {10.1093/bib/bbaf224}
+}
+
+@article{esm2,
+  title   = {Evolutionary-scale prediction of atomic-level protein structure with a language model},
+  author  = {Lin, Zeming and Akin, Halil and Rao, Roshan and Hie, Brian and Zhu, Zhongkai and Lu, Wenting and
+             Smetanin, Nikita and Verkuil, Robert and Kabeli, Ori and Shmueli, Yaniv and dos Santos Costa, Allan and
+             Fazel-Zarandi, Maryam and Sercu, Tom and Candido, Salvatore and Rives, Alexander},
+  journal = {Science},
+  volume  = {379},
+  number  = {6637},
+  pages   = {1123--1130},
+  year    = {2023},
+  doi     = {10.1126/science.ade2574}
+}
+
+@article{dnabert_s,
+  title   = {{DNABERT-S}: pioneering species differentiation with species-aware {DNA} embeddings},
+  author  = {Zhou, Zhihan and Wu, Weimin and Ho, Harrison and Wang, Jiayi and Shi, Lizhen and Davuluri, Ramana V and
+             Wang, Zhong and Liu, Han},
+  journal = {Bioinformatics},
+  volume  = {41},
+  number  = {Supplement\_1},
+  pages   = {i255--i264},
+  year    = {2025},
+  note    = {preprint arXiv:2402.08777, 2024},
+  doi     = {10.1093/bioinformatics/btaf188}
+}
+
+@misc{accelerate,
+  title        = {Accelerate: Training and inference at scale made simple, efficient and adaptable},
+  author       = {Sylvain Gugger and Lysandre Debut and Thomas Wolf and Philipp Schmid and Zachary Mueller and
+                  Sourab Mangrulkar and Marc Sun and Benjamin Bossan},
+  howpublished = {\url{https://github.com/huggingface/accelerate}},
+  year         = {2022}
+}
+"""
+
+
+def text() -> str:
+    """A paragraph a work: what for, reference, address."""
+    return (
+        "\n\n".join(
+            f"{purpose}:\n  {reference}\n  {address}"
+            for purpose, reference, address in (*CITATIONS, ACCELERATE)
+        )
+        + "\n"
+    )
+
+
+def bibtex() -> str:
+    """All works as BibTeX."""
+    return BIBTEX

@@ -6,22 +6,18 @@ read. What it says is collected where it happens.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import os
 import re
-import types
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields, is_dataclass
-from io import TextIOWrapper
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
-from virnucpro.errors import Failure, StoreError, UsageError, escaped
-from virnucpro.files import explained, is_ours, is_plain_name, open_own, read_json, write_text
+from virnucpro.errors import Failure, StoreError, UsageError
+from virnucpro.files import is_ours, is_plain_name, read_json, write_text
 from virnucpro.homology.choice import SHIPPED_DIRECTORY, find_reference, reference_checksum
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.typed import plain, typed
 from virnucpro.settings import (
     FEATURE_KINDS,
     FRAME_POLICIES,
@@ -34,21 +30,8 @@ from virnucpro.settings import (
     parse_shard,
 )
 
-
-class PrintableFormatter(logging.Formatter):
-    """Messages with whatever cannot be printed escaped: names of files and records come in them."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (the name of logging)
-        """The message with control characters escaped."""
-        record.message = escaped(record.message)
-        return super().formatMessage(record)
-
-
-LOG_FORMAT = PrintableFormatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S")
 FORMAT = 1  # raise it when keys of run.json change their meaning
 ADVICE = "start over with predict --force, or choose another directory"
-MORE = "more"  # the field that keeps keys which this version does not know
-KINDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
 
 T = TypeVar("T")
 Identity = Mapping[str, str]
@@ -279,68 +262,6 @@ def _is_folder_name(stem: str) -> bool:
     return is_plain_name(f"{stem}_merged".replace("\\", "_"))
 
 
-def typed(kind: Any, value: Any, where: str) -> Any:
-    """`value`, from JSON, as the annotated type `kind`: dataclasses, tuples, mappings and scalars.
-
-    where: its keys so far. Raises ValueError naming the key that is missing or of another type.
-    """
-    origin, arguments = get_origin(kind), get_args(kind)
-    if kind is Any or (value is None and type(None) in arguments):
-        return value
-    if origin in (Union, types.UnionType):
-        known = [one for one in arguments if one is not type(None)]
-        return typed(known[0], value, where)
-    if origin is tuple and isinstance(value, list):
-        return tuple(typed(arguments[0], one, f"{where}[{i}]") for i, one in enumerate(value))
-    if origin is Mapping and isinstance(value, dict):
-        return {key: typed(arguments[1], one, f"{where}.{key}") for key, one in value.items()}
-    if is_dataclass(kind) and isinstance(value, dict):
-        return _typed_fields(kind, value, where)
-    if kind is float and type(value) is int and abs(value) < 1 << 53:
-        value = float(value)
-    if type(value) is not kind:
-        what = KINDS.get(kind, "a list" if origin is tuple else "an object")
-        raise ValueError(f"{where.lstrip('.')[:100]} is not {what}")
-    return value
-
-
-def _typed_fields(kind: Any, value: dict[str, Any], where: str) -> Any:
-    given, hints = dict(value), get_type_hints(kind)
-    found = {}
-    for entry in fields(kind):
-        if entry.name == MORE:
-            continue
-        if entry.name in given:
-            key = f"{where}.{entry.name}"
-            found[entry.name] = typed(hints[entry.name], given.pop(entry.name), key)
-        elif entry.default is MISSING and entry.default_factory is MISSING:
-            raise ValueError(f"{f'{where}.{entry.name}'.lstrip('.')[:100]} is missing")
-    return kind(**found, **({MORE: given} if MORE in hints else {}))
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON knows it; numbers that are no number as null. Raises TypeError for what has
-    no plain form.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        known = {entry.name: getattr(value, entry.name) for entry in fields(value)}
-        return plain({**known.pop(MORE, {}), **known})
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        items = sorted(value, key=str) if isinstance(value, (set, frozenset)) else value
-        return [plain(item) for item in items]
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item") and not isinstance(value, (str, bytes)):
-        value = value.item()  # a numpy scalar
-    if isinstance(value, float) and not abs(value) < float("inf"):
-        return None
-    if value is None or isinstance(value, (str, int, float, bool)):
-        return value
-    raise TypeError(f"{type(value).__name__} has no place in run.json")
-
-
 def write_failures(outputs: Outputs, failures: Sequence[Failure]) -> None:
     """`failed_files.txt`, a line a failure; no file, and none left from before, where nothing
     failed.
@@ -353,81 +274,3 @@ def write_failures(outputs: Outputs, failures: Sequence[Failure]) -> None:
         )
     else:
         outputs.failed_files.unlink(missing_ok=True)
-
-
-class _LogFile(logging.FileHandler):
-    """A log that cannot be written any more, as on a full disk, is no reason to disturb a run or
-    its last words.
-    """
-
-    def _open(self) -> TextIOWrapper:
-        handle = open_own(Path(self.baseFilename), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        return open(handle, "a", encoding=self.encoding, errors=self.errors)
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
-        pass
-
-    def close(self) -> None:
-        # closing writes what the file's buffer still holds
-        with contextlib.suppress(OSError):
-            super().close()
-
-
-class _ToParent(logging.Handler):
-    """Hands records on to the handlers above a logger."""
-
-    def __init__(self, logger: logging.Logger, level: int):
-        super().__init__(level)
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if self._logger.parent is not None:
-            self._logger.parent.callHandlers(record)
-
-
-@contextlib.contextmanager
-def _heard(logger: logging.Logger, level: int) -> Iterator[None]:
-    """While entered, `logger` takes records from `level` on, and all handlers that it has, and
-    those above it, still get what they got before: a Python program has set up its own logging.
-    """
-    before, own_level, propagate = logger.getEffectiveLevel(), logger.level, logger.propagate
-    if before <= level:
-        yield
-        return
-
-    def is_wanted(record: logging.LogRecord) -> bool:
-        return record.levelno >= before
-
-    others, parent = list(logger.handlers), _ToParent(logger, before)
-    for other in others:
-        other.addFilter(is_wanted)
-    if propagate:
-        logger.addHandler(parent)
-    logger.propagate = False
-    logger.setLevel(level)
-    try:
-        yield
-    finally:
-        logger.setLevel(own_level)
-        logger.propagate = propagate
-        logger.removeHandler(parent)
-        for other in others:
-            other.removeFilter(is_wanted)
-
-
-@contextlib.contextmanager
-def logging_to(outputs: Outputs, logger: logging.Logger, verbose: bool = False) -> Iterator[None]:
-    """`logger`'s messages also go to `run.log`, appended, while the block runs."""
-    with explained(outputs.run_log):
-        handler = _LogFile(outputs.run_log, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(LOG_FORMAT)
-    handler.setLevel(logging.DEBUG if verbose else logging.INFO)
-    try:
-        with _heard(logger, handler.level):
-            logger.addHandler(handler)
-            try:
-                yield
-            finally:
-                logger.removeHandler(handler)
-    finally:
-        handler.close()

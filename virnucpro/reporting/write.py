@@ -19,9 +19,10 @@ from virnucpro.reporting.fasta import write_fastas
 from virnucpro.reporting.multiqc import write_multiqc
 from virnucpro.reporting.original import scores_digest, write_original_tables
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import RunRecord, plain, write_failures, write_record
+from virnucpro.reporting.record import RunRecord, write_failures, write_record
 from virnucpro.reporting.report import write_report
 from virnucpro.reporting.tables import counts, write_tables
+from virnucpro.reporting.typed import plain
 
 UNITS = {
     "read": "frames",

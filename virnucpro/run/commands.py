@@ -13,7 +13,7 @@ import typer
 
 from virnucpro.errors import UsageError
 from virnucpro.options import argument, command, flag, option
-from virnucpro.run.terminal import console_logging
+from virnucpro.reporting.log import console_logging
 from virnucpro.settings import INPUTS, Options
 
 log = logging.getLogger("virnucpro")

@@ -39,15 +39,10 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
 from virnucpro.models.encoders import EncoderEntry, as_listed
 from virnucpro.models.packing import pack
+from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import short_sequences
-from virnucpro.reporting.record import (
-    RunRecord,
-    call_identity,
-    logging_to,
-    read_record,
-    write_failures,
-)
+from virnucpro.reporting.record import RunRecord, call_identity, read_record, write_failures
 from virnucpro.run.ahead import read_table, whole_fingerprint
 from virnucpro.run.preload import load_encoder
 from virnucpro.run.session import Run

@@ -14,8 +14,9 @@ from virnucpro.calling.answers import call
 from virnucpro.embedding.coverage import Coverage, check_any_answered, exit_code, scored
 from virnucpro.embedding.matrix import check_room, write_matrix
 from virnucpro.errors import StoreError, UsageError
+from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import EncoderRecord, RunRecord, call_settings, logging_to
+from virnucpro.reporting.record import EncoderRecord, RunRecord, call_settings
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.records import calibration_of, with_files

@@ -16,8 +16,8 @@ from virnucpro.reporting.record import (
     ModelRecord,
     RunRecord,
     call_identity,
-    typed,
 )
+from virnucpro.reporting.typed import typed
 from virnucpro.run.job import Job
 from virnucpro.run.preload import device_name
 from virnucpro.run.session import Run

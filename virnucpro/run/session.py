@@ -25,8 +25,8 @@ from virnucpro.errors import StoreError
 from virnucpro.homology.choice import reference_choice
 from virnucpro.launch import World, resume_hint, stopped
 from virnucpro.models.bundle import Bundle, resolve_bundle
+from virnucpro.models.choices import resolve_precision
 from virnucpro.models.encoder import Encoder
-from virnucpro.models.precision import resolve_precision
 from virnucpro.reporting.progress import Display
 from virnucpro.run.ahead import check_stride
 from virnucpro.run.state import WorkPlace

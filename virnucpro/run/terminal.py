@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import io
-import logging
 import os
 import select
 import sys
@@ -86,23 +85,3 @@ def close_standard_streams() -> None:
         reason = (failure.strerror or "").lower()
         print(f"virnucpro: warning: standard output cannot be written ({reason})", file=sys.stderr)
     sys.stderr.flush()
-
-
-def console_logging(verbose: bool, quiet: bool, speaks: bool) -> None:
-    """Send the package's log to standard error; a process that does not speak says warnings
-    only.
-    """
-    from virnucpro.reporting.record import PrintableFormatter
-
-    logger = logging.getLogger("virnucpro")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    for old in [h for h in logger.handlers if getattr(h, "virnucpro_console", False)]:
-        logger.removeHandler(old)
-    handler = logging.StreamHandler(sys.stderr)
-    handler.virnucpro_console = True  # type: ignore[attr-defined]
-    handler.setFormatter(PrintableFormatter("%(message)s"))
-    handler.setLevel(
-        logging.WARNING if quiet or not speaks else logging.DEBUG if verbose else logging.INFO
-    )
-    logger.addHandler(handler)

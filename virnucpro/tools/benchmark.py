@@ -23,12 +23,11 @@ import torch
 
 from virnucpro import __version__
 from virnucpro.errors import UsageError
-from virnucpro.models.choices import preferred_tokens
+from virnucpro.models.choices import compute_dtype, preferred_tokens, resolve_precision
 from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.encoders import ENCODERS, as_listed
 from virnucpro.models.esm2 import Esm2Encoder
 from virnucpro.models.packing import PackedBatch, pack
-from virnucpro.models.precision import compute_dtype, resolve_precision
 from virnucpro.settings import Choice, ModelSettings, PredictSettings
 from virnucpro.tools.random_models import (
     SHAPES,

@@ -17,7 +17,7 @@ import typer
 
 from virnucpro.errors import UsageError
 from virnucpro.options import check_words, command, option
-from virnucpro.run.terminal import console_logging
+from virnucpro.reporting.log import console_logging
 from virnucpro.settings import Compile, Precision
 
 reference = typer.Typer(help="Known proteins that sequences are searched against.")
@@ -221,7 +221,7 @@ def citation(
     bibtex: Annotated[bool, typer.Option("--bibtex", help="Print BibTeX entries.")] = False,
 ) -> None:
     """Say what to cite."""
-    from virnucpro.tools import citation as works
+    from virnucpro.reporting import citation as works
 
     print(works.bibtex() if bibtex else works.text())
 

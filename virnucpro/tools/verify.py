@@ -139,7 +139,7 @@ def machine_precisions() -> tuple[str, ...]:
     """The precisions `--precision` has on this machine's first device."""
     import torch
 
-    from virnucpro.models.precision import computes_bf16
+    from virnucpro.models.choices import computes_bf16
 
     if not torch.cuda.is_available():
         return ("fp32",)

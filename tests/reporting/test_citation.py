@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from virnucpro.tools import citation
+from virnucpro.reporting import citation
 
 
 def test_text_and_bibtex_name_the_same_works():

@@ -5,10 +5,10 @@ import torch
 from golden_run import embed, protein_ids
 
 from virnucpro.errors import UsageError
+from virnucpro.models.choices import resolve_precision
 from virnucpro.models.dnabert_s import DnabertEncoder, alibi_slopes, load_dnabert_s
 from virnucpro.models.esm2 import Esm2Encoder, load_esm2
 from virnucpro.models.packing import pack
-from virnucpro.models.precision import resolve_precision
 from virnucpro.tools.random_models import random_bundle, random_dnabert_s, random_esm2
 
 
