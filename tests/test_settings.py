@@ -43,10 +43,11 @@ GIVEN = {
     "verbose": True,
 }
 OTHERS = {"resume": True, "conservative": True, "no_cache": True}  # that exclude some of these
+POINTS = {"relaxed": True}, {"max_fdr": 0.05}, {"false_positives": "0.1%"}
 SAMPLES = {"samplesheet": "samples.tsv"}, {"per_input": True}  # they run another function
 
 
-@pytest.mark.parametrize("given", [GIVEN, OTHERS, *SAMPLES, {"relaxed": True}, {}])
+@pytest.mark.parametrize("given", [GIVEN, OTHERS, *SAMPLES, *POINTS, {}])
 def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeypatch):
     """As they reach the processes of our own launch, with inputs that look like options."""
     seen: list[Options] = []
@@ -64,7 +65,7 @@ def test_options_say_themselves_as_a_command_line_that_means_them(given, monkeyp
 
 
 def test_every_option_is_tried_here():
-    tried = {*GIVEN, *OTHERS, *(name for given in SAMPLES for name in given), "relaxed"}
+    tried = {*GIVEN, *OTHERS, *(name for given in (*SAMPLES, *POINTS) for name in given)}
     assert tried == {one.name for one in fields(Options)}
 
 
@@ -76,6 +77,9 @@ def test_every_option_is_tried_here():
         ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
         ({"chunk_length": 3}, "--chunk-length 3: give 30 or more"),
         ({"resume": True, "force": True}, "give one of them"),
+        ({"max_fdr": 5}, "--max-fdr 5: a share of false calls lies between 0 and 1"),
+        ({"max_fdr": 0.1, "relaxed": True}, "exclude each other"),
+        ({"false_positives": "2%"}, "--false-positives 2%: choose one of 5%, 1%, 0.1%"),
     ],
 )
 def test_python_checks_what_the_command_line_checks(given, said):

@@ -94,8 +94,8 @@ def summarize(
     `output_dir`; nothing is embedded again.
 
     force: what is in `output_dir` may be replaced. classifier: another one, `.safetensors` or the
-    original's `.pth`. options: min_score,
-    conservative, relaxed, allow_short, prevalence, table_format, cache_dir as for `predict`.
+    original's `.pth`. options: min_score, conservative, relaxed, max_fdr, false_positives,
+    allow_short, prevalence, reference, call_by, table_format, cache_dir as for `predict`.
     """
     from virnucpro.summary import copied
     from virnucpro.summary import summarize as again

@@ -23,6 +23,7 @@ from virnucpro.embedding.group import close_group
 from virnucpro.embedding.matrix import writing_matrix
 from virnucpro.embedding.store import FeatureRows, Part
 from virnucpro.embedding.work import TokenColumn, longest_tokens
+from virnucpro.homology.choice import find_reference
 from virnucpro.launch import code_for_launcher
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
@@ -149,12 +150,14 @@ def _call_and_write(
     saved: Callable[[], object] | None,
 ) -> Result:
     """Scores to calls to files; `lost` bool [frames] have none, `saved` waits for the matrix."""
-    run.display.stage("writing tables and report")
     job.forget_plans()
     settings, table = run.settings, with_files(job.table, run.settings.inputs)
+    searched = find_reference(settings.call.reference) is not None
+    run.display.stage("searching known proteins" if searched else "calling")
     with run.clock.stage("call"):
         calibration = calibration_of(record.model)
         answers = call(table, scores, lost, settings.call, run.bundle.name, calibration)
+    run.display.stage("writing tables and report")
     write_results(job.outputs, answers, record, run.clock, saved)
     return replace(_finished(job, record, run), answers=answers)
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from virnucpro.errors import UsageError
 from virnucpro.options import check_words, flag, option
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "bf16", "fp16", "fp32", "int8"]
 FeatureKind = Literal["float32", "float16", "none"]
 Compile = Literal["auto", "on", "off"]
+FalsePositives = Literal["5%", "1%", "0.1%"]
 TableFormat = Literal["tsv", "tsv.gz", "parquet"]
 CallBy = Literal["model", "both"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
@@ -62,11 +64,14 @@ class Choice:
 @dataclass(frozen=True, slots=True)
 class CallPoints:
     """Thresholds on a sequence's score: at or over `virus` it is called virus, at or over `relaxed`
-    ambiguous.
+    ambiguous. Instead of `virus`: the fdr of a sequence that is called virus is at most `max_fdr`,
+    or as many cells as `false_positives` says are called virus by the model's own points.
     """
 
     virus: float = DEFAULT
     relaxed: float = RELAXED
+    max_fdr: float | None = None
+    false_positives: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.virus <= 1.0:
@@ -74,6 +79,20 @@ class CallPoints:
                 f"--min-score {self.virus}: a score lies between 0 and 1; give a value in that"
                 " range"
             )
+        if self.max_fdr is not None and not 0.0 < self.max_fdr < 1.0:
+            raise UsageError(
+                f"--max-fdr {self.max_fdr}: a share of false calls lies between 0 and 1; give a"
+                " value such as 0.05"
+            )
+
+    @property
+    def rule(self) -> str:
+        """What is called virus, in words."""
+        if self.max_fdr is not None:
+            return f"virus where the fdr is at most {self.max_fdr}"
+        if self.false_positives is not None:
+            return f"virus from the value that {self.false_positives} of cells of its length reach"
+        return f"virus from {self.virus}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,15 +128,22 @@ class CallSettings:
         if self.call_by == "both" and self.reference == NO_REFERENCE:
             raise UsageError("--call-by both: needs proteins to search; leave out --reference none")
 
-    def of_model(self, weighs_evidence: bool) -> CallSettings:
-        """The settings with nothing left to choose. A model that weighs evidence has the shipped
-        proteins searched and its calls made by both, unless something else was said.
+    def of_model(self, calibration: Mapping[str, Any] | None) -> CallSettings:
+        """The settings with nothing left to choose, for a model of this calibration. One that
+        weighs known proteins has the shipped ones searched and its calls made by both, unless
+        something else was said. Raises UsageError where it cannot be called so.
         """
-        wanted = weighs_evidence or self.call_by == "both"
+        weighs = "evidence" in (calibration or {})
+        wanted = weighs or self.call_by == "both"
         reference = self.reference or os.environ.get(REFERENCE_VARIABLE)
         reference = reference or (SHIPPED if wanted else NO_REFERENCE)
-        both = weighs_evidence and reference != NO_REFERENCE
-        call_by = self.call_by or ("both" if both else "model")
+        call_by = self.call_by or ("both" if weighs and reference != NO_REFERENCE else "model")
+        if self.points.max_fdr is not None and not calibration and call_by != "both":
+            raise UsageError("--max-fdr: this model has no probabilities; add --call-by both")
+        if self.points.false_positives is not None and not (weighs and call_by == "both"):
+            raise UsageError(
+                "--false-positives: was measured for mini with --call-by both; give --min-score"
+            )
         return replace(self, reference=reference, call_by=call_by)
 
 
@@ -323,6 +349,19 @@ class Options:
     relaxed: bool = option(
         False, "Virus from 0.3 on: more viruses, more false positives.", "--relaxed", panel=CALLS
     )
+    max_fdr: float | None = option(
+        None,
+        "Call as many sequences of each input virus as keep the expected share of false calls (fdr)"
+        " at this, such as 0.05.",
+        panel=CALLS,
+        metavar="SHARE",
+    )
+    false_positives: FalsePositives | None = option(
+        None,
+        "Call virus from the value that this share of cellular sequences reaches, as measured on"
+        " groups that were not trained on. For mini with its protein search.",
+        panel=CALLS,
+    )
     allow_short: bool = option(
         False,
         "Also call sequences shorter than half the model's chunk length: many false positives.",
@@ -386,7 +425,9 @@ class Options:
 
     def call_settings(self) -> CallSettings:
         """The part that decides calls and tables."""
-        points = call_points(self.min_score, self.conservative, self.relaxed)
+        points = call_points(
+            *(self.min_score, self.conservative, self.relaxed, self.max_fdr, self.false_positives)
+        )
         return CallSettings(
             points,
             self.allow_short,
@@ -432,24 +473,25 @@ def parse_shard(word: str) -> tuple[int, int]:
     return number, of
 
 
-def call_points(min_score: float | None, conservative: bool, relaxed: bool) -> CallPoints:
-    """The points of `--min-score`, `--conservative`, `--relaxed`, of which at most one may stand
-    there.
+def call_points(
+    min_score: float | None,
+    conservative: bool,
+    relaxed: bool,
+    max_fdr: float | None = None,
+    false_positives: str | None = None,
+) -> CallPoints:
+    """The points of `--min-score`, `--conservative`, `--relaxed`, `--max-fdr` and
+    `--false-positives`, of which at most one may be given.
     """
-    if sum((min_score is not None, conservative, relaxed)) > 1:
+    given = (min_score is not None, conservative, relaxed, max_fdr is not None, false_positives)
+    if sum(map(bool, given)) > 1:
         raise UsageError(
-            "--min-score, --conservative and --relaxed exclude each other; give one of them"
+            "--min-score, --conservative, --relaxed, --max-fdr and --false-positives exclude each"
+            " other; give one of them"
         )
-    virus = (
-        min_score
-        if min_score is not None
-        else CONSERVATIVE
-        if conservative
-        else RELAXED
-        if relaxed
-        else None
-    )
-    return CallPoints() if virus is None else CallPoints(virus=virus, relaxed=min(virus, RELAXED))
+    preset = CONSERVATIVE if conservative else RELAXED if relaxed else DEFAULT
+    virus = preset if min_score is None else min_score
+    return CallPoints(virus, min(virus, RELAXED), max_fdr, false_positives)
 
 
 def _path(given: Path | str | None) -> Path | None:

@@ -81,7 +81,7 @@ def summarize(
             scores[~lost] = (
                 rows if by_scores else Classifier.load(Path(model.classifier)).scores(rows)
             )
-        settings = settings.of_model(model.weighs_evidence)
+        settings = settings.of_model(model.calibration)
         answered = scored(table, ~lost, scores)
         earlier = (failure for failure in before.failures if failure.stage != CLASSIFY)
         failures = (*earlier, *answered.failures)

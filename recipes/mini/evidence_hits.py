@@ -1,13 +1,12 @@
 """What the reference proteins say of contigs that no training saw; the first half of
 evidence_fit.py, which needs it once for any number of networks.
 
-    python -m recipes.mini.evidence_hits TABLE FASTA RELATIVES HITS [--reference DIR] [--bases N]
+    python -m recipes.mini.evidence_hits TABLE FASTA RELATIVES HITS [--reference DIR]
 
 TABLE and FASTA are oof.py's; RELATIVES is the folder that recipes/reference left (`relatives.tsv`,
 `chosen.txt`). HITS gets a file of about 2 million bases each: `row` of TABLE, and its hits,
 [H] each, with `own`: whether the protein is one of the contig's own group or near-identical to
-one (recipes/reference/relatives.py). The same length of every group comes in turn, so that the
-first files are already an even sample; a file that is there is not made again.
+one (recipes/reference/relatives.py). A file that is there is not made again.
 """
 
 from __future__ import annotations
@@ -22,12 +21,20 @@ import numpy as np
 from recipes.reference.choose import read_relatives
 from recipes.reference.relatives import read_plain
 from virnucpro.homology.choice import SHIPPED_DIRECTORY
+from virnucpro.homology.evidence import Evidence, weigh
 from virnucpro.homology.reference import Reference, load
 from virnucpro.homology.search import Hits, search
 
 BATCH = 2_000_000  # bases
-MOST = 60  # hits of a stretch, of which the group's own proteins are dropped
-SHARE = {300: 0.5, 500: 1.0, 1000: 0.5, 3000: 0.5, 10000: 0.25}  # of the rounds, by length
+MOST_HITS = 60  # hits of a stretch, of which the group's own proteins are dropped
+# by length: of viruses, and of each category of cells
+MOST_CONTIGS = {
+    300: (400, 100),
+    500: (1200, 250),
+    1000: (600, 150),
+    3000: (600, 200),
+    10000: (200, 40),
+}
 
 
 def own_proteins(folder: Path, reference: Reference) -> dict[tuple[str, str], np.ndarray]:
@@ -64,36 +71,38 @@ def own_of_units(
     return masks
 
 
-def in_turn(table: dict[str, np.ndarray], seed: int = 21) -> np.ndarray:
-    """All rows: of every group the first of each length, then the second, and so on; shorter
-    and longer contigs than 500 bases every second or fourth time.
-    """
+def sample(table: dict[str, np.ndarray], seed: int = 21) -> np.ndarray:
+    """Rows of MOST_CONTIGS of every category and length, of all its groups in turn, mixed."""
     rng, n = np.random.default_rng(seed), len(table["length"])
-    order = rng.permutation(n)
-    key = np.char.add(np.char.add(table["category"], "/"), table["group"])
-    _, which = np.unique(key, return_inverse=True)
-    turn, seen = np.zeros(n), defaultdict(int)
+    order, turn = rng.permutation(n), np.zeros(n)
+    seen: dict[tuple[str, str, int], int] = defaultdict(int)
+    keys = list(zip(*(table[k].tolist() for k in ("category", "group", "length")), strict=True))
     for row in order.tolist():
-        length = int(table["length"][row])
-        turn[row] = seen[which[row], length] / SHARE[length]
-        seen[which[row], length] += 1
-    return order[np.argsort(turn[order], kind="stable")]
+        turn[row] = seen[keys[row]]
+        seen[keys[row]] += 1
+    order = order[np.argsort(turn[order], kind="stable")]
+    kept = []
+    for category in sorted(set(table["category"].tolist())):
+        for length, (viral, other) in MOST_CONTIGS.items():
+            mine = (table["category"] == category) & (table["length"] == length)
+            kept.append(order[mine[order]][: viral if category == "viral" else other])
+    return rng.permutation(np.concatenate(kept))
 
 
-def run(table: dict[str, np.ndarray], fasta: Path, folder: Path, out: Path, options) -> None:
-    """Search a batch after another until so many bases are done."""
-    reference = load(options.reference)
+def run(table: dict[str, np.ndarray], fasta: Path, folder: Path, out: Path, where: Path) -> None:
+    """Search one batch after another."""
+    reference = load(where)
     own = own_of_units(table, own_proteins(folder, reference), len(reference))
-    sequences, order = dict(read_plain(fasta)), in_turn(table)
+    sequences, order = dict(read_plain(fasta)), sample(table)
     done = np.cumsum(table["length"][order])
     out.mkdir(parents=True, exist_ok=True)
-    for number in range(-(-min(options.bases, int(done[-1])) // BATCH)):
+    for number in range(-(-int(done[-1]) // BATCH)):
         path = out / f"{number:03}.npz"
         if path.exists():
             continue
         first, last = np.searchsorted(done, [number * BATCH, (number + 1) * BATCH])
         rows = order[first:last]
-        hits = search([sequences[i] for i in table["id"][rows].tolist()], reference, most=MOST)
+        hits = search([sequences[i] for i in table["id"][rows].tolist()], reference, most=MOST_HITS)
         unit = table["unit"][rows][hits.sequence].tolist()
         mine = [own[u][p] for u, p in zip(unit, hits.protein.tolist(), strict=True)]
         columns = {f.name: getattr(hits, f.name) for f in fields(Hits)}
@@ -101,6 +110,19 @@ def run(table: dict[str, np.ndarray], fasta: Path, folder: Path, out: Path, opti
             np.savez_compressed(stream, row=rows, own=np.array(mine, bool), **columns)
         path.with_suffix(".part").rename(path)
         print(f"{path.name}: {len(rows):,} contigs, {len(hits):,} hits", flush=True)
+
+
+def read_features(folder: Path, length: np.ndarray) -> tuple[np.ndarray, Evidence]:
+    """(rows of TABLE, their evidence without hits with their own proteins) of all files of HITS;
+    `length` is TABLE's.
+    """
+    reference, rows, parts = load(SHIPPED_DIRECTORY), [], []
+    for path in sorted(folder.glob("*.npz")):
+        with np.load(path) as z:
+            hits = Hits(*(z[f.name] for f in fields(Hits))).select(np.flatnonzero(~z["own"]))
+            rows.append(z["row"])
+        parts.append(weigh(hits, length[rows[-1]], reference))
+    return np.concatenate(rows), Evidence.concatenate(parts)
 
 
 def main() -> None:
@@ -111,11 +133,10 @@ def main() -> None:
     for name in ("table", "fasta", "relatives", "hits"):
         parser.add_argument(name, type=Path)
     parser.add_argument("--reference", type=Path, default=SHIPPED_DIRECTORY)
-    parser.add_argument("--bases", type=int, default=12_000_000)
     options = parser.parse_args()
     with np.load(options.table) as z:
         table = {k: z[k] for k in ("id", "unit", "category", "group", "length")}
-    run(table, options.fasta, options.relatives, options.hits, options)
+    run(table, options.fasta, options.relatives, options.hits, options.reference)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from virnucpro.calling.consensus import (
     call_sequences,
     call_windows,
 )
+from virnucpro.homology.weights import FEATURES, Weights
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
 from virnucpro.settings import CallPoints
 
@@ -216,6 +217,36 @@ def test_with_a_calibration_the_probability_decides():
     assert np.isnan(sequences.fdr).all()
     _, sequences = call([500], [(0, 1, 0, 0.1, 0.9)])
     assert notes(sequences) == {"uncalibrated"} and np.isnan(sequences.virus_probability[0])
+
+
+def test_as_many_are_virus_as_keep_the_share_of_false_calls():
+    as_is = Calibration(("logit_score",), (1.0,))
+    values = [0.99, 0.9, 0.6, 0.2]  # the running means of 1 - p: 0.01, 0.055, 0.17, 0.3275
+    rows = [(r, 1, 0, 1 - v, v) for r, v in enumerate(values)]
+    for share, expected in ((0.06, 2), (0.2, 3), (0.001, 0)):
+        _, found = call([500] * 4, rows, as_is, points=CallPoints(max_fdr=share))
+        assert words(found) == ["virus"] * expected + ["ambiguous"] * (3 - expected) + ["non-virus"]
+    assert found.fdr == pytest.approx([0.01, 0.055, 0.17, 0.3275], abs=1e-6)
+    _, moved = call([500] * 4, rows, as_is, 0.01, points=CallPoints(max_fdr=0.06))
+    assert words(moved) == [
+        "ambiguous",
+        *["non-virus"] * 3,
+    ]  # 0.99 is 0.5 where a hundredth is viral
+    assert np.isnan(call([500] * 4, rows, as_is)[1].fdr).all()
+
+
+def test_the_points_of_a_share_of_false_positives_are_those_of_the_length():
+    points = {"5%": (0.8, 0.4), "1%": (0.9, 0.6)}
+    weights = Weights((500, 5000), ((0.0, 1.0, *[0.0] * len(FEATURES)),) * 2, points)
+    weighed = Calibration(("logit_score",), (1.0,), evidence=weights)
+    rows = [(r, k, 0, 0.3, 0.7) for r, n in enumerate((1, 10)) for k in range(1, n + 1)]
+    expected = {"5%": ["ambiguous", "virus"], "1%": ["ambiguous", "virus"]}
+    for share, calls in expected.items():
+        for prevalence in (None, 0.9):
+            _, found = call(
+                [500, 5000], rows, weighed, prevalence, points=CallPoints(false_positives=share)
+            )
+            assert words(found) == calls
 
 
 def test_best_first():

@@ -14,7 +14,7 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.homology.reference import ProteinLabel, build
 from virnucpro.homology.weights import FEATURES
 from virnucpro.models.bundle import MINI
-from virnucpro.settings import CallSettings
+from virnucpro.settings import CallPoints, CallSettings
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
 GENES = dict(
@@ -143,7 +143,7 @@ def test_a_model_without_weights_has_the_log_odds_added(runs):
 def test_the_choice_that_is_left_to_the_model(monkeypatch):
     monkeypatch.delenv("VIRNUCPRO_REFERENCE")
     said = {
-        (s.reference, s.call_by, weighs): s.of_model(weighs)
+        (s.reference, s.call_by, weighs): s.of_model({"evidence": {}} if weighs else None)
         for weighs in (True, False)
         for s in (CallSettings(), CallSettings(reference="none"), CallSettings(call_by="both"))
     }
@@ -157,8 +157,8 @@ def test_the_choice_that_is_left_to_the_model(monkeypatch):
         (None, "both", False): ("shipped", "both"),
     }
     monkeypatch.setenv("VIRNUCPRO_REFERENCE", "somewhere")
-    assert CallSettings().of_model(False).reference == "somewhere"
-    assert CallSettings(reference="none").of_model(True).reference == "none"
+    assert CallSettings().of_model(None).reference == "somewhere"
+    assert CallSettings(reference="none").of_model({"evidence": {}}).reference == "none"
 
 
 def test_summarize_keeps_the_proteins_of_the_run(folder, runs, monkeypatch):
@@ -183,6 +183,19 @@ def test_a_reference_that_is_not_there_is_told_before_anything_is_computed(folde
 def test_both_needs_proteins():
     with pytest.raises(UsageError, match="--call-by both: needs proteins"):
         CallSettings(call_by="both", reference="none")
+
+
+def test_rules_that_a_model_cannot_follow_are_told_before_anything_is_computed():
+    fdr, share = CallPoints(max_fdr=0.1), CallPoints(false_positives="1%")
+    with pytest.raises(UsageError, match="--max-fdr: this model has no probabilities"):
+        CallSettings(points=fdr).of_model(None)
+    with pytest.raises(UsageError, match="--false-positives: was measured for mini"):
+        CallSettings(points=share, reference="none").of_model({"evidence": {}})
+    for settings in (
+        CallSettings(points=fdr, reference="x"),
+        CallSettings(points=share, reference="x"),
+    ):
+        assert settings.of_model({"evidence": {}}).points == settings.points
 
 
 def test_shards_are_searched_when_they_are_joined(folder, runs):

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,10 @@ def test_weights_are_interpolated_between_lengths():
     lengths = np.array([10, 100, 1000, 10_000, 10**7])
     odds = weights.log_odds(np.ones((5, 2)), lengths)
     assert odds.tolist() == pytest.approx([1, 1, 4, 7, 7])
+    weights = replace(weights, points={"5%": (0.9, 0.5)})
+    assert weights.point("5%", lengths).tolist() == pytest.approx([0.9, 0.9, 0.7, 0.5, 0.5])
     again = Weights.from_json(weights.to_json(), 2)
+    assert again == weights
     assert again.log_odds(np.ones((5, 2)), lengths)[2] == odds[2]
 
 
@@ -24,10 +29,12 @@ def test_weights_are_interpolated_between_lengths():
         {"lengths": [1], "weights": [[0, float("nan")]]},
         {"lengths": [1], "weights": [[0, 1e9]]},
         {"lengths": [1], "weights": [1]},
+        {"lengths": [1], "weights": [[0, 0]], "points": {"5%": [0.5, 0.6]}},
+        {"lengths": [1], "weights": [[0, 0]], "points": {"5%": [1.5]}},
     ],
 )
 def test_weights_that_are_none_are_refused(data):
-    with pytest.raises(ValueError, match="evidence weight"):
+    with pytest.raises(ValueError, match=r"evidence (weight|points)"):
         Weights.from_json(data, 1)
 
 

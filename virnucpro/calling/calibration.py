@@ -246,20 +246,21 @@ def fdr_by_source(
     eligible: NDArray[np.bool_],
     trained: float,
     prevalence: float | None,
+    fewest: int = FEWEST_FOR_PREVALENCE,
 ) -> NDArray[np.float64]:
     """Expected false discovery rate at each sequence's probability, within its source; NaN where
     not to be had.
 
     With an explicit `prevalence` the probabilities are already at it and every source gets one;
-    else each source's prevalence is estimated, from 1,000 sequences on. Sequences without a call
-    take no part.
+    else each source's prevalence is estimated, from 1,000 sequences on, and those of `fewest` and
+    more have one with the probabilities as they are. Sequences without a call take no part.
     """
     fdr = np.full(len(probability), np.nan)
     for rows in rows_by_source(source, eligible).values():
         p = probability[rows]
-        if prevalence is None:
-            if len(rows) < FEWEST_FOR_PREVALENCE:
-                continue
+        if len(rows) < fewest and prevalence is None:
+            continue
+        if len(rows) >= FEWEST_FOR_PREVALENCE and prevalence is None:
             p = shift_prevalence(p, trained, estimate_prevalence(p, trained))
         fdr[rows] = expected_fdr(p)
     return fdr

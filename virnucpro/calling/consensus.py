@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from virnucpro.calling.calibration import (
+    FEWEST_FOR_PREVALENCE,
     Calibration,
     expit,
     fdr_by_source,
@@ -219,10 +220,17 @@ def call_sequences(
         shift_prevalence(p, trained, prevalence) for p in (model_probability, probability)
     )
     if calibrated:
-        fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence)
+        fewest = FEWEST_FOR_PREVALENCE if rules.points.max_fdr is None else 1
+        fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence, fewest)
     little = (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
     little &= has_score & (records.length >= EVIDENCE_LENGTH)
     deciding = probability if calibrated else virus_score
+    over = deciding >= rules.points.virus
+    if rules.points.max_fdr is not None:
+        over = fdr <= rules.points.max_fdr
+    if rules.points.false_positives is not None and calibration and calibration.evidence:
+        point = calibration.evidence.point(rules.points.false_positives, records.length)
+        over = deciding >= shift_prevalence(point, trained, prevalence)
     notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value
     notes[has_score] |= 0 if calibrated else Note.uncalibrated.value
@@ -234,7 +242,7 @@ def call_sequences(
         max_chunk_score=max_chunk_score,
         n_virus_chunks=np.bincount(chunks.record[chunks.is_virus], minlength=n).astype(np.int32),
         n_open_frames=n_open_frames,
-        call=_calls(deciding, has_score, eligible, little, rules.points),
+        call=_calls(deciding, over, has_score, eligible, little, rules.points.relaxed),
         fdr=fdr,
         notes=notes,
         model_probability=model_probability,
@@ -281,18 +289,20 @@ def _scores(
 
 def _calls(
     deciding: NDArray[np.float64],
+    over: NDArray[np.bool_],
     has_score: NDArray[np.bool_],
     eligible: NDArray[np.bool_],
     little: NDArray[np.bool_],
-    points: CallPoints,
+    relaxed: float,
 ) -> NDArray[np.uint8]:
-    """The call of each sequence by the score that decides; `little` evidence never calls virus.
+    """The call of each sequence by the score that decides and whether it is over the point of a
+    virus; `little` evidence never calls virus.
 
     eligible: those with a score that are long enough for a call.
     """
     call = np.full(len(deciding), Call.non_virus, np.uint8)
-    call[deciding >= points.relaxed] = Call.ambiguous
-    call[deciding >= points.virus] = Call.virus
+    call[deciding >= relaxed] = Call.ambiguous
+    call[over] = Call.virus
     call[little & (call == Call.virus)] = Call.ambiguous
     call[~eligible] = Call.too_short
     call[~has_score] = Call.not_scored

@@ -5,8 +5,8 @@ weights is read without the search.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Weights:
 
     lengths: tuple[int, ...]
     weights: tuple[tuple[float, ...], ...]  # [lengths, 1 + features]
+    # by share of cells ("5%"): the probability that so many reach, of each length
+    points: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], features: int) -> Weights:
@@ -44,20 +46,36 @@ class Weights:
             raise ValueError(f"the evidence weights are not {1 + features} numbers a length")
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise ValueError("an evidence weight is no number, or larger than any that is fitted")
-        return cls(lengths, tuple(map(tuple, weights.tolist())))
+        points = {name: tuple(map(float, of)) for name, of in data.get("points", {}).items()}
+        if not all(
+            len(of) == len(lengths) and 0 < min(of) <= max(of) < 1 for of in points.values()
+        ):
+            raise ValueError("the evidence points are not a probability a length")
+        return cls(lengths, tuple(map(tuple, weights.tolist())), points)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as `bundle.json` has them."""
-        return {"lengths": list(self.lengths), "weights": [list(row) for row in self.weights]}
+        return {
+            "lengths": list(self.lengths),
+            "weights": [list(row) for row in self.weights],
+            **({"points": {k: list(v) for k, v in self.points.items()}} if self.points else {}),
+        }
 
     def log_odds(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """float64 [N] of `features` [N, F] of sequences of so many bases."""
-        at = np.log(np.clip(lengths, self.lengths[0], self.lengths[-1]))
         rows = np.column_stack(
-            [np.interp(at, np.log(self.lengths), column) for column in np.transpose(self.weights)]
+            [self._between(column, lengths) for column in np.transpose(self.weights)]
         )
         # not @: a BLAS product's last bit may depend on N
         return rows[:, 0] + (rows[:, 1:] * features).sum(axis=1)
+
+    def point(self, share: str, lengths: np.ndarray) -> np.ndarray:
+        """float64 [N]: the probability that this share of the cells of each length reaches."""
+        return self._between(self.points[share], lengths)
+
+    def _between(self, values: Sequence[float], lengths: np.ndarray) -> np.ndarray:
+        """Values of the fitted lengths, interpolated; beyond these the nearest."""
+        return np.interp(np.log(np.maximum(lengths, 1)), np.log(self.lengths), values)
 
 
 def search_weights() -> Weights:

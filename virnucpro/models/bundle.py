@@ -89,11 +89,6 @@ class Bundle:
         """Width of each encoder's embedding, by its config.json; in the order of a feature row."""
         return {entry.name: hidden_size(self.directories[entry.name]) for entry in self.encoders}
 
-    @property
-    def weighs_evidence(self) -> bool:
-        """Whether it says how much known proteins weigh beside its score."""
-        return "evidence" in (self.calibration or {})
-
     def check_classifier(self, width: int) -> None:
         """Raises ModelError unless a classifier of `width` columns fits the encoders."""
         widths = self.widths

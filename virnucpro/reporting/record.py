@@ -69,11 +69,6 @@ class ModelRecord:
     directories: Mapping[str, str] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def weighs_evidence(self) -> bool:
-        """As of a bundle."""
-        return "evidence" in (self.calibration or {})
-
 
 @dataclass(frozen=True)
 class EncoderRecord:
@@ -144,6 +139,10 @@ def call_identity(call: CallSettings) -> Identity:
     InputError where the reference proteins are not there.
     """
     directory = find_reference(call.reference)
+    rules = {
+        "--max-fdr": call.points.max_fdr,
+        "--false-positives": call.points.false_positives,
+    }
     searched = {} if directory is None else {"--reference": reference_checksum(directory)}
     return {
         "--min-score": str(call.points.virus),
@@ -151,6 +150,7 @@ def call_identity(call: CallSettings) -> Identity:
         "--allow-short": str(call.allow_short),
         "--prevalence": str(call.prevalence),
         "--table-format": call.table_format,
+        **{name: str(value) for name, value in rules.items() if value is not None},
         **searched,
         **({"--call-by": str(call.call_by)} if searched else {}),
     }
@@ -162,7 +162,13 @@ def call_settings(identity: Identity, reference: str | None) -> CallSettings:
     """
     reference = earlier_reference(identity, reference)
     try:
-        points = CallPoints(float(identity["--min-score"]), float(identity["--relaxed"]))
+        fdr = identity.get("--max-fdr")
+        points = CallPoints(
+            float(identity["--min-score"]),
+            float(identity["--relaxed"]),
+            None if fdr is None else float(fdr),
+            identity.get("--false-positives"),
+        )
         expected = identity["--prevalence"]
         settings = CallSettings(
             points,

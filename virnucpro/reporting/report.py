@@ -163,13 +163,13 @@ def _charts(answers: Answers, label: str) -> list[tuple[str, str]]:
     called, points = answers.sequences.called, answers.rules.points
     deciding, length = answers.sequences.deciding_score, answers.records.length
     words = np.array(CALL_WORDS)[answers.sequences.call]
-    histogram = charts.score_histogram(
-        deciding[called], words[called], (points.virus, points.relaxed), label
-    )
-    by_score = charts.length_against_score(length[called], deciding[called], words[called], label)
+    by_score = points.max_fdr is None and points.false_positives is None
+    drawn = (points.virus, points.relaxed) if by_score else (points.relaxed,)
+    histogram = charts.score_histogram(deciding[called], words[called], drawn, label)
+    by_length = charts.length_against_score(length[called], deciding[called], words[called], label)
     return [
         (f"{label.capitalize()} of every called sequence", histogram),
-        (f"Length against {label}", by_score),
+        (f"Length against {label}", by_length),
         ("Calls by length", charts.calls_by_length(length, words)),
     ]
 
@@ -279,7 +279,7 @@ def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
             if name.split()[0] not in NOT_SHOWN
         ),
         ("Chunk length", f"{rules.chunk_length} bases"),
-        ("Called virus from", rules.points.virus),
+        ("Called", rules.points.rule),
         ("Ambiguous from", rules.points.relaxed),
         ("Short sequences called", "yes" if rules.allow_short else "no"),
         ("Regions from windows", f"every {rules.stride} bases" if rules.stride else None),

@@ -114,6 +114,8 @@ OF_SUMMARIZE = (
     "min_score",
     "conservative",
     "relaxed",
+    "max_fdr",
+    "false_positives",
     "allow_short",
     "prevalence",
     "reference",

@@ -85,7 +85,7 @@ class Session:
 
     def new_run(self, settings: PredictSettings, number: int) -> Run:
         """The run `number` of this session, from 0."""
-        call = settings.call.of_model(self.bundle.weighs_evidence)
+        call = settings.call.of_model(self.bundle.calibration)
         return Run(
             replace(settings, precision=self.precision, call=call),
             self.world,
