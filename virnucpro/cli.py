@@ -128,7 +128,7 @@ def run(arguments: list[str]) -> int:
         _complain(error, verbose, world)
     except typer.TyperException as error:
         code = UsageError.exit_code
-        _complain(_explained(error), verbose, world)
+        _complain(_explained(error), False, world)
     except (KeyboardInterrupt, typer.Abort):
         code = INTERRUPTED
     except SystemExit as stop:

@@ -47,6 +47,8 @@ def place(tmp_path, monkeypatch):
         (["predict", "all.tar.gz"], 1, "tar -xf all.tar.gz -C unpacked"),
         (["predict", "contig.fna"], 1, "did you mean contigs.fna?"),
         (["predict", "done"], 64, "virnucpro summarize done"),
+        (["version"], 64, "virnucpro --version"),
+        (["-v"], 64, "-V for the version"),
     ],
 )
 def test_the_right_command_is_said_at_once(place, capsys, words, code, wanted):

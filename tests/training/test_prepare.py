@@ -4,6 +4,7 @@ import json
 import numpy as np
 import pytest
 
+from virnucpro import cli
 from virnucpro.errors import InputError
 from virnucpro.sequences.chunks import chunk_spans
 from virnucpro.sequences.frames import FRAME_NAMES, open_frames
@@ -45,6 +46,22 @@ def test_groups_stay_whole_and_every_side_gets_some(tmp_path):
         assert set(lab.split[mine]) == {"train", "validation", "test"}
         for group in set(lab.group[mine]):
             assert len(set(lab.split[mine & (lab.group == group)])) == 1
+
+
+def test_what_later_steps_will_miss_is_said_with_the_next_command(tmp_path, monkeypatch, capsys):
+    records = [
+        (f"r{i}", decode(random_codes(700)), "virus" if i % 2 else "others", f"g{i}", "")
+        for i in range(8)
+    ]
+    labels = write(tmp_path, records)
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    monkeypatch.chdir(tmp_path)
+    assert cli.run(["prepare", str(labels), "-o", "out"]) == 0
+    said = capsys.readouterr().err
+    assert "note: the validation side has 1 group of a label" in said and "calibrate" in said
+    assert "without DIAMOND" in said
+    assert said.splitlines()[-1] == "next: virnucpro train out -o my_bundle"
+    assert {path.name for path in tmp_path.iterdir()} == {"g.fna", "labels.tsv", "out"}
 
 
 def test_near_identical_records_leave_training_and_are_counted(tmp_path):

@@ -311,7 +311,10 @@ def named_spec(model: str, said: str = "--model") -> BundleSpec:
     with suppress(OSError, ValueError):  # no name of a directory
         if Path(model).is_dir():
             return read_spec(Path(model))
-    raise ModelError(f"{said} {model}: neither a known name (500, 300, mini) nor a directory")
+    raise ModelError(
+        f"{said} {model}: neither a known name nor a directory;"
+        " give 500, 300, mini, or the path of a bundle"
+    )
 
 
 def installed(name: str) -> bool:

@@ -25,6 +25,7 @@ OPTIONS = {
     **dict.fromkeys(("--threshold", "--cutoff", "--score"), "--min-score X"),
     **dict.fromkeys(("--min-len", "--minlength", "-l"), "--min-length N"),
     **dict.fromkeys(("--overwrite", "-F"), "--force"),
+    "-v": "-V for the version, or -v after predict, summarize or merge",
 }
 
 
@@ -38,6 +39,8 @@ def command_hint(words: Sequence[str], commands: Iterable[str]) -> str | None:
     first = words[0] if words else ""
     if not first or first.startswith("-") or first in commands:
         return None
+    if first == "version":
+        return "version: is not a command; give: virnucpro --version"
     looks_so = os.path.exists(first) or first.startswith(URLS) or "." in Path(first).name
     if not looks_so:
         return None

@@ -6,6 +6,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -157,7 +160,9 @@ def calibrate(
     store = read_prepared(settings.labelled)
     contigs = cut_contigs(store, settings.side, LENGTHS, settings.per_group, settings.seed)
     say(f"{len(contigs.codes):,} contigs of the {settings.side} side")
-    answered = answer(contigs, settings.output, str(settings.bundle))
+    with ExitStack() as stack:
+        work = settings.output or Path(stack.enter_context(TemporaryDirectory(prefix="virnucpro-")))
+        answered = answer(contigs, work, str(settings.bundle))
     known = np.flatnonzero(~np.isnan(answered.scored.score))
     s = answered.scored.select(known)
     share, frames = answered.fraction[known], answered.open_frames[known]

@@ -5,9 +5,11 @@ everything heavy is imported when called. `cli.py` registers them.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,8 @@ def _checked(settings: type, run: Callable[[Any], None]) -> Callable[..., None]:
     """The command; its output directory is checked before the work, not after."""
 
     def call(given: Any) -> None:
-        _check_writable(given.output)
+        if given.output is not None:
+            _check_writable(given.output)
         run(given)
 
     call.__name__, call.__doc__ = run.__name__, settings.__doc__
@@ -40,11 +43,33 @@ def _checked(settings: type, run: Callable[[Any], None]) -> Callable[..., None]:
 def _prepare(settings: PrepareSettings) -> None:
     from virnucpro.training.prepare import prepare
 
-    for side, counts in prepare(settings, say)["sides"].items():
+    sides = prepare(settings, say)["sides"]
+    for side, counts in sides.items():
         found = [
             f"{c['records']:,} {name} records of {c['groups']} groups" for name, c in counts.items()
         ]
         say(f"{side}: {', '.join(found)}")
+    for remark in _remarks(sides):
+        say(f"note: {remark}")
+    say(f"next: virnucpro train {settings.output} -o my_bundle")
+
+
+def _remarks(sides: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[str]:
+    """What later steps will miss in the data or on this machine."""
+    for side, missed, share in (
+        ("validation", "`virnucpro calibrate` needs at least 2", "--validation"),
+        ("test", "`virnucpro evaluate` gives intervals from 2", "--test"),
+    ):
+        fewest = min(sides[side].get(n, {}).get("groups", 0) for n in ("virus", "others"))
+        if fewest < 2:
+            yield (
+                f"the {side} side has {fewest} group{'s' * (fewest != 1)} of a label, and {missed} of each: label more"
+                f" groups, or raise {share}"
+            )
+    if find_spec("sklearn") is None:
+        yield "`virnucpro evaluate` needs scikit-learn: pip install scikit-learn"
+    if shutil.which("diamond") is None:
+        yield "without DIAMOND, `virnucpro evaluate` leaves out its protein search"
 
 
 def _train(settings: TrainSettings) -> None:
@@ -53,6 +78,7 @@ def _train(settings: TrainSettings) -> None:
 
         with _resumable():
             print(train_bundle(settings, say))
+        say(f"next: virnucpro calibrate {settings.output} --labelled {settings.prepared}")
         return
     from virnucpro.training.classifier import train_classifier
 
@@ -61,7 +87,9 @@ def _train(settings: TrainSettings) -> None:
     for side in ("validation", "test"):
         if side in metrics:
             say(f"{side}: {_listed(metrics[side])}")
-    print(settings.output / "classifier.safetensors")
+    classifier = settings.output / "classifier.safetensors"
+    print(classifier)
+    say(f"next: virnucpro predict contigs.fna --classifier {classifier}, and --model as before")
 
 
 def _evaluate(settings: EvaluateSettings) -> None:
@@ -74,6 +102,9 @@ def _evaluate(settings: EvaluateSettings) -> None:
             f" {_interval(a['recall_at_5pct'])}, {a['viruses']} viral of {a['viral_groups']}"
             f" groups, {a['cellular']} others of {a['cellular_groups']}"
         )
+    say(f"tables and plots: {settings.output}")
+    model = f" --model {settings.model}" if settings.model else ""
+    say(f"next: virnucpro predict contigs.fna{model}")
 
 
 def _calibrate(settings: CalibrateSettings) -> None:
@@ -86,6 +117,7 @@ def _calibrate(settings: CalibrateSettings) -> None:
         f"{settings.bundle / 'bundle.json'}: calibrated by {found['chosen']} on"
         f" {found['sequences']:,} sequences"
     )
+    say(f"next: virnucpro evaluate {settings.labelled} --model {settings.bundle}")
 
 
 COMMANDS = {

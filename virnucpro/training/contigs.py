@@ -74,7 +74,12 @@ def answer(contigs: Contigs, directory: Path, model: str | None) -> Answered:
     write_fasta(fasta, contigs.codes, "c")
     try:
         result = api.predict(
-            fasta, directory / "predicted", model=model, allow_short=True, features="none"
+            fasta,
+            directory / "predicted",
+            model=model,
+            allow_short=True,
+            features="none",
+            quiet=False,
         )
     except StoreError as error:  # of other contigs or another model; there is no --force here
         raise StoreError(str(error).replace("--force starts over", "remove it")) from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
-from virnucpro.errors import InputError
+from virnucpro.errors import InputError, UsageError
 from virnucpro.files import write_json
 from virnucpro.training.baselines import measure_baselines
 from virnucpro.training.contigs import answer, cut_contigs
@@ -21,6 +22,11 @@ def run_evaluation(
     """Write evaluation.json, evaluation.tsv, scores.tsv and plots into the output directory;
     returns the results.
     """
+    if settings.baselines and find_spec("sklearn") is None:
+        raise UsageError(
+            "evaluate: the simple methods beside the model need scikit-learn; install it (pip"
+            " install scikit-learn), or give --no-baselines"
+        )
     store, lengths = read_prepared(settings.prepared), settings.contig_lengths
     contigs = cut_contigs(store, settings.side, lengths, settings.per_group, settings.seed)
     if contigs.virus.all() or not contigs.virus.any():

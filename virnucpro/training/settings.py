@@ -206,9 +206,9 @@ class CalibrateSettings:
     labelled: Path = option(
         MISSING, "Directory of `virnucpro prepare`.", "--labelled", metavar="PREPARED"
     )
-    output: Path = option(
-        Path("calibration"),
-        "Where the contigs and their answers go.",
+    output: Path | None = option(
+        None,
+        "Keep the contigs and their answers here, also to continue after an interruption.",
         "-o",
         "--output-dir",
         metavar="DIR",

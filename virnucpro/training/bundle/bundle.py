@@ -6,6 +6,7 @@ everything learns at once.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from virnucpro.errors import InputError, UsageError
 from virnucpro.launch import read_world
+from virnucpro.reporting.progress import clock
 from virnucpro.training.settings import TrainSettings
 from virnucpro.training.store import Store, StoreBuilder, decode, read_prepared
 from virnucpro.training.tables import write_rows
@@ -62,6 +64,7 @@ def train_bundle(settings: TrainSettings, say: Callable[[str], None] = lambda _:
     from virnucpro.training.bundle.save import save_parts, write_bundle
     from virnucpro.training.bundle.trainer import train
 
+    began = time.monotonic()
     if (size := read_world().size) > 1:
         raise UsageError(
             f"train runs in one process, and the launcher started {size}; leave the launcher out"
@@ -79,11 +82,12 @@ def train_bundle(settings: TrainSettings, say: Callable[[str], None] = lambda _:
     maker = batch_maker(settings, learned, tokenizers)
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision="bf16" if torch.cuda.is_available() else "no")
-    network, history = Network(shape), History(say)
+    rules = train_rules(settings, time.monotonic() - began)
+    network, history = Network(shape), History(say, rules)
     mean = train(
         network,
         maker,
-        train_rules(settings),
+        rules,
         accelerator=accelerator,
         report=history.add,
         state=work / "state.pt",
@@ -149,12 +153,13 @@ def batch_maker(settings: TrainSettings, learned: Store, tokenizers: Tokenizers)
     return BatchMaker([(1.0, sampler)], fragments, tokenizers, batch_shape, vocabulary, rules)
 
 
-def train_rules(settings: TrainSettings) -> TrainRules:
-    """The rules of the training loop."""
+def train_rules(settings: TrainSettings, seconds_used: float) -> TrainRules:
+    """The rules of the training loop; what was used before it is part of --minutes, up to half."""
     from virnucpro.training.bundle.trainer import TrainRules
 
+    budget = settings.minutes * 60
     return TrainRules(
-        seconds=settings.minutes * 60,
+        seconds=max(budget - seconds_used, budget / 2),
         steps=settings.steps or 10**9,
         learning_rate=settings.learning_rate or LEARNING_RATE,
         dnabert_s_share=DNABERT_S_SHARE,
@@ -202,8 +207,8 @@ def measure(
 class History:
     """The reports of a training: said as they come, and kept as a table."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self.say = say
+    def __init__(self, say: Callable[[str], None], rules: TrainRules):
+        self.say, self.rules = say, rules
         self.rows: list[dict[str, float]] = []
 
     def add(self, progress: Progress, *_: object) -> None:
@@ -215,7 +220,11 @@ class History:
             **{k: round(v, 4) for k, v in progress.parts.items()},
         }
         self.rows.append(row)
-        self.say("  ".join(f"{k} {v}" for k, v in row.items()))
+        by_time, by_steps = row["seconds"] / self.rules.seconds, row["step"] / self.rules.steps
+        share = min(max(by_time, by_steps), 1.0)
+        left = clock(row["seconds"] * (1 / share - 1)) if share else "?"
+        losses = ", ".join(f"{k} {v}" for k, v in row.items() if k not in ("step", "seconds"))
+        self.say(f"training: {share:.0%}, {left} left; step {row['step']:,}, {losses}")
 
     def write(self, path: Path) -> None:
         """As CSV, a line a report; no file where there was none."""
