@@ -62,8 +62,9 @@ def _remarks(sides: Mapping[str, Mapping[str, Mapping[str, int]]]) -> Iterator[s
     ):
         fewest = min(sides[side].get(n, {}).get("groups", 0) for n in ("virus", "others"))
         if fewest < 2:
+            groups = "1 group" if fewest == 1 else f"{fewest} groups"
             yield (
-                f"the {side} side has {fewest} group{'s' * (fewest != 1)} of a label, and {missed} of each: label more"
+                f"the {side} side has {groups} of a label, and {missed} of each: label more"
                 f" groups, or raise {share}"
             )
     if find_spec("sklearn") is None:
