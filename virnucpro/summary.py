@@ -35,8 +35,9 @@ from virnucpro.reporting.record import (
 )
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
+from virnucpro.run.identity import SHARD
 from virnucpro.run.records import calibration_of, with_files
-from virnucpro.run.state import SHARD, WorkPlace
+from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile

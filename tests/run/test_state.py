@@ -7,7 +7,8 @@ import logging
 import pytest
 
 from virnucpro.errors import OutputError, StoreError
-from virnucpro.run.state import WorkPlace, difference, is_finished
+from virnucpro.run.identity import difference, is_finished
+from virnucpro.run.state import WorkPlace
 
 CALL = {"--min-score": "0.5"}
 RUN = {"input a.fa": "1" * 64, "--precision": "fp32", "frames": "2" * 64}

@@ -37,16 +37,17 @@ from virnucpro.errors import StoreError, VirNucProError
 from virnucpro.models.choices import preferred_tokens
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
-from virnucpro.models.encoders import EncoderEntry, as_listed
+from virnucpro.models.encoders import EncoderEntry
 from virnucpro.models.packing import pack
 from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import short_sequences
-from virnucpro.reporting.record import RunRecord, call_identity, read_record, write_failures
-from virnucpro.run.ahead import read_table, whole_fingerprint
+from virnucpro.reporting.record import write_failures
+from virnucpro.run.ahead import read_table
+from virnucpro.run.identity import has_finished, identity_of
 from virnucpro.run.preload import load_encoder
 from virnucpro.run.session import Run
-from virnucpro.run.state import SHARD, UNREADABLE, Identity, is_finished
+from virnucpro.run.state import Identity
 from virnucpro.sequences.table import FrameTable, open_table
 from virnucpro.sequences.table_cache import PRIVATE_TABLES
 
@@ -131,11 +132,11 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
     bundle.check_classifier(Classifier.load(bundle.classifier).width)
     with clock.stage("plan"):
         run.display.stage("planning")
-        identity, force = _identity(run, table), settings.force and run.world.restarts == 0
+        identity, force = identity_of(run, table), settings.force and run.world.restarts == 0
         if force:
             outputs.remove()
             place.clear()
-        elif _is_finished(run, outputs, identity):
+        elif has_finished(run, outputs, identity):
             return None
         outputs.prepare()
         place.write_identity(identity)
@@ -228,69 +229,6 @@ def _open_plan(folder: Path) -> Plan:
                     " --output-dir"
                 ) from error
         time.sleep(1.0)
-
-
-def _identity(run: Run, table: FrameTable) -> dict[str, str]:
-    """All that decides the features, named for a reader."""
-    hashes = run.bundle.identity()
-    shard = run.settings.shard
-    return {
-        **{f"input {file['source']}": file["sha256"] or UNREADABLE for file in table.inputs},
-        "--chunk-length": str(run.bundle.chunk_length),
-        "frame policy": run.bundle.frame_policy,
-        "--min-length": str(run.settings.min_length),
-        "--stride": str(run.settings.stride),
-        **{entry.title: hashes[entry.name] for entry in as_listed(run.bundle.encoders)},
-        "classifier": hashes["classifier"],
-        # of a shard the table of all: it says what the shards belong to
-        "frames": whole_fingerprint(table, run.bundle) if shard else table.fingerprint,
-        **({SHARD: shard} if shard else {}),
-        "--precision": run.settings.precision,
-        "--features": run.settings.features,
-    }
-
-
-def _is_finished(run: Run, outputs: Outputs, identity: Identity) -> bool:
-    """Whether there is nothing left to do.
-
-    Raises StoreError when the output directory holds another run.
-    """
-    unfinished, finished = run.place.read_identity(), read_record(outputs.run_json)
-    if finished is not None and not run.settings.shard and not outputs.contigs.exists():
-        finished = None
-    call, directory = call_identity(run.settings.call), run.settings.output_dir
-    if is_finished(
-        directory,
-        identity,
-        call,
-        unfinished,
-        None if finished is None else {**finished.identity, **finished.call},
-        finished is not None and _is_complete(finished, outputs),
-    ):
-        log.info("%s: this run has finished already; --force starts it again", directory)
-        run.place.clear()
-        return True
-    if unfinished is None and finished is None:
-        if outputs.set_aside.exists():
-            raise StoreError(
-                f"{directory}: `virnucpro summarize` was stopped here; run it again, or start over"
-                " with --force"
-            )
-        if not run.settings.resume:
-            outputs.refuse_foreign_files()
-    if (
-        run.settings.resume
-        and unfinished is None
-        and finished is None
-        and find_older_work(directory) is None
-    ):
-        log.info("%s: nothing to resume here, starting anew", directory)
-    return False
-
-
-def _is_complete(record: RunRecord, outputs: Outputs) -> bool:
-    """Whether nothing is left that a new start could mend."""
-    return record.retry == 0 and (record.features == "none" or outputs.features.exists())
 
 
 def _check_room(run: Run, frames: int, work: dict[str, Work]) -> None:

@@ -19,9 +19,10 @@ from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import EncoderRecord, RunRecord, call_settings
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
+from virnucpro.run.identity import SHARD
 from virnucpro.run.records import calibration_of, with_files
 from virnucpro.run.shards import JoinedRows, Shard, join_shards, read_shards
-from virnucpro.run.state import SHARD, WorkPlace
+from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameIds
 from virnucpro.summary import run_inputs_of

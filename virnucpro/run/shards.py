@@ -23,7 +23,7 @@ from virnucpro.files import writing, xxh3_of
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import RunRecord, read_record, write_failures, write_record
 from virnucpro.reporting.write import dated
-from virnucpro.run.state import SHARD, difference
+from virnucpro.run.identity import SHARD, difference
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.build import NameBook, renamed
 from virnucpro.sequences.frame_columns import RECORD_SCHEMA, FrameRules

@@ -1,7 +1,6 @@
-"""Which run an output directory belongs to: identity, lock, and what a new start may do there.
+"""Where a run keeps unfinished work, under its lock, and which run that is.
 
-Identity is everything that decides the features; the number of processes, the batch size and the
-device are provenance. Knows JSON and file locks; does not know how a run is carried out.
+Knows JSON and file locks; does not know how a run is carried out.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ from virnucpro.reporting.outputs import HIDDEN
 log = logging.getLogger(__name__)
 
 FORMAT = 1  # of the state file
-MOST_DIFFERENCES = 3  # named in one line
 
-SHARD = "--shard"  # the key of a shard's identity that a whole run does not have
-UNREADABLE = "unreadable"  # an input's value in an identity where there is no hash of its content
 
 Identity = Mapping[str, str]
 
@@ -135,79 +131,3 @@ class WorkPlace:
 
 def _is_text(content: object) -> bool:
     return isinstance(content, dict) and all(isinstance(value, str) for value in content.values())
-
-
-def is_finished(
-    directory: Path,
-    now: Identity,
-    call: Identity,
-    unfinished: Identity | None,
-    finished: Identity | None,
-    complete: bool,
-) -> bool:
-    """Whether `directory` holds this very run, finished; else it may start there or go on.
-
-    now, call: this run's identity and its call settings; unfinished: what the state in the
-    directory says; finished: what the results there say, call settings included; complete: nothing
-    failed that a new start could mend. Raises StoreError where the directory holds another run,
-    whose results are not to be mixed with these or lost.
-    """
-    if finished is not None and complete and dict(finished) == {**now, **call}:
-        return True
-    held = unfinished if unfinished is not None else finished
-    if held is None:
-        return False
-    held = _without_mended(held, now)
-    lost = [key for key, value in now.items() if value == UNREADABLE != held.get(key, UNREADABLE)]
-    if lost:
-        raise StoreError(
-            f"{directory}: holds results with {lost[0]}, which cannot be read now; run the same"
-            " command again when it can be read, or --force starts over without it"
-        )
-    changed = difference({key: value for key, value in held.items() if key not in call}, now)
-    if changed:
-        raise StoreError(
-            f"{directory}: holds another run ({changed}); --force starts over, or choose another"
-            " --output-dir"
-        )
-    changed = (
-        difference({key: value for key, value in held.items() if key in call}, call)
-        if unfinished is None
-        else ""
-    )
-    if changed:
-        raise StoreError(
-            f"{directory}: holds this run with other settings ({changed}); "
-            "`virnucpro summarize` calls again from its features, --force starts over"
-        )
-    return False
-
-
-def _without_mended(held: Identity, now: Identity) -> Identity:
-    """`held`, with the inputs that could not be read then as they are now: the run is the same one
-    and has more to answer.
-    """
-    mended = {
-        key: now[key]
-        for key, value in held.items()
-        if value == UNREADABLE and now.get(key, UNREADABLE) != UNREADABLE
-    }
-    return {**held, **mended, "frames": now["frames"]} if mended else held
-
-
-def difference(before: Identity, now: Identity) -> str:
-    """What differs between two identities, in words, for one line."""
-    changed = []
-    keys = [*now, *(key for key in before if key not in now)]
-    differing = [key for key in keys if before.get(key) != now.get(key)]
-    # those follow from the others
-    for key in [key for key in differing if key != "frames"] or differing:
-        old, new = before.get(key), now.get(key)
-        if old is None or new is None:
-            changed.append(f"{key} was {'not there' if old is None else 'there'} before")
-        elif len(old) == len(new) == 64:  # hashes tell a reader nothing
-            changed.append(f"{key} has other content")
-        else:
-            changed.append(f"{key} was {old}, now {new}")
-    more = f" and {len(changed) - MOST_DIFFERENCES} more" if len(changed) > MOST_DIFFERENCES else ""
-    return "; ".join(changed[:MOST_DIFFERENCES]) + more
