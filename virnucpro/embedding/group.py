@@ -24,6 +24,7 @@ from accelerate.utils import (
 
 from virnucpro.errors import VirNucProError
 from virnucpro.launch import World, launcher_variables
+from virnucpro.models.internals import store_of_the_group
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=600)  # what keeps a dead process from hanging a run
 
@@ -143,7 +144,7 @@ class Announcements:
     def __init__(self, run: int = 0) -> None:
         """run: which of the runs in this process group the notes are about."""
         self._run = run
-        self._shared = _store_of_the_group() if dist.is_initialized() else None
+        self._shared = store_of_the_group() if dist.is_initialized() else None
         self._others = dist.get_world_size() - 1 if dist.is_initialized() else 0
 
     def post(self, name: str, note: dict[str, Any]) -> None:
@@ -176,15 +177,6 @@ class Announcements:
         if self._shared is None:
             raise RuntimeError("a single process has nobody to read notes of")
         return self._shared
-
-
-def _store_of_the_group() -> dist.Store:
-    """The key-value store behind the process group.
-
-    torch has no public way to it (seen in 2.11 and 2.13): a second one would need an address and a
-    port that all processes know.
-    """
-    return dist.distributed_c10d._get_default_store()
 
 
 @contextmanager

@@ -15,6 +15,7 @@ import torch
 from torch.nn.functional import pad
 
 from virnucpro.errors import one_line
+from virnucpro.models.internals import end_recording
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +105,8 @@ class Recorder:
                 finally:
                     graph.capture_end()
             except BaseException:
-                # older torch leaves this out where the end fails, and would never again give memory
-                # back
                 with suppress(Exception):
-                    torch._C._cuda_endAllocateToPool(self._stream.device_index, pool)
+                    end_recording(self._stream.device_index, pool)
                 raise
         return graph
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from virnucpro.models.internals import foreach_add_, foreach_lerp, foreach_lerp_, foreach_mul_
 from virnucpro.training.bundle.network import Network
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, as in torch.optim.Muon
@@ -82,13 +83,13 @@ class Muon(torch.optim.Optimizer):
         """The step of matrices of one shape."""
         grads = [p.grad for p in params if p.grad is not None]
         kept = [self.state[p].setdefault("momentum_buffer", torch.zeros_like(p)) for p in params]
-        torch._foreach_lerp_(kept, grads, 1 - group["momentum"])
-        directions = torch.stack(torch._foreach_lerp(grads, kept, group["momentum"]))
+        foreach_lerp_(kept, grads, 1 - group["momentum"])
+        directions = torch.stack(foreach_lerp(grads, kept, group["momentum"]))
         updates = orthogonalized(directions).float()
-        torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+        foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
         # 0.2 sqrt(longer side): as large as AdamW's updates are
         rate = group["lr"] * 0.2 * math.sqrt(max(params[0].shape))
-        torch._foreach_add_(params, list(updates.unbind(0)), alpha=-rate)
+        foreach_add_(params, list(updates.unbind(0)), alpha=-rate)
 
 
 def optimizers_for(network: Network, rules: RateRules, fused: bool) -> list[torch.optim.Optimizer]:
@@ -166,7 +167,7 @@ class RunningMean:
         """Take in the parameters after a step."""
         self.steps += 1
         decay = min(self.decay, (1 + self.steps) / (10 + self.steps))
-        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
+        foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - decay)
 
     @torch.no_grad()
     def freeze_to_mean(self, part: str) -> None:
