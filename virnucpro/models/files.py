@@ -28,6 +28,7 @@ def models_dir() -> Path:
 
 
 def _own_dir() -> Path:
+    # as platformdirs says for Linux; on other systems models would have to be fetched again
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "virnucpro"
 
 
