@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from virnucpro import files
+from virnucpro import locks
 from virnucpro.errors import StoreError
 from virnucpro.sequences import table as table_module
 from virnucpro.sequences import table_cache
@@ -58,9 +58,9 @@ def table_of(tmp_path, tokenizers):
 @pytest.fixture
 def warned(monkeypatch) -> list[str]:
     lines: list[str] = []
-    for log in (table_cache.log, files.log):
+    for log in (table_cache.log, locks.log):
         monkeypatch.setattr(log, "warning", lambda text, *values: lines.append(text % values))
-    files._warn_once.cache_clear()
+    locks._warn_once.cache_clear()
     return lines
 
 

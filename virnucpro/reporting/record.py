@@ -220,7 +220,10 @@ def read_record(path: Path) -> RunRecord | None:
     if content is None:
         return None
     if not is_ours(path):
-        raise StoreError(f"{path}: written by another user; choose another directory")
+        raise StoreError(
+            f"{path}: written by another user, whose results are not taken for yours; copy the"
+            " directory (cp -r), or choose another"
+        )
     if type(content.get("format")) is not int or content["format"] != FORMAT:
         raise StoreError(
             f"{path}: written by another version of this program (format"

@@ -170,7 +170,8 @@ def _cache_or_private(places: TablePlaces) -> Path:
         at = error.filename or places.cache or "the cache"
         log.warning(
             "%s: cannot keep tokenized frames (%s); this run keeps them in %s and later ones read"
-            " the input again; another place is named with --cache-dir",
+            " the input again; have its owner open it to you (chmod 1777), or name another place"
+            " with --cache-dir",
             *(at, why[:1].lower() + why[1:], places.private.parent),
         )
     return _private(places)
