@@ -42,7 +42,12 @@ GIVEN = {
     "quiet": True,
     "verbose": True,
 }
-OTHERS = {"resume": True, "conservative": True, "no_cache": True}  # that exclude some of these
+OTHERS = {
+    "resume": True,
+    "conservative": True,
+    "no_cache": True,
+    "effort": "quick",
+}  # that exclude some of these
 POINTS = {"relaxed": True}, {"max_fdr": 0.05}, {"false_positives": "0.1%"}
 SAMPLES = {"samplesheet": "samples.tsv"}, {"per_input": True}  # they run another function
 

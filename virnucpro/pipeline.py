@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from accelerate import Accelerator
 
 from virnucpro.calling.answers import call
 from virnucpro.embedding.batches import PlannedBatches
-from virnucpro.embedding.coverage import coverage, exit_code, scored
+from virnucpro.embedding.coverage import Coverage, coverage, exit_code, scored
 from virnucpro.embedding.extract import Extraction, extract
 from virnucpro.embedding.group import close_group
 from virnucpro.embedding.matrix import writing_matrix
@@ -35,10 +36,14 @@ from virnucpro.reporting.write import write_results
 from virnucpro.run.job import Job, join, prepare
 from virnucpro.run.preload import LoadAhead, load_ahead, load_encoder
 from virnucpro.run.records import calibration_of, run_record, with_files
+from virnucpro.run.rounds import Rounds, add, next_job
 from virnucpro.run.session import Run, Session, finished_work_kept
 from virnucpro.run.shards import write_shard
 from virnucpro.sequences.table import FrameIds
-from virnucpro.settings import PredictSettings
+from virnucpro.settings import FULL, PredictSettings
+
+if TYPE_CHECKING:
+    from virnucpro.calling.evidence import EvidenceColumns
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +59,8 @@ def predict(
     with ExitStack() as stack, finished_work_kept(run), ahead_of_time as ahead:
         job = prepare(run, stack) if run.world.is_main else join(run)
         session.computing = True
-        done = None if job is None else _embed_all(job, run, session, ahead)
+        rounds = Rounds(job, run) if job and job.work and settings.effort != FULL else None
+        done = None if job is None else _embed_rounds(job, run, session, ahead, rounds)
         session.computing = False
         if number + 1 == of:
             close_group(session.accelerator)
@@ -62,7 +68,7 @@ def predict(
             return None
         if job is None or done is None:
             return _finished_before(settings)
-        return _answer(job, done, run)
+        return _answer(job, done, run, rounds)
 
 
 def _finished_before(settings: PredictSettings) -> Result:
@@ -70,6 +76,24 @@ def _finished_before(settings: PredictSettings) -> Result:
     outputs = Outputs.of(settings)
     record = read_record(outputs.run_json)
     return Result(outputs, record.failures if record else (), 0)
+
+
+def _embed_rounds(
+    job: Job, run: Run, session: Session, ahead: LoadAhead, rounds: Rounds | None
+) -> dict[str, Extraction]:
+    """Frames to embeddings: all of them, or a round after the other as long as a call needs more;
+    the encoders stay loaded meanwhile. rounds: the main process's.
+    """
+    if run.settings.effort == FULL:
+        return _embed_all(job, run, session, ahead)
+    session = replace(session, encoders=session.encoders if session.encoders is not None else {})
+    done = {entry.name: Extraction(0, 0, 0, 0, {}) for entry in run.bundle.encoders}
+    number = 0
+    while (planned := next_job(job, run, number, rounds, done)) is not None:
+        more = _embed_all(planned, run, session, ahead)
+        done = {name: add(done[name], more[name]) for name in done}
+        number += 1
+    return done
 
 
 def _embed_all(job: Job, run: Run, session: Session, ahead: LoadAhead) -> dict[str, Extraction]:
@@ -101,8 +125,9 @@ def _embed(
 ) -> Extraction:
     name = entry.name
     plan, store = job.plans[name], job.work[name].store if name in job.work else None
-    run.choices.extend(encoder.choices)
-    log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
+    if not set(encoder.choices) <= set(run.choices):  # else said in an earlier round
+        run.choices.extend(encoder.choices)
+        log.info("%s: %s", name, "; ".join(map(str, encoder.choices)))
     with run.clock.stage(name):
         run.display.embedding(entry.task, len(plan), accelerator.num_processes)
         token_ids = TokenColumn(job.table, entry)
@@ -110,9 +135,11 @@ def _embed(
         return extract(accelerator, encoder, batches, store, run.display.step)
 
 
-def _answer(job: Job, done: dict[str, Extraction], run: Run) -> Result:
+def _answer(
+    job: Job, done: dict[str, Extraction], run: Run, rounds: Rounds | None = None
+) -> Result:
     """Embeddings to answers and files, on the main process alone."""
-    covered = coverage(job.table, job.work, done)
+    covered = coverage(job.table, job.work, done, rounds.left_out if rounds else None)
     with run.clock.stage("store"):
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
@@ -128,7 +155,7 @@ def _answer(job: Job, done: dict[str, Extraction], run: Run) -> Result:
             run.display.stage("classifying")
             scores = np.full((len(job.table), 2), np.nan, dtype=np.float32)
             scores[rows] = Classifier.load(run.bundle.classifier).scores(features)
-            answered = scored(job.table, covered.kept, scores)
+            answered = scored(job.table, covered.kept, scores, covered.left_out)
         failures = (*job.table.failures, *covered.failures, *answered.failures)
         record = replace(
             run_record(job, done, run),
@@ -136,27 +163,34 @@ def _answer(job: Job, done: dict[str, Extraction], run: Run) -> Result:
             exit_code=exit_code(job.table, answered, failures, run.settings.partial_ok),
         )
         if run.settings.shard:
-            write_shard(job.outputs, job.table, scores, covered.reasons, record, run.clock, saved)
+            write_shard(job.outputs, job.table, scores, covered, record, run.clock, saved)
             return _finished(job, record, run)
-        return _call_and_write(job, record, scores, ~covered.kept, run, saved)
+        evidence = rounds.evidence if rounds else None
+        return _call_and_write(job, record, scores, covered, evidence, run, saved)
 
 
 def _call_and_write(
     job: Job,
     record: RunRecord,
     scores: np.ndarray,
-    lost: np.ndarray,
+    covered: Coverage,
+    evidence: EvidenceColumns | None,
     run: Run,
     saved: Callable[[], object] | None,
 ) -> Result:
-    """Scores to calls to files; `lost` bool [frames] have none, `saved` waits for the matrix."""
+    """Scores to calls to files. evidence: where it was searched already; `saved` waits for the
+    matrix.
+    """
     job.forget_plans()
     settings, table = run.settings, with_files(job.table, run.settings.inputs)
     searched = find_reference(settings.call.reference) is not None
     run.display.stage("searching known proteins" if searched else "calling")
     with run.clock.stage("call"):
         calibration = calibration_of(record.model)
-        answers = call(table, scores, lost, settings.call, run.bundle.name, calibration)
+        answers = call(
+            *(table, scores, ~covered.kept, settings.call, run.bundle.name, calibration),
+            *(covered.left_out, evidence),
+        )
     run.display.stage("writing tables and report")
     write_results(job.outputs, answers, record, run.clock, saved)
     return replace(_finished(job, record, run), answers=answers)

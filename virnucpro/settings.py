@@ -25,6 +25,7 @@ Compile = Literal["auto", "on", "off"]
 FalsePositives = Literal["5%", "1%", "0.1%"]
 TableFormat = Literal["tsv", "tsv.gz", "parquet"]
 CallBy = Literal["model", "both"]
+Effort = Literal["full", "balanced", "quick"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
 COMPILE: tuple[str, ...] = get_args(Compile)
@@ -38,6 +39,7 @@ MOST_SHARDS = 100_000
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 NO_REFERENCE, SHIPPED = "none", "shipped"
 REFERENCE_VARIABLE = "VIRNUCPRO_REFERENCE"  # what --reference is where it is not given
+FULL = "full"  # the effort that scores every chunk
 
 
 INPUTS, MODEL, DEVICES, RUN, CALLS = (
@@ -157,6 +159,7 @@ class PredictSettings:
     precision: str = "auto"
     batch_tokens: int | None = None
     compile: str = "auto"
+    effort: str = FULL
     features: str = "float32"
     min_length: int = 0
     stride: int = 0
@@ -290,6 +293,12 @@ class Options:
     compile: Compile = option(
         "auto", "The program's own, faster model code; off: plain PyTorch.", panel=DEVICES
     )
+    effort: Effort = option(
+        FULL,
+        "Chunks of long sequences to score: all (full), or as many as the call needs (balanced:"
+        " at most 1 % of the calls differ; quick: 5 %).",
+        panel=DEVICES,
+    )
     resume: bool = option(
         False,
         "Continue the unfinished run in the output directory, as the same command does by itself,"
@@ -408,6 +417,16 @@ class Options:
             raise UsageError("--resume continues and --force starts over; give one of them")
         if self.no_cache and self.cache_dir is not None:
             raise UsageError("--no-cache and --cache-dir exclude each other; give one of them")
+        if self.stride is not None and self.effort != FULL:
+            raise UsageError(
+                f"--stride searches all of a sequence and --effort {self.effort} leaves some of it"
+                " out; give one of them"
+            )
+        if self.max_fdr is not None and self.effort != FULL:
+            raise UsageError(
+                f"--max-fdr compares all sequences and --effort {self.effort} looks at each until"
+                " its own call is clear; give one of them"
+            )
         if self.shard is not None:
             parse_shard(self.shard)
         self.call_settings()
@@ -448,6 +467,7 @@ class Options:
             precision=self.precision,
             batch_tokens=self.batch_size,
             compile=self.compile,
+            effort=self.effort,
             features=self.features,
             min_length=self.min_length,
             stride=self.stride or 0,

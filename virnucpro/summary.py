@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.calling.answers import call
-from virnucpro.embedding.coverage import CLASSIFY, Coverage, any_answered, scored
+from virnucpro.embedding.coverage import CLASSIFY, EMBED, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
+from virnucpro.embedding.work import column, embeddable
 from virnucpro.errors import Failure, StoreError, UsageError
 from virnucpro.files import explained
 from virnucpro.models.classifier import Classifier
@@ -35,7 +36,7 @@ from virnucpro.reporting.record import (
 )
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
-from virnucpro.run.identity import SHARD
+from virnucpro.run.identity import EFFORT, SHARD
 from virnucpro.run.records import calibration_of, with_files
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
@@ -83,7 +84,8 @@ def summarize(
                 rows if by_scores else Classifier.load(Path(model.classifier)).scores(rows)
             )
         settings = settings.of_model(model.calibration)
-        answered = scored(table, ~lost, scores)
+        left_out = _left_out(table, lost, before)
+        answered = scored(table, ~lost, scores, left_out)
         earlier = (failure for failure in before.failures if failure.stage != CLASSIFY)
         failures = (*earlier, *answered.failures)
         record = replace(
@@ -98,7 +100,7 @@ def summarize(
         )
         with clock.stage("call"):
             calibration, kept = calibration_of(model), with_files(table, inputs)
-            answers = call(kept, scores, lost, settings, model.name, calibration)
+            answers = call(kept, scores, lost, settings, model.name, calibration, left_out)
         outputs.prepare()
         if before.retry == 0:
             place.clear(but=outputs.set_aside.name)
@@ -209,7 +211,7 @@ def _exit_code(
     """That of the run, but for what the classifier failed to score then or fails to score now."""
     if not failures:
         return 0
-    if not any_answered(table, answered.kept):
+    if not any_answered(table, answered):
         return 1
     return 2 if answered.failures else before
 
@@ -283,3 +285,21 @@ def _lost(table: FrameTable, ids: list[str], directory: Path) -> np.ndarray:
             f"{directory}: its frames are not those of the run in there; run predict again"
         )
     return lost
+
+
+def _left_out(table: FrameTable, lost: np.ndarray, before: RunRecord) -> np.ndarray:
+    """bool [frames]: those that are not stored as the run needed no more. Of a sequence of which a
+    frame failed to be embedded, what is missing counts as failed.
+    """
+    if EFFORT not in before.identity:
+        return np.zeros(len(table), dtype=bool)
+    failed = {(f.path, f.reason.partition(": ")[0]) for f in before.failures if f.stage == EMBED}
+    names, inputs = table.records["name"].to_pylist(), table.records["input"].to_pylist()
+    whole = np.array(
+        [
+            (str(table.inputs[i]["path"]), f"record {name}") not in failed
+            for i, name in zip(inputs, names, strict=True)
+        ],
+        dtype=bool,
+    )
+    return lost & embeddable(table) & whole[column(table, "record")]

@@ -53,6 +53,7 @@ def frames_of(rows):
         others,
         virus,
         failed,
+        np.zeros(len(rows), bool),
     )
 
 

@@ -55,6 +55,7 @@ def columns(*score_lists, calls=None, step=400, width=500):
         blank,
         np.zeros(n, np.uint16),
         blank,
+        n_scored,
     )
     lengths = np.array([(len(s) - 1) * step + width for s in score_lists])
     return chunks, sequences, lengths

@@ -25,7 +25,7 @@ COLUMNS = {
         "seq_name source length gc n_chunks n_scored scored_fraction virus_score virus_probability"
         " max_chunk_score n_virus_chunks call fdr note model_probability homology_probability"
         " homology_score closest_virus closest_family closest_identity viral_hits cellular_hits"
-        " cellular_like topology called_by"
+        " cellular_like topology chunks_looked_at called_by"
     ),
     "chunks": (
         "seq_name chunk start end n_open_frames max_others max_virus virus_score is_virus status"

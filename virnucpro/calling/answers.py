@@ -7,7 +7,7 @@ Knows how the frame table's columns and the scores become calls; does not know f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +25,7 @@ from virnucpro.calling.columns import (
 )
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
+from virnucpro.calling.sequential import CallInputs, HitPlaces
 from virnucpro.homology.choice import find_reference
 from virnucpro.launch import cores
 from virnucpro.models.encoders import longest_protein
@@ -86,11 +87,24 @@ def call(
     settings: CallSettings,
     model: str,
     calibration: Calibration | None = None,
+    left_out: NDArray[np.bool_] | None = None,
+    evidence: EvidenceColumns | None = None,
 ) -> Answers:
     """The answers for the frames of `table`. scores: float32 [frames, 2] (others, virus); lost:
-    bool [frames], without an embedding. Searches the reference proteins of the settings.
+    bool [frames], without an embedding; left_out: those of them that were not needed. Searches the
+    reference proteins of the settings, unless their evidence is given.
     """
-    rules = CallRules(
+    table.check()
+    frames = frame_columns(table.frames.data.table, scores, lost, left_out)
+    rules = call_rules(table, settings)
+    return assemble(
+        table.inputs, table.records, frames, rules, model, calibration, settings, evidence
+    )
+
+
+def call_rules(table: FrameTable, settings: CallSettings) -> CallRules:
+    """By which the frames of `table` become calls."""
+    return CallRules(
         table.rules.chunk_length,
         settings.points,
         settings.allow_short,
@@ -98,9 +112,24 @@ def call(
         table.rules.frame_policy,
         longest_protein(table.encoders),
     )
-    table.check()
-    frames = frame_columns(table.frames.data.table, scores, lost)
-    return assemble(table.inputs, table.records, frames, rules, model, calibration, settings)
+
+
+def call_inputs(
+    table: FrameTable, settings: CallSettings, calibration: Calibration | None
+) -> tuple[EvidenceColumns | None, CallInputs]:
+    """What is known of the sequences of `table` before any is scored: (the evidence of known
+    proteins, what calls are made of).
+    """
+    records = record_columns(table.records)
+    evidence = _evidence(table.inputs, records, settings.reference)
+    inputs = CallInputs(records, call_rules(table, settings), calibration, settings.prevalence)
+    if evidence is None:
+        return None, inputs
+    hits = evidence.hits
+    viral = evidence.reference.viral[hits.protein]
+    deciding = evidence if settings.call_by == "both" else None
+    places = HitPlaces(hits.record, hits.start, hits.end, hits.bits, viral)
+    return evidence, replace(inputs, evidence=deciding, hits=places)
 
 
 def assemble(
@@ -111,12 +140,14 @@ def assemble(
     model: str,
     calibration: Calibration | None = None,
     settings: CallSettings | None = None,
+    evidence: EvidenceColumns | None = None,
 ) -> Answers:
     """Calls from the records and their scored frames."""
     settings = settings or CallSettings()
     prevalence = settings.prevalence
     records, windows = record_columns(record_table), None
-    evidence = _evidence(inputs, records, settings.reference)
+    if evidence is None:
+        evidence = _evidence(inputs, records, settings.reference)
     if rules.stride:
         of_window = frames.chunk > records.n_chunks[frames.record]
         windows = call_windows(frames.take(of_window), records, rules)
@@ -210,10 +241,13 @@ def record_columns(table: pa.Table) -> RecordColumns:
 
 
 def frame_columns(
-    table: pa.Table, scores: NDArray[np.float32], failed: NDArray[np.bool_]
+    table: pa.Table,
+    scores: NDArray[np.float32],
+    failed: NDArray[np.bool_],
+    left_out: NDArray[np.bool_] | None = None,
 ) -> FrameColumns:
     """The small columns of the frame table with its scores [frames, 2] (others, virus); sequences
-    and tokens stay on disk. Rows of `failed` frames are ignored.
+    and tokens stay on disk. Rows of `failed` frames are ignored; some of them may be `left_out`.
     """
     scores = np.where(failed[:, None], np.float32(np.nan), scores).astype(np.float32, copy=False)
     return FrameColumns(
@@ -226,6 +260,7 @@ def frame_columns(
         others=np.ascontiguousarray(scores[:, 0]),
         virus=np.ascontiguousarray(scores[:, 1]),
         failed=failed,
+        left_out=np.zeros(len(failed), np.bool_) if left_out is None else left_out,
     )
 
 

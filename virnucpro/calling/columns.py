@@ -22,6 +22,7 @@ class ChunkStatus(IntEnum):
     invalid_characters = 2
     frame_too_long = 3
     failed = 4
+    not_needed = 5  # the call was clear without it
 
 
 class Call(IntEnum):
@@ -57,7 +58,9 @@ class Note(IntFlag):
 
 @dataclass(frozen=True, slots=True)
 class FrameColumns:
-    """Every open frame with its scores, NaN where it has none. `failed`: it got no embedding."""
+    """Every open frame with its scores, NaN where it has none. `failed`: it got no embedding;
+    `left_out`: as its chunk was not needed.
+    """
 
     record: NDArray[np.int64]
     chunk: NDArray[np.int32]
@@ -68,6 +71,7 @@ class FrameColumns:
     others: NDArray[np.float32]
     virus: NDArray[np.float32]
     failed: NDArray[np.bool_]
+    left_out: NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.record)
@@ -127,6 +131,11 @@ class ChunkColumns:
         """bool [chunks]: those with a score."""
         return self.status == ChunkStatus.scored
 
+    @property
+    def scorable(self) -> NDArray[np.bool_]:
+        """bool [chunks]: those with a frame that an encoder takes, looked at or not."""
+        return self.scored | (self.status >= ChunkStatus.failed)
+
 
 @dataclass(frozen=True, slots=True)
 class SequenceColumns:
@@ -143,6 +152,7 @@ class SequenceColumns:
     fdr: NDArray[np.float64]
     notes: NDArray[np.uint16]
     model_probability: NDArray[np.float64]  # of the network alone
+    n_looked_at: NDArray[np.int32]  # chunks, less those that were not needed
 
     def __len__(self) -> int:
         return len(self.call)

@@ -29,6 +29,7 @@ from virnucpro.calling.columns import (
     RecordColumns,
     SequenceColumns,
 )
+from virnucpro.calling.sample import in_sample
 from virnucpro.models.encoders import ENCODERS, longest_protein
 from virnucpro.sequences.chunks import Spans, all_spans, all_windows
 from virnucpro.settings import STRETCHES, CallPoints
@@ -133,6 +134,8 @@ def _joined(
     too_long[row[frames.failed & (frames.aa_length > rules.longest_protein)]] = True
     status[(status == ChunkStatus.failed) & too_long] = ChunkStatus.frame_too_long
     status[row[~good & ~frames.failed]] = ChunkStatus.failed  # a score that is no number
+    left_out = np.bincount(row[frames.left_out], minlength=total) > 0
+    status[left_out & (status != ChunkStatus.scored)] = ChunkStatus.not_needed
     status[n_open == 0] = ChunkStatus.no_open_frame
     status[records.problem[record]] = ChunkStatus.invalid_characters
 
@@ -197,8 +200,14 @@ def call_sequences(
     """
     n, n_chunks = len(records), records.n_chunks
     n_scored, virus_score, max_chunk_score = _scores(chunks, n)
-    has_score = n_scored > 0
-    scored_fraction = np.divide(n_scored, n_chunks, out=np.zeros(n), where=n_chunks > 0)
+    has_score = np.isfinite(virus_score)
+    # had they been looked at, these chunks would have a score
+    not_needed = np.bincount(
+        chunks.record[chunks.status == ChunkStatus.not_needed], minlength=n
+    ).astype(np.int32)
+    scored_fraction = np.divide(
+        n_scored + not_needed, n_chunks, out=np.zeros(n), where=n_chunks > 0
+    )
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
     long_enough = 2 * records.length >= rules.chunk_length
     eligible = has_score & (rules.allow_short | long_enough)
@@ -222,7 +231,7 @@ def call_sequences(
     if calibrated:
         fewest = FEWEST_FOR_PREVALENCE if rules.points.max_fdr is None else 1
         fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence, fewest)
-    little = (n_scored < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
+    little = (n_scored + not_needed < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
     little &= has_score & (records.length >= EVIDENCE_LENGTH)
     deciding = probability if calibrated else virus_score
     over = deciding >= rules.points.virus
@@ -246,6 +255,7 @@ def call_sequences(
         fdr=fdr,
         notes=notes,
         model_probability=model_probability,
+        n_looked_at=n_chunks - not_needed,
     )
 
 
@@ -268,22 +278,22 @@ def _with_evidence(
 def _scores(
     chunks: ChunkColumns, n: int
 ) -> tuple[NDArray[np.int32], NDArray[np.float64], NDArray[np.float64]]:
-    """(number of scored chunks, their mean score weighted by length, their best) of the n
-    sequences; NaN where no chunk is scored.
+    """(number of scored chunks, mean score of those in the sample weighted by length, best of all)
+    of the n sequences; NaN where there is none.
     """
     scored = chunks.scored
-    owner, score = chunks.record[scored], chunks.virus_score[scored]  # [scored chunks]
-    bases = (chunks.end - chunks.start + 1)[scored].astype(np.float64)
-    n_scored = np.bincount(owner, minlength=n).astype(np.int32)
+    n_scored = np.bincount(chunks.record[scored], minlength=n).astype(np.int32)
+    best = np.full(n, np.nan)
+    np.fmax.at(best, chunks.record[scored], chunks.virus_score[scored])
+
+    drawn = scored & in_sample(chunks)
+    owner, score = chunks.record[drawn], chunks.virus_score[drawn]
+    bases = (chunks.end - chunks.start + 1)[drawn].astype(np.float64)
+    weights = np.bincount(owner, bases, n)
     mean = np.divide(
-        np.bincount(owner, score * bases, n),
-        np.bincount(owner, bases, n),
-        out=np.full(n, np.nan),
-        where=n_scored > 0,
+        np.bincount(owner, score * bases, n), weights, out=np.full(n, np.nan), where=weights > 0
     )
     np.clip(mean, 0.0, 1.0, out=mean)  # a mean of equal scores may round to just beyond them
-    best = np.full(n, np.nan)
-    np.fmax.at(best, owner, score)
     return n_scored, mean, best
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.columns import Call, ChunkColumns, Note, SequenceColumns
+from virnucpro.calling.columns import Call, ChunkColumns, ChunkStatus, Note, SequenceColumns
 
 REACH = 2  # chunks to either side that enter a chunk's smooth score
 FEWEST_SCORED = 3
@@ -87,8 +87,9 @@ def find_regions(
     least `stays` themselves.
 
     Of a sequence called virus, which is in `virus.fna` as a whole, only a region of at most half of
-    its scored chunks counts. `chunks` may be windows, `density` of them to a chunk: so many more
-    are averaged and wanted, that the bases stay the same.
+    its scored chunks counts, and none where not all were looked at. `chunks` may be windows,
+    `density` of them to a chunk: so many more are averaged and wanted, that the bases stay the
+    same.
     """
     scored_before = np.concatenate([[0], np.cumsum(chunks.scored)])  # [chunks + 1]
     first, last = _stretches(chunks, smooth_scores(chunks, REACH * density), limits)
@@ -96,7 +97,12 @@ def find_regions(
     n_scored = scored_before[last + 1] - scored_before[first]
 
     all_scored = np.bincount(chunks.record[chunks.scored], minlength=len(sequences))
-    most = (sequences.call[record] == Call.virus) & (2 * n_scored > all_scored[record])
+    unseen = np.bincount(
+        chunks.record[chunks.status == ChunkStatus.not_needed], minlength=len(sequences)
+    )
+    most = 2 * n_scored > all_scored[record]
+    most |= unseen[record] > 0  # in a virus nothing is looked at for regions
+    most &= sequences.call[record] == Call.virus
     kept = (n_scored >= fewest_scored(density)) & ~most
     first, last, record, n_scored = first[kept], last[kept], record[kept], n_scored[kept]
 

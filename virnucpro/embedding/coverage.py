@@ -17,40 +17,57 @@ from virnucpro.errors import Failure, InputError
 from virnucpro.models.encoders import limits
 from virnucpro.sequences.table import FrameTable
 
-CLASSIFY = "classify"  # the stage of a failure
+EMBED, CLASSIFY = "embed", "classify"  # the stages of a failure
 NOT_FINITE = "has a score that is not finite; check the model (virnucpro models verify)"
 
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
     """kept: bool [frames], has a row of features, or finite scores; failures: one for each record
-    with a frame that has none; reasons: why, by frame.
+    with a frame that has none; left_out: bool [frames], not needed; reasons: why others have no
+    row, by frame.
     """
 
     kept: np.ndarray
     failures: tuple[Failure, ...]
+    left_out: np.ndarray
     reasons: Mapping[int, str] = field(default_factory=dict)
 
+    @property
+    def lost(self) -> np.ndarray:
+        """bool [frames]: those that should have a row, and have none."""
+        return ~self.kept & ~self.left_out
+
     @classmethod
-    def of(cls, table: FrameTable, reasons: Mapping[int, str]) -> Coverage:
-        """All frames are embedded but those with a reason."""
-        kept = np.ones(len(table), dtype=bool)
+    def of(
+        cls, table: FrameTable, reasons: Mapping[int, str], left_out: np.ndarray | None = None
+    ) -> Coverage:
+        """All frames are embedded but those with a reason and those left out."""
+        if left_out is None:
+            left_out = np.zeros(len(table), dtype=bool)
+        kept = ~left_out
         kept[list(reasons)] = False
-        return cls(kept, tuple(_failures(table, reasons, "embed")), reasons)
+        return cls(kept, tuple(_failures(table, reasons, EMBED)), left_out, reasons)
 
 
 def coverage(
-    table: FrameTable, work: Mapping[str, Work], done: Mapping[str, Extraction]
+    table: FrameTable,
+    work: Mapping[str, Work],
+    done: Mapping[str, Extraction],
+    left_out: np.ndarray | None = None,
 ) -> Coverage:
-    """What came of every frame of `table`."""
+    """What came of every frame of `table`, of which some may be left out."""
     reasons = dict.fromkeys(np.flatnonzero(~embeddable(table)).tolist(), too_long(table))
     for name, extraction in done.items():
         lost = np.array(sorted(extraction.failed), dtype=np.int64)
         if len(lost):
             representative = work[name].sharing.representative
-            for row in np.flatnonzero(np.isin(representative, lost)).tolist():
+            hit = np.isin(representative, lost)
+            if left_out is not None:
+                hit &= ~left_out
+            for row in np.flatnonzero(hit).tolist():
                 reasons.setdefault(row, extraction.failed[int(representative[row])])
-    return Coverage.of(table, reasons)
+    return Coverage.of(table, reasons, left_out)
 
 
 def too_long(table: FrameTable) -> str:
@@ -58,11 +75,13 @@ def too_long(table: FrameTable) -> str:
     return f"is longer than {limits(table.encoders)}; a shorter --chunk-length avoids that"
 
 
-def scored(table: FrameTable, kept: np.ndarray, scores: np.ndarray) -> Coverage:
+def scored(
+    table: FrameTable, kept: np.ndarray, scores: np.ndarray, left_out: np.ndarray
+) -> Coverage:
     """Which of the `kept` frames have finite scores; scores: float32 [frames, 2]."""
     finite = kept & np.isfinite(scores).all(axis=1)
     reasons = dict.fromkeys(np.flatnonzero(kept & ~finite).tolist(), NOT_FINITE)
-    return Coverage(finite, tuple(_failures(table, reasons, CLASSIFY)))
+    return Coverage(finite, tuple(_failures(table, reasons, CLASSIFY)), left_out)
 
 
 def _failures(table: FrameTable, reasons: Mapping[int, str], stage: str) -> list[Failure]:
@@ -87,7 +106,7 @@ def _failures(table: FrameTable, reasons: Mapping[int, str], stage: str) -> list
     return failures
 
 
-def any_answered(table: FrameTable, kept: np.ndarray | None = None) -> bool:
+def any_answered(table: FrameTable, answered: Coverage | None = None) -> bool:
     """Whether some input is answered: a file that was read without a failure, or a record that did
     not fail as a whole.
     """
@@ -97,12 +116,12 @@ def any_answered(table: FrameTable, kept: np.ndarray | None = None) -> bool:
     ):
         return True
     good = pc.equal(table.records["problem"], "").to_numpy()
-    if kept is not None:
-        record = column(table, "record")
+    if answered is not None:
+        record, lost = column(table, "record"), answered.lost
         lost_all = np.ones(len(good), dtype=bool)
-        lost_all[record[kept]] = False
+        lost_all[record[~lost]] = False
         lost_any = np.zeros(len(good), dtype=bool)
-        lost_any[record[~kept]] = True
+        lost_any[record[lost]] = True
         good = good & ~(lost_all & lost_any)
     return bool(good.any())
 
@@ -113,7 +132,7 @@ def exit_code(
     """0 all answered, 2 some failed, 1 none was answered."""
     if not failures:
         return 0
-    if not any_answered(table, answered.kept):
+    if not any_answered(table, answered):
         return 1
     return 0 if partial_ok else 2
 

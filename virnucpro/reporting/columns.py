@@ -73,13 +73,14 @@ CONTIGS = Table(
             "scored_fraction",
             SCORE,
             values_of("sequences", "scored_fraction"),
-            "`n_scored` of `n_chunks`",
+            "the share of the chunks that have a score, or would have one had they been needed",
         ),
         Column(
             "virus_score",
             SCORE,
             values_of("sequences", "virus_score"),
-            "mean of the scored chunks' scores, weighted by their length",
+            "mean of the scored chunks' scores, weighted by their length; where chunks were left"
+            " out, of those spread evenly over the sequence",
         ),
         Column(
             "virus_probability",
@@ -179,6 +180,12 @@ CONTIGS = Table(
             nullable=True,
         ),
         Column(
+            "chunks_looked_at",
+            COUNT,
+            values_of("sequences", "n_looked_at"),
+            "`n_chunks` less those that the call did not need (`--effort`)",
+        ),
+        Column(
             "called_by",
             TEXT,
             lambda answers, rows: pa.array([answers.called_by] * len(rows), TEXT),
@@ -250,7 +257,8 @@ CHUNKS = Table(
             TEXT,
             lambda answers, rows: STATUS_WORDS.take(pa.array(answers.chunks.status[rows])),
             "`scored`, or why not: `no_open_frame`, `invalid_characters`, `frame_too_long` (all its"
-            " open frames are too long), `failed`",
+            " open frames are too long), `failed`, `not_needed` (the call was clear without it,"
+            " see `--effort`)",
         ),
     ),
 )

@@ -123,7 +123,8 @@ def counts(answers: Answers) -> Mapping[str, int]:
             for status in ChunkStatus
         },
         "frames": len(answers.frames),
-        "frames_failed": int((~answers.frames.scored).sum()),
+        "frames_failed": int((~answers.frames.scored & ~answers.frames.left_out).sum()),
+        "frames_not_needed": int(answers.frames.left_out.sum()),
         **{f"note_{note.name}": int((sequences.notes & note.value > 0).sum()) for note in Note},
         **count_reasons(sequences),
         "regions": len(answers.regions),

@@ -18,6 +18,7 @@ from virnucpro.reporting.record import RunRecord, call_identity, read_record
 from virnucpro.run.ahead import whole_fingerprint
 from virnucpro.run.state import Identity
 from virnucpro.sequences.table import FrameTable
+from virnucpro.settings import FULL
 
 if TYPE_CHECKING:
     from virnucpro.run.session import Run
@@ -26,8 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST_DIFFERENCES = 3  # named in one line
 SHARD = "--shard"  # the key of a shard's identity that a whole run does not have
-
-
+EFFORT = "--effort"  # the key of a run that may leave chunks out
 UNREADABLE = "unreadable"  # an input's value in an identity where there is no hash of its content
 
 
@@ -122,6 +122,7 @@ def identity_of(run: Run, table: FrameTable) -> dict[str, str]:
         # of a shard the table of all: it says what the shards belong to
         "frames": whole_fingerprint(table, run.bundle) if shard else table.fingerprint,
         **({SHARD: shard} if shard else {}),
+        **({EFFORT: run.settings.effort} if run.settings.effort != FULL else {}),
         "--precision": run.settings.precision,
         "--features": run.settings.features,
     }

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,7 @@ from virnucpro.run.session import Run
 from virnucpro.run.state import Identity
 from virnucpro.sequences.table import FrameTable, open_table
 from virnucpro.sequences.table_cache import PRIVATE_TABLES
+from virnucpro.settings import FULL
 
 log = logging.getLogger(__name__)
 
@@ -168,8 +170,12 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             )
             older_rows = _older_rows(entry, table, older, run)
             work[name] = make_work(table, entry, store, tokens, older_rows)
-        _check_room(run, len(table), work)
-    return Job(table, {name: w.plan for name, w in work.items()}, outputs, work, identity)
+        plans = {name: w.plan for name, w in work.items()}
+        if settings.effort == FULL:
+            check_disk(run, len(table), work, plans)
+        else:  # round by round: see rounds.py
+            plans = {}
+    return Job(table, plans, outputs, work, identity)
 
 
 def _announce_short(table: FrameTable) -> None:
@@ -184,15 +190,21 @@ def _announce_short(table: FrameTable) -> None:
         log.info("%s", short_sequences(n, chunk_length))
 
 
+def read_note(run: Run, name: str) -> dict[str, Any]:
+    """A note of the main process. Ends where that has failed, and has said so."""
+    note = run.board.read(name)
+    if note["error"]:
+        time.sleep(SECONDS_FOR_THE_MAIN_PROCESS)  # the main process speaks first
+        raise SystemExit(note["error"])
+    return note
+
+
 def join(run: Run) -> Job | None:
     """The same job, as another process sees it; None where the main process had none. Ends where it
     failed, and has said so.
     """
-    note = run.board.read("job")
+    note = read_note(run, "job")
     if note["error"] is not None:
-        if note["error"]:
-            time.sleep(SECONDS_FOR_THE_MAIN_PROCESS)  # the main process speaks first
-            raise SystemExit(note["error"])
         return None
     if note["precision"] != run.settings.precision:  # `auto` on machines of different kinds
         raise StoreError(
@@ -207,11 +219,16 @@ def join(run: Run) -> Job | None:
         raise StoreError("the inputs changed while the run began; run the same command again")
     return Job(
         table,
-        {name: _open_plan(Path(folder)) for name, folder in note["plans"].items()},
+        open_plans(note["plans"]),
         Outputs(run.settings.output_dir),
         {},
         {},
     )
+
+
+def open_plans(folders: Mapping[str, str]) -> dict[str, Plan]:
+    """The plans that the main process has written, by encoder. Errors: StoreError."""
+    return {name: _open_plan(Path(folder)) for name, folder in folders.items()}
 
 
 def _open_plan(folder: Path) -> Plan:
@@ -231,12 +248,12 @@ def _open_plan(folder: Path) -> Plan:
         time.sleep(1.0)
 
 
-def _check_room(run: Run, frames: int, work: dict[str, Work]) -> None:
+def check_disk(run: Run, frames: int, work: dict[str, Work], plans: Mapping[str, Plan]) -> None:
     """Before the first batch: is there room for the shards that are still to come, and for the
-    matrix where one is kept?
+    matrix of so many frames where one is kept?
     """
     itemsize = next(iter(work.values())).store.dtype.itemsize
-    shards = sum(len(w.plan.rows) * w.store.width for w in work.values()) * itemsize
+    shards = sum(len(plans[name].rows) * w.store.width for name, w in work.items()) * itemsize
     matrix = (
         0
         if run.settings.features == "none"

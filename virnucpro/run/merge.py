@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.calling.answers import call
-from virnucpro.embedding.coverage import Coverage, check_any_answered, exit_code, scored
+from virnucpro.embedding.coverage import check_any_answered, exit_code, scored
 from virnucpro.embedding.matrix import check_room, write_matrix
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.reporting.log import logging_to
@@ -63,8 +63,8 @@ def merge(
         table, scores = joined.table, joined.scores
         check_any_answered(table)
         outputs.prepare()
-        covered = Coverage.of(table, joined.reasons)
-        answered = scored(table, covered.kept, scores)
+        covered = joined.covered
+        answered = scored(table, covered.kept, scores, covered.left_out)
         failures = (*table.failures, *covered.failures, *answered.failures)
         record = replace(
             _record(shards),
@@ -74,7 +74,9 @@ def merge(
         with clock.stage("call"):
             calibration, kept = calibration_of(record.model), with_files(table, inputs)
             name = record.model.name
-            answers = call(kept, scores, ~covered.kept, call_with, name, calibration)
+            answers = call(
+                *(kept, scores, ~covered.kept, call_with, name, calibration, covered.left_out)
+            )
         rows = np.flatnonzero(covered.kept)
         if record.features != "none":
             with clock.stage("store"):

@@ -47,7 +47,7 @@ def run_record(job: Job, done: Mapping[str, Extraction], run: Run) -> RunRecord:
         device=device_name(run.device),
         processes=run.world.size,
         precision=run.settings.precision,
-        batch_tokens={name: plan.tokens for name, plan in job.plans.items()},
+        batch_tokens={name: work.plan.tokens for name, work in job.work.items()},
         embedding={name: encoder_record(job.work[name], e) for name, e in done.items()},
         calibrated=model.calibration is not None,
     )

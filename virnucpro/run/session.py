@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from accelerate import Accelerator
 
+from virnucpro.calling.sequential import effort_choice
 from virnucpro.embedding.group import (
     Announcements,
     PeerLostError,
@@ -95,7 +96,7 @@ class Session:
             Announcements(number),
             self.display,
             self.clock,
-            [*self.choices, *reference_choice(call)],
+            [*self.choices, *reference_choice(call), *effort_choice(settings.effort)],
             self.stores,
         )
 

@@ -16,7 +16,9 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from virnucpro.embedding.coverage import Coverage
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.errors import StoreError, one_line
 from virnucpro.files import writing, xxh3_of
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 FRAMES, RECORDS = "shard_frames.arrow", "shard_records.arrow"
 COLUMNS = ("record", "chunk", "frame", "start", "end", "aa_length")  # of the table of frames
+NOT_NEEDED = "not needed"  # the reason of a frame that was left out
 ABOUT = b"virnucpro"  # the key of what is known of the inputs
 
 
@@ -59,7 +62,7 @@ def write_shard(
     outputs: Outputs,
     table: FrameTable,
     scores: np.ndarray,
-    reasons: Mapping[int, str],
+    covered: Coverage,
     record: RunRecord,
     clock: Clock,
     saved: Callable[[], object] | None,
@@ -69,7 +72,7 @@ def write_shard(
     As for `_write_tables`; saved: waits for the features.
     """
     with outputs.replacing_results():
-        files = _write_tables(outputs.directory, table, scores, reasons)
+        files = _write_tables(outputs.directory, table, scores, covered)
         write_failures(outputs, record.failures)
         if saved is not None:
             saved()
@@ -81,13 +84,13 @@ def write_shard(
 
 
 def _write_tables(
-    directory: Path, table: FrameTable, scores: np.ndarray, reasons: Mapping[int, str]
+    directory: Path, table: FrameTable, scores: np.ndarray, covered: Coverage
 ) -> dict[str, str]:
-    """The shard's files, and their checksums. scores: float32 [frames, 2] (others, virus);
-    reasons: of the frames without an embedding.
-    """
+    """The shard's files, and their checksums. scores: float32 [frames, 2] (others, virus)."""
     why: list[str | None] = [None] * len(table)
-    for row, reason in reasons.items():
+    for row in np.flatnonzero(covered.left_out).tolist():
+        why[row] = NOT_NEEDED
+    for row, reason in covered.reasons.items():
         why[row] = reason
     table.check()
     frames = table.frames.data.table.select(list(COLUMNS))
@@ -171,13 +174,13 @@ def _read_shard(directory: Path) -> Shard:
 @dataclass(frozen=True)
 class Joined:
     """All frames of a run. table: as one run's, without sequences and tokens; scores float32
-    [frames, 2]; reasons: of the frames without an embedding; source: int64 [frames, 2], the shard
-    and the row of its `merged_features.pt`, -1 where there is none.
+    [frames, 2]; covered: which have an embedding; source: int64 [frames, 2], the shard and the row
+    of its `merged_features.pt`, -1 where there is none.
     """
 
     table: FrameTable
     scores: np.ndarray
-    reasons: Mapping[int, str]
+    covered: Coverage
     source: np.ndarray
 
 
@@ -201,7 +204,8 @@ def join_shards(shards: Sequence[Shard]) -> Joined:
     order = np.argsort(record, kind="stable")  # frames of a record stay in their order
     frames = frames.set_column(0, "record", pa.array(record)).take(pa.array(order))
     frames = frames.combine_chunks()
-    lost = frames["reason"].is_valid().to_numpy()
+    left_out = pc.fill_null(pc.equal(frames["reason"], NOT_NEEDED), False).to_numpy()
+    lost = frames["reason"].is_valid().to_numpy() & ~left_out
     reasons = dict(
         zip(
             np.flatnonzero(lost).tolist(),
@@ -226,7 +230,8 @@ def join_shards(shards: Sequence[Shard]) -> Joined:
         unreadable=unreadable,
     )
     scores = np.stack([frames["others"].to_numpy(), frames["virus"].to_numpy()], axis=1)
-    return Joined(table, scores, reasons, _sources(shards)[order])
+    covered = Coverage.of(table, reasons, left_out)
+    return Joined(table, scores, covered, _sources(shards)[order])
 
 
 def _records(shards: Sequence[Shard], order: np.ndarray) -> pa.Table:

@@ -49,6 +49,11 @@ class LoopSeconds:
     gather: float = 0.0
     between: float = 0.0
 
+    def __add__(self, other: LoopSeconds) -> LoopSeconds:
+        return LoopSeconds(
+            self.encoder + other.encoder, self.gather + other.gather, self.between + other.between
+        )
+
     def rounded(self) -> dict[str, float]:
         """For `run.json`, to milliseconds."""
         return {name: round(seconds, 3) for name, seconds in asdict(self).items()}

@@ -154,6 +154,7 @@ def call_contigs(
         others=(1 - virus).astype(np.float32),
         virus=virus.astype(np.float32),
         failed=np.zeros(len(virus), dtype=bool),
+        left_out=np.zeros(len(virus), dtype=bool),
     )
     rules = CallRules(chunk_length, frame_policy=frame_policy)
     chunks = call_chunks(frames, records, rules)

@@ -1,0 +1,141 @@
+"""Long sequences looked at chunk by chunk until their calls are clear (`--effort`): rounds of
+embedding, of which each plans the next.
+
+What a round holds follows from the scores of those before it, so that a run which was killed, or
+has other processes, goes through the same rounds. The main process scores and plans, the others
+read what is planned.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from virnucpro.calling.answers import call_inputs, frame_columns
+from virnucpro.calling.columns import ChunkStatus
+from virnucpro.calling.consensus import call_chunks, chunk_offsets
+from virnucpro.calling.sequential import EFFORTS, CallInputs, next_chunks
+from virnucpro.embedding.coverage import coverage
+from virnucpro.embedding.extract import Extraction
+from virnucpro.embedding.plan import Plan, make_plan
+from virnucpro.embedding.store import FeatureRows, Part
+from virnucpro.embedding.work import Work, column, embeddable
+from virnucpro.errors import VirNucProError
+from virnucpro.models.classifier import Classifier
+from virnucpro.run.job import Job, check_disk, open_plans, read_note
+from virnucpro.run.records import calibration_of, model_record, with_files
+from virnucpro.run.session import Run
+
+if TYPE_CHECKING:
+    from virnucpro.calling.evidence import EvidenceColumns
+
+log = logging.getLogger(__name__)
+
+
+class Rounds:
+    """The state of the rounds, on the main process. left_out: bool [frames], those that an encoder
+    takes and that were not needed so far.
+    """
+
+    def __init__(self, job: Job, run: Run):
+        self._job, self._run = job, run
+        self._effort = EFFORTS[run.settings.effort]
+        self._classifier = Classifier.load(run.bundle.classifier)
+        self._scores = np.full((len(job.table), 2), np.nan, np.float32)
+        self._planned = {name: np.zeros(len(job.table), bool) for name in job.work}
+        self._inputs: CallInputs | None = None
+        self.left_out = embeddable(job.table)
+        self.evidence: EvidenceColumns | None = None
+
+    def next(self, done: Mapping[str, Extraction]) -> dict[str, Plan] | None:
+        """The plans of what is needed next; None when every call is clear. done: what was
+        embedded so far.
+        """
+        covered = coverage(self._job.table, self._job.work, done, self.left_out)
+        self._score(np.flatnonzero(covered.kept & np.isnan(self._scores[:, 0])))
+        table, inputs = self._job.table.frames.data.table, self._call_inputs()
+        frames = frame_columns(table, self._scores, ~covered.kept, self.left_out)
+        chunks = call_chunks(frames, inputs.records, inputs.rules)
+        wanted = next_chunks(chunks, inputs, self._effort)
+        seen = (chunks.status != ChunkStatus.not_needed).sum() + wanted.sum()
+        log.info("effort: %s of %s chunks looked at", f"{seen:,}", f"{len(wanted):,}")
+        row = chunk_offsets(inputs.records)[frames.record] + (frames.chunk - 1)
+        now = self.left_out & wanted[row]
+        if not now.any():
+            return None
+        self.left_out &= ~now
+        plans = {name: self._plan(name, work, now) for name, work in self._job.work.items()}
+        check_disk(self._run, int((~self.left_out).sum()), self._job.work, plans)
+        return plans
+
+    def _call_inputs(self) -> CallInputs:
+        """What calls are made of beside scores; known proteins are searched the first time."""
+        if self._inputs is None:
+            with self._run.clock.stage("call"):
+                calibration = calibration_of(model_record(self._run.bundle))
+                table = with_files(self._job.table, self._run.settings.inputs)
+                settings = self._run.settings.call
+                self.evidence, self._inputs = call_inputs(table, settings, calibration)
+        return self._inputs
+
+    def _score(self, rows: NDArray[np.int64]) -> None:
+        """Scores of the frames `rows`, which are embedded."""
+        if len(rows) == 0:
+            return
+        works = map(self._job.work.__getitem__, self._run.bundle.widths)
+        parts = [Part(work.store, work.sharing.representative[rows]) for work in works]
+        self._scores[rows] = self._classifier.scores(FeatureRows(parts))
+
+    def _plan(self, name: str, work: Work, frames: NDArray[np.bool_]) -> Plan:
+        """Of the sequences of `frames` those that are in no store and no earlier plan."""
+        fresh = np.zeros(len(frames), bool)
+        fresh[work.sharing.representative[frames]] = True
+        fresh &= ~self._planned[name]
+        self._planned[name] |= fresh
+        rows = np.sort(work.plan.rows[fresh[work.plan.rows]])
+        lengths = column(self._job.table, f"{name}_length")[rows]
+        return make_plan(rows, lengths, work.plan.tokens)
+
+
+def next_job(
+    job: Job, run: Run, number: int, rounds: Rounds | None, done: Mapping[str, Extraction]
+) -> Job | None:
+    """The job of the round `number`; None where there is none. rounds: the main process's."""
+    name = f"round {number}"
+    if rounds is None:
+        found = read_note(run, name)["plans"]
+        return None if found is None else replace(job, plans=open_plans(found))
+    note: dict[str, Any] = {"error": 1}
+    try:
+        with run.clock.stage("plan"):
+            run.display.stage("planning")
+            plans = rounds.next(done)
+            place = run.place.new_plans()
+            saved = {key: str(plan.save(place, key)) for key, plan in (plans or {}).items()}
+            note = {"error": None, "plans": saved or None}
+    except VirNucProError as error:
+        note = {"error": error.exit_code}
+        raise
+    finally:
+        run.board.post(name, note)
+        if note["error"] is not None:
+            run.board.wait_for_readers(name)
+    return None if plans is None else replace(job, plans=plans)
+
+
+def add(one: Extraction, two: Extraction) -> Extraction:
+    """What happened in two rounds."""
+    processes = [a + b for a, b in zip(one.processes, two.processes, strict=False)]
+    return Extraction(
+        one.rows + two.rows,
+        one.split + two.split,
+        one.recomputed + two.recomputed,
+        one.in_16_bits + two.in_16_bits,
+        one.failed | two.failed,
+        tuple(processes) or one.processes or two.processes,
+    )
