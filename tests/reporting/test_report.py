@@ -132,6 +132,25 @@ def test_the_page_refers_to_nothing_but_citations(tmp_path, golden):
             assert attributes["xlink:href"].startswith("#")
 
 
+def test_quiet_text_has_contrast_and_what_scrolls_can_be_reached_by_keys(tmp_path, golden):
+    """4.5 to 1 on both grounds of both themes (WCAG 1.4.3), as axe asks."""
+
+    def light(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    text = render(Outputs(tmp_path), golden, RECORD)
+    for theme in re.findall(r":root \{(.*?)\}", text, re.S):
+        colour = dict(re.findall(r"--([\w-]+): (#\w{6})", theme))
+        for ground in ("page", "panel"):
+            for words in ("quiet", "text", "virus"):
+                pair = sorted(light(colour[name]) + 0.05 for name in (ground, words))
+                assert pair[1] / pair[0] >= 4.5, (ground, words)
+    scrolled = [a for tag, a in Elements(text).tags if a.get("class") == "scroll"]
+    assert scrolled and all(a.get("tabindex") == "0" and a.get("aria-label") for a in scrolled)
+
+
 def test_the_same_answers_give_the_same_bytes(tmp_path, golden):
     assert render(Outputs(tmp_path), golden, RECORD) == render(Outputs(tmp_path), golden, RECORD)
 
