@@ -21,6 +21,11 @@ import pytest
 from virnucpro.calling.answers import assemble, frame_columns
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.consensus import CallRules, best_first
+from virnucpro.calling.evidence import EvidenceColumns, HitColumns
+from virnucpro.homology.evidence import weigh
+from virnucpro.homology.reference import ProteinLabel, Reference
+from virnucpro.homology.search import Hits
+from virnucpro.homology.stretches import Proteins
 from virnucpro.reporting import charts
 from virnucpro.reporting.multiqc import write_multiqc
 from virnucpro.reporting.outputs import Outputs
@@ -61,6 +66,54 @@ def evil(golden):
     for row, name in zip(order.tolist(), EVIL, strict=False):
         names[row] = name
     return dataclasses.replace(golden, names=pa.array(names, pa.large_string()))
+
+
+def with_evidence(answers, names=("<b>A virus</b>", "a cell")):
+    """The answers with hits: every sequence with two viral proteins, one over the other, and one of
+    bacteria on the other strand.
+    """
+    labels = [
+        ProteinLabel("v1", names[0], "Aviridae", "", "viral"),
+        ProteinLabel("v2", names[0], "", "", "viral"),
+        ProteinLabel("c1", names[1], "", "", "bacteria"),
+    ]
+    reference = Reference(Proteins.join([b"M"] * 3), np.zeros(0, bool), labels, "")
+    n, length = len(answers.records), answers.records.length
+    record, one = np.repeat(np.arange(n), 3), np.tile([0, 1, 2], n)
+    columns = {
+        "start": np.where(one == 2, length[record] // 2, 1),
+        "end": np.where(one == 2, length[record], length[record] // 2),
+        "reverse": one == 2,
+        "bits": np.tile([90.0, 80.0, 70.0], n),
+    }
+    hits = HitColumns(
+        record,
+        columns["start"],
+        columns["end"],
+        columns["reverse"],
+        one.astype(np.int32),
+        np.full(3 * n, 0.5),
+        np.full(3 * n, 60, np.int32),
+        columns["bits"],
+        np.full(3 * n, 1e-9),
+    )
+    found = weigh(
+        Hits(
+            record.astype(np.int32),
+            hits.protein,
+            hits.start - 1,
+            hits.end,
+            hits.reverse,
+            np.full(3 * n, 30, np.int32),
+            hits.columns,
+            hits.bits,
+            hits.evalue,
+        ),
+        length,
+        reference,
+    )
+    columns = EvidenceColumns(reference, found, np.zeros(n), ["direct_repeat_30"] * n, hits)
+    return dataclasses.replace(answers, evidence=columns)
 
 
 class Elements(HTMLParser):
@@ -105,6 +158,35 @@ def test_the_page_explains_the_model_and_the_columns(tmp_path, golden):
     text = " ".join(render(Outputs(tmp_path), small, RECORD).split())
     assert "mean of their log-odds" in text and "weak on sequences below" in text
     assert "NA: an input needs 1,000 sequences" in text
+
+
+def test_known_proteins_stand_in_the_table_along_the_tracks_and_by_family(tmp_path, golden):
+    text = render(Outputs(tmp_path), with_evidence(golden), RECORD)
+    assert "closest known protein" not in render(Outputs(tmp_path), golden, RECORD)
+    assert "&lt;b&gt;A virus&lt;/b&gt; (Aviridae), 50 %" in text and "<b>A virus" not in text
+    assert '<td class="num" data-v="1">2 / 1</td>' in text
+    assert "hits: 2 viral, 1 other (mostly bacteria) · direct repeat 30 bases" in text
+    # of two that overlap the better one is drawn
+    assert "along the sequence, 1 hits with viral and 1 with other proteins" in text
+    number = counts(golden)["virus"]
+    assert f'<td class="name">Aviridae</td><td class="num">{number}</td>' in text
+    assert "the closest known protein, not taxonomy" in text
+
+
+def test_arrows_point_along_the_gene_and_can_be_seen():
+    edges, scores = np.array([0.0, 5000.0, 10_000.0]), np.array([0.9, 0.1])
+    forward, backward = (charts.Arrow(1000, 3000, reverse, True) for reverse in (False, True))
+    tip = {}
+    for arrow in (forward, backward, charts.Arrow(9000, 9001, False, False)):
+        picture = charts.track(charts.Track(edges, scores, (), [arrow]))
+        drawn = [
+            [float(x) for x, _ in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)]
+            for path in re.findall(r'<path d="(M [^"]*z)', picture.replace("\n", " "))
+        ]
+        corners = next(path for path in drawn if len(path) == 7)
+        tip[arrow] = corners[3]
+        assert max(corners) - min(corners) > 2  # points of 1/72 inch
+    assert tip[forward] > tip[backward]
 
 
 def test_one_sequence_has_an_axis_and_the_colour_of_its_call():
@@ -265,8 +347,9 @@ def test_a_hundred_thousand_sequences_stay_under_3_mb(tmp_path):
         "mini",
         calibration,
     )
-    write_report(Outputs(tmp_path), answers, RECORD)
-    assert (tmp_path / "report.html").stat().st_size < 3_000_000
+    for shown in (answers, with_evidence(answers)):
+        write_report(Outputs(tmp_path), shown, RECORD)
+        assert (tmp_path / "report.html").stat().st_size < 3_000_000
 
 
 @pytest.mark.skipif(bool(browser.MISSING), reason=browser.MISSING)

@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from virnucpro.calling.calibration import expit
 from virnucpro.calling.columns import RecordColumns
 from virnucpro.errors import InputError
-from virnucpro.homology.evidence import REPORTED_E, Evidence, weigh
+from virnucpro.homology.evidence import REPORTED_E, Evidence, hits_apart, weigh
 from virnucpro.homology.reference import Reference
 from virnucpro.homology.search import Hits, search
 from virnucpro.homology.topology import topology
@@ -30,7 +31,8 @@ MOST_WRITTEN = 25  # hits of a sequence in hits.tsv
 @dataclass(frozen=True)
 class HitColumns:
     """The best hits of every sequence with an E value of at most `REPORTED_E`, by sequence and
-    falling bit score; [hits] each. Positions are 1-based and inclusive on the forward strand.
+    falling bit score; [hits] each. Positions are 1-based and inclusive on the forward strand. Of
+    many hits those that overlap better ones are left out first.
     """
 
     record: NDArray[np.int64]
@@ -57,6 +59,11 @@ class EvidenceColumns:
     topology: Sequence[str | None]
     hits: HitColumns
 
+    @property
+    def probability(self) -> NDArray[np.float64]:
+        """By the search alone."""
+        return expit(self.log_odds)
+
 
 def search_inputs(
     inputs: Sequence[Mapping[str, object]],
@@ -77,7 +84,7 @@ def search_inputs(
         lengths = np.array([len(s) for _, s in batch], np.int64)
         found = search([s for _, s in batch], reference, threads)
         parts.append(weigh(found, lengths, reference))
-        hits.append(_written(found, row))
+        hits.append(_written(found, row, reference))
         rows += row.tolist()
         for r, sequence in batch:
             ends[r] = topology(sequence)
@@ -85,7 +92,7 @@ def search_inputs(
     evidence = _spread(none, parts, np.array(rows, np.int64))
     odds = np.full(n, np.nan)
     odds[rows] = search_weights().log_odds(evidence.features[rows], records.length[rows])
-    return EvidenceColumns(reference, evidence, odds, ends, _joined(hits))
+    return EvidenceColumns(reference, evidence, odds, ends, _joined(hits, reference))
 
 
 def _batches(
@@ -130,13 +137,17 @@ def _sequences(
         raise changed from error
 
 
-def _written(hits: Hits, row: NDArray[np.int64]) -> HitColumns:
-    """The hits for the table, of sequences that are records `row`."""
+def _written(hits: Hits, row: NDArray[np.int64], reference: Reference) -> HitColumns:
+    """The hits for the table, of sequences that are records `row`: the best of every gene come
+    before further ones of the same.
+    """
     sure = np.flatnonzero(hits.evalue <= REPORTED_E)
-    sequence = hits.sequence[sure]
+    sequence, viral = hits.sequence[sure], reference.viral[hits.protein[sure]]
+    further = ~hits_apart(sequence, hits.start[sure], hits.end[sure], viral)
+    order = np.lexsort((further, sequence))
     first = np.flatnonzero(np.diff(sequence, prepend=-1))
     place = np.arange(len(sure)) - np.repeat(first, np.diff(first, append=len(sure)))
-    some = hits.select(sure[place < MOST_WRITTEN])
+    some = hits.select(sure[np.sort(order[place < MOST_WRITTEN])])
     return HitColumns(
         row[some.sequence],
         some.start + 1,
@@ -164,8 +175,8 @@ def _spread(none: Evidence, parts: Sequence[Evidence], rows: NDArray[np.int64]) 
     return none
 
 
-def _joined(parts: Sequence[HitColumns]) -> HitColumns:
-    parts = parts or [_written(_no_hits(), np.zeros(0, np.int64))]
+def _joined(parts: Sequence[HitColumns], reference: Reference) -> HitColumns:
+    parts = parts or [_written(_no_hits(), np.zeros(0, np.int64), reference)]
     return HitColumns(
         *(np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(HitColumns))
     )

@@ -49,12 +49,13 @@ def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
     """The evidence of a batch's sequences, `lengths` bases long [N]."""
     n = len(lengths)
     label = reference.label_code[hits.protein]
+    side = np.minimum(label, 1)
     excess = np.maximum(hits.bits - LEAST_BITS, 0.0)
-    best, total = np.zeros((n, len(LABELS))), np.zeros((n, len(LABELS)))
-    _summed(hits.sequence, hits.start, hits.end, excess, label, best, total)
+    best = np.zeros((n, len(LABELS)))
+    np.maximum.at(best, (hits.sequence, label), excess)
+    sums = _summed(hits, excess, side, (n, 2))
     best_viral, best_cellular = best[:, 0], best[:, 1:].max(axis=1)
     kilobases = np.maximum(lengths, 1) / 1000
-    sums = _total_apart(hits, excess, label, n)
     columns = (
         _squeezed(best_viral),
         _squeezed(best_cellular),
@@ -64,6 +65,8 @@ def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
         _squeezed(best_viral) - _squeezed(best_cellular),
     )
     sure = hits.evalue <= REPORTED_E
+    told = np.flatnonzero(sure)
+    total = _summed(hits.select(told), excess[told], label[told], best.shape)
     closest, identity = _closest(hits, sure & (label == 0), n)
     cellular = total[:, 1:]
     some = cellular.sum(axis=1)
@@ -85,12 +88,12 @@ def _squeezed(bits: np.ndarray) -> np.ndarray:
     return np.log1p(bits / SCALE)
 
 
-def _total_apart(hits: Hits, excess: np.ndarray, label: np.ndarray, n: int) -> np.ndarray:
-    """float64 [N, 2]: the summed scores of viral and of cellular hits that do not overlap."""
-    two = np.zeros((n, 2))
-    side = np.minimum(label, 1)
-    _summed(hits.sequence, hits.start, hits.end, excess, side, np.zeros((n, 2)), two)
-    return two
+def _summed(hits: Hits, excess: np.ndarray, kind: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """float64 [N, kinds]: the summed scores of hits that do not overlap better ones."""
+    total = np.zeros(shape)
+    apart = hits_apart(hits.sequence, hits.start, hits.end, kind)
+    np.add.at(total, (hits.sequence[apart], kind[apart]), excess[apart])
+    return total
 
 
 def _closest(hits: Hits, viral: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -105,26 +108,24 @@ def _closest(hits: Hits, viral: np.ndarray, n: int) -> tuple[np.ndarray, np.ndar
 
 
 @njit(cache=True, nogil=True)
-def _summed(sequence, start, end, excess, kind, best, total):
-    """The best score and the sum of the scores of hits that overlap better ones of their kind by
-    less than half, into best and total [N, kinds]. Hits come by sequence and falling score.
+def hits_apart(sequence, start, end, kind):
+    """bool [H]: the hits that overlap better ones of their kind by less than half. They come by
+    sequence and falling score.
     """
+    apart = np.ones(len(sequence), np.bool_)
     taken = np.empty(len(sequence), np.int64)
     n = 0
     for i in range(len(sequence)):
-        s, k = sequence[i], kind[i]
-        if i == 0 or s != sequence[i - 1]:
+        if i == 0 or sequence[i] != sequence[i - 1]:
             n = 0
-        best[s, k] = max(best[s, k], excess[i])
-        apart = True
         for j in range(n):
             t = taken[j]
-            if kind[t] == k and 2 * (min(end[i], end[t]) - max(start[i], start[t])) >= (
+            if kind[t] == kind[i] and 2 * (min(end[i], end[t]) - max(start[i], start[t])) >= (
                 end[i] - start[i]
             ):
-                apart = False
+                apart[i] = False
                 break
-        if apart:
+        if apart[i]:
             taken[n] = i
             n += 1
-            total[s, k] += excess[i]
+    return apart

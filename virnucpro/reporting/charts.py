@@ -12,6 +12,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,10 +32,21 @@ ROLES = {
 LENGTH_EDGES = (0, 500, 1000, 3000, 10_000, 30_000, 100_000)
 LENGTH_NAMES = ("< 500", "500-1k", "1k-3k", "3k-10k", "10k-30k", "30k-100k", "≥ 100k")
 LENGTH_TICKS = tuple(n * 10**power for power in range(10) for n in (1, 3))
-TRACK_MARGINS = {"left": 0.02, "right": 0.97, "bottom": 0.25, "top": 0.88}  # of 9.6 x 0.95 inches
+# in inches: the size of a track, the part below its axes and the height of these; rows of arrows
+TRACK_SIZE, TRACK_BELOW, TRACK_HEIGHT, ARROWS_HEIGHT = (9.6, 0.95), 0.24, 0.6, 0.36
+VIRAL_ROW, OTHER_ROW, ROW_HEIGHT = 1.53, 1.27, 0.2  # of the arrows, in heights of the axes
 MOST_POINTS = 2000  # of a chart; more sequences are counted in boxes
 MOST_BINS = 300  # steps of a track; more chunks are averaged
 CALLS = ("virus", "ambiguous", "non-virus")
+
+
+class Arrow(NamedTuple):
+    """A hit with a known protein, in bases of the sequence."""
+
+    start: int
+    end: int
+    reverse: bool
+    viral: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,7 @@ class Track:
     edges: NDArray[np.float64]
     scores: NDArray[np.float64]
     regions: Sequence[tuple[int, int]] = ()
+    arrows: Sequence[Arrow] = ()
 
 
 def score_histogram(
@@ -144,9 +157,17 @@ def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
 
 def track(data: Track) -> str:
     """Chunk scores along a sequence: filled steps, grey where a chunk has no score, regions
-    underlined.
+    marked above, and above these hits as arrows, with viral proteins in the upper row.
     """
-    figure, axes = _figure(9.6, 0.95, margins=TRACK_MARGINS)
+    width, height = TRACK_SIZE
+    height += ARROWS_HEIGHT if data.arrows else 0
+    margins = {
+        "left": 0.02,
+        "right": 0.97,
+        "bottom": TRACK_BELOW / height,
+        "top": (TRACK_BELOW + TRACK_HEIGHT) / height,
+    }
+    figure, axes = _figure(width, height, margins=margins)
     edges, scores = _binned(data)
     gap = np.isnan(scores)
     axes.stairs(np.where(gap, 1.0, 0.0), edges, fill=True, color=ROLES["gap"], lw=0)
@@ -171,7 +192,36 @@ def track(data: Track) -> str:
     axes.set(xlim=(edges[0], edges[-1]), ylim=(0, 1), yticks=(0, 1))
     axes.grid(False)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    return _svg(figure, "Chunk scores along the sequence")
+    viral = [arrow for arrow in data.arrows if arrow.viral]
+    others = [arrow for arrow in data.arrows if not arrow.viral]
+    _arrows(axes, viral, VIRAL_ROW, ROLES["virus"], edges)
+    _arrows(axes, others, OTHER_ROW, ROLES["line"], edges)
+    shown = f", {len(viral)} hits with viral and {len(others)} with other proteins"
+    return _svg(figure, f"Chunk scores along the sequence{shown if data.arrows else ''}")
+
+
+def _arrows(axes, arrows: Sequence[Arrow], low: float, color: str, edges) -> None:
+    """Arrows in one row, as one path; short ones are widened until they can be seen."""
+    from matplotlib.patches import PathPatch
+    from matplotlib.path import Path
+
+    span = float(edges[-1] - edges[0])
+    corners, codes = [], []
+    for arrow in arrows:
+        middle = (arrow.start + arrow.end) / 2
+        half = max((arrow.end - arrow.start) / 2, span / 400)
+        head = min(half, span / 120)
+        sign = -1 if arrow.reverse else 1
+        tail, neck, tip = middle - sign * half, middle + sign * (half - head), middle + sign * half
+        top, edge = low + ROW_HEIGHT, ROW_HEIGHT / 5
+        corners += [
+            *((tail, low + edge), (neck, low + edge), (neck, low), (tip, (low + top) / 2)),
+            *((neck, top), (neck, top - edge), (tail, top - edge), (tail, low + edge)),
+        ]
+        codes += [Path.MOVETO, *[Path.LINETO] * 6, Path.CLOSEPOLY]
+    if corners:
+        patch = PathPatch(Path(corners, codes), facecolor=color, lw=0, clip_on=False)
+        axes.add_patch(patch)
 
 
 def _binned(data: Track) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -12,7 +12,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from virnucpro.calling.calibration import expit
 from virnucpro.calling.consensus import best_first
 from virnucpro.reporting.text import TEXT, constant
 from virnucpro.reporting.values import (
@@ -118,7 +117,7 @@ CONTIGS = Table(
         Column(
             "homology_probability",
             SCORE,
-            lambda answers, rows: expit(evidence_of(answers, rows, lambda e: e.log_odds)),
+            lambda answers, rows: evidence_of(answers, rows, lambda e: e.probability),
             "the probability by the hits with known proteins alone, without the network; `NA`, as"
             " in the columns that follow, where no proteins were searched",
         ),
@@ -132,8 +131,9 @@ CONTIGS = Table(
         Column(
             "closest_virus",
             TEXT,
-            lambda answers, rows: closest(answers, rows, "name"),
-            "the virus of the closest known viral protein (not the sequence's own taxonomy)",
+            lambda answers, rows: closest(answers, rows, "name", "protein"),
+            "the virus of the closest known viral protein (not the sequence's own taxonomy), or"
+            " that protein where its virus is not named",
             nullable=True,
         ),
         Column(

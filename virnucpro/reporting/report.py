@@ -29,6 +29,7 @@ from virnucpro.reporting.citation import CITATIONS
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import reasons
+from virnucpro.reporting.relatives import MOST_FAMILIES, arrows, families, relative
 from virnucpro.reporting.tables import counts
 from virnucpro.reporting.values import notes
 
@@ -100,6 +101,9 @@ def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str
     )
     environment.filters["number"] = lambda value: f"{value:,}"
     environment.filters["score"] = lambda value: "NA" if math.isnan(value) else f"{value:.4f}"
+    environment.filters["percent"] = lambda value: (
+        "NA" if math.isnan(value) else f"{100 * value:.0f} %"
+    )
     environment.filters["short"] = shortened
     template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
     return template.render(
@@ -134,6 +138,10 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "charts": _charts(answers, label),
         "hits": [hit(answers, row) for row in _rows(answers, hits[:MOST_HITS])],
         "n_hits": len(hits),
+        "searched": answers.evidence is not None,
+        "by_both": answers.called_by == "both",
+        "families": families(answers),
+        "most_families": MOST_FAMILIES,
         "tracks": tracks(answers, hits),
         "track_chunks": TRACK_CHUNKS,
         "regions": regions(answers),
@@ -195,6 +203,7 @@ def hit(answers: Answers, row_and_notes: tuple[int, str]) -> dict[str, Any]:
         "n_chunks": int(records.n_chunks[row]),
         "call": CALL_WORDS[sequences.call[row]],
         "note": note.replace(";", "; "),
+        **relative(answers, row),
     }
 
 
@@ -228,7 +237,8 @@ def _track(answers: Answers, row: int, chunks: ChunkColumns) -> dict[str, Any]:
     edges = np.append(chunks.start[first:last] - 1, chunks.end[last - 1]).astype(float)
     mine = np.flatnonzero(regions.record == row)
     spans = list(zip(regions.start[mine].tolist(), regions.end[mine].tolist(), strict=True))
-    picture = charts.track(charts.Track(edges, chunks.virus_score[first:last], spans))
+    scores, found = chunks.virus_score[first:last], arrows(answers, row)
+    picture = charts.track(charts.Track(edges, scores, spans, found))
     return {**hit(answers, (row, "")), "picture": picture}
 
 

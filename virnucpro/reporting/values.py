@@ -163,13 +163,20 @@ def words(values: list[str | None]) -> pa.Array:
     return pa.array([value or None for value in values], TEXT)
 
 
-def closest(answers: Answers, rows: Rows, field: str) -> pa.Array:
-    """What is known of the closest viral proteins of the records at `rows`."""
+def closest(answers: Answers, rows: Rows, *known: str) -> pa.Array:
+    """What is known of the closest viral proteins of the records at `rows`: the first of the fields
+    that is.
+    """
     if answers.evidence is None:
         return pa.nulls(len(rows), TEXT)
     labels = answers.evidence.reference.labels
     proteins = answers.evidence.evidence.closest_virus[rows].tolist()
-    return words([getattr(labels[p], field) if p >= 0 else None for p in proteins])
+    return words(
+        [
+            next(filter(None, (getattr(labels[p], f) for f in known)), "") if p >= 0 else None
+            for p in proteins
+        ]
+    )
 
 
 def cellular_like(answers: Answers, rows: Rows) -> pa.Array:
