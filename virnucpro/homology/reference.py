@@ -19,7 +19,7 @@ import zstandard
 
 from virnucpro.homology.choice import LABELS, no_reference
 from virnucpro.homology.masking import repeats, seed_residues
-from virnucpro.homology.seeds import bit_planes
+from virnucpro.homology.seeds import UNKNOWN_TARGET, comparable
 from virnucpro.homology.stretches import APART, Proteins
 
 FORMAT = 1
@@ -56,9 +56,9 @@ class Reference:
         return seed_residues(self.proteins, self.repeats)
 
     @cached_property
-    def planes(self) -> np.ndarray:
-        """The residues as bits."""
-        return bit_planes(self.proteins.residues, APART)
+    def codes(self) -> np.ndarray:
+        """The residues as `scan` compares them."""
+        return comparable(self.proteins.residues, UNKNOWN_TARGET)
 
     @cached_property
     def viral(self) -> np.ndarray:

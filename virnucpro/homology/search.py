@@ -26,10 +26,9 @@ from virnucpro.homology.alignment import (
 )
 from virnucpro.homology.masking import repeats, seed_residues
 from virnucpro.homology.reference import Reference
-from virnucpro.homology.seeds import MASKS, SHAPES, bit_planes, index_seeds, scan
+from virnucpro.homology.seeds import MASKS, SHAPES, UNKNOWN, comparable, index_seeds, scan
 from virnucpro.homology.stretches import GAP, Proteins, Stretches, find_stretches
 
-ROOM = 1 << 16  # candidates a thread collects before it hands them over
 LEAST_BITS = 30.0  # of a hit
 LEAST_SCORE = (LEAST_BITS * math.log(2) + math.log(K)) / LAMBDA
 MOST = 8  # hits of a stretch with viral proteins, and as many with others
@@ -118,31 +117,19 @@ def _parts(n: int, parts: int) -> list[slice]:
 def _candidates(proteins: Proteins, bias, reference: Reference, pool, threads: int) -> np.ndarray:
     """int32 [C, 3], as `scan` writes them, of all shapes and the whole reference."""
     seeds = seed_residues(proteins, repeats(proteins))
-    query = (proteins.residues, seeds, bias, bit_planes(proteins.residues, 20))
-    target = (reference.proteins.residues, reference.seeds, reference.planes)
+    query = (proteins.residues, seeds, bias, comparable(proteins.residues, UNKNOWN))
+    target = (reference.proteins.residues, reference.seeds, reference.codes)
     parts = _parts(len(reference.seeds) - GAP, 8 * threads)
     found = []
     for which, shape in enumerate(SHAPES):
-        places, heads = index_seeds(seeds, shape)
-        room = max(ROOM, int(np.diff(heads).max(initial=0)))
-
+        index = index_seeds(seeds, shape)
         used = (shape, MASKS[:which], MASKS[which])
 
-        def read(part: slice, index=(places, heads), used=used, room=room) -> list[np.ndarray]:
-            return _read(query, target, index, part, used, room)
+        def read(part: slice, index=index, used=used) -> np.ndarray:
+            return scan(query, target, index, (part.start, part.stop), used, MATRIX)
 
-        for rows in pool.map(read, parts):
-            found += rows
-    return np.concatenate(found) if found else np.zeros((0, 3), np.int32)
-
-
-def _read(query, target, index, part: slice, used, room: int) -> list[np.ndarray]:
-    """Everything `scan` finds in a part of the target."""
-    rows, place, out = [], part.start, np.empty((room, 3), np.int32)
-    while place < part.stop:
-        n, place = scan(query, target, index, (place, part.stop), used, MATRIX, out)
-        rows.append(out[:n].copy())
-    return rows
+        found += pool.map(read, parts)
+    return np.concatenate(found)
 
 
 def best_of_pairs(found: np.ndarray, query: Proteins, target: Proteins) -> np.ndarray:

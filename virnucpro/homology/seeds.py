@@ -9,7 +9,11 @@ the batch, nor on how the reference is divided among threads.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from virnucpro.homology.stretches import AMINO_ACIDS, APART
 
 SEED_RESIDUES = 5
 # Places of the five residues that have to be the same.
@@ -30,15 +34,27 @@ MASKS = (1 << SHAPES).sum(axis=1)  # the same as bits
 SPAN = 13  # no shape is wider
 N_SEEDS = 20**SEED_RESIDUES
 BEFORE, AFTER = 20, 28  # residues on both sides of a seed's first that are compared
-WINDOW_BITS = np.uint64((1 << (BEFORE + AFTER)) - 1)
-SAME = 10  # of them that have to be the same
+WINDOW = 64  # residues that are compared at once, of which the last do not count
+PARTS = tuple(np.uint64(((1 << 28) - 1) << first) for first in (0, 10, 20))
+ALIKE = 21  # residues that are the same and those that are alike, together, in one of the parts
 LEAST = 46  # score of the best run of them that is looked at with gaps
+GROUP = 16
+GROUPS = ("ILMV", "FYW", "KR", "DENQ", "ST", "A", "G", "H", "C", "P")
+CODE = np.zeros(20, np.uint8)  # residues of one group differ in the last four bits only
+for _number, _group in enumerate(GROUPS):
+    for _place, _letter in enumerate(_group):
+        CODE[AMINO_ACIDS.index(_letter)] = GROUP * _number + _place
+UNKNOWN, UNKNOWN_TARGET = 14 * GROUP, 15 * GROUP
+BLOCK = 2048  # places of the target that are looked up at once
+PAIRS = 4096  # pairs that are compared at once
+FEW = 4
 
 
 @njit(cache=True, nogil=True)
 def index_seeds(seeds, shape):
-    """(places, heads): places int32 of all seeds of `seeds` (uint8 [R], residues that are no part
-    of a seed being 20 and more), by seed, and int32 [N_SEEDS + 1] where each seed's places begin.
+    """(places, heads, occupied): places int32 of all seeds of `seeds` (uint8 [R], residues that
+    are no part of a seed being 20 and more), by seed; int32 [N_SEEDS + 1] where each seed's places
+    begin; and bits, uint32 [N_SEEDS / 32 + 1], whether a seed has any.
     """
     heads = np.zeros(N_SEEDS + 2, np.int32)
     for p in range(len(seeds) - SPAN):
@@ -47,13 +63,16 @@ def index_seeds(seeds, shape):
             heads[seed + 2] += 1
     for i in range(2, N_SEEDS + 2):
         heads[i] += heads[i - 1]
-    places = np.empty(heads[N_SEEDS + 1], np.int32)
+    places = np.zeros(heads[N_SEEDS + 1] + FEW, np.int32)
     for p in range(len(seeds) - SPAN):
         seed = seed_at(seeds, p, shape)
         if seed >= 0:
             places[heads[seed + 1]] = p
             heads[seed + 1] += 1
-    return places, heads[: N_SEEDS + 1]
+    occupied = np.zeros(N_SEEDS // 32 + 1, np.uint32)
+    for i in range(N_SEEDS):
+        occupied[i >> 5] |= np.uint32(heads[i + 1] > heads[i]) << np.uint32(i & 31)
+    return places, heads[: N_SEEDS + 1], occupied
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -68,79 +87,184 @@ def seed_at(seeds, p, shape):
     return seed
 
 
-def bit_planes(residues: np.ndarray, other: int) -> np.ndarray:
-    """uint64 [R / 64 + 2, 5]: bit b of residue i is bit i % 64 of word [i // 64, b]; codes of 20
-    and more become `other` (20 to 31), so that planes with different `other` match in no such
-    place.
+def comparable(residues: np.ndarray, unknown: int) -> np.ndarray:
+    """uint8 [R + WINDOW]: every residue's CODE; that of `unknown` for X and the gaps, so that
+    arrays with different ones are the same in no such place; and room for a last window.
     """
-    codes = np.where(residues < 20, residues, np.uint8(other))
-    codes = np.concatenate([codes, np.full(128 - len(codes) % 64, other, np.uint8)])
-    planes = [np.packbits((codes >> b) & 1, bitorder="little").view("<u8") for b in range(5)]
-    return np.ascontiguousarray(np.stack(planes, 1))
+    codes = np.full(len(residues) + WINDOW, unknown, np.uint8)
+    np.take(
+        np.append(CODE, [unknown] * (APART - 19)).astype(np.uint8),
+        residues,
+        out=codes[: len(residues)],
+    )
+    return codes
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _word(planes, p, b):
-    """The 64 bits of plane b from place p on."""
-    w, shift = p >> np.uint64(6), p & np.uint64(63)
-    high = (planes[w + np.uint64(1), b] << np.uint64(1)) << (np.uint64(63) - shift)
-    return (planes[w, b] >> shift) | high
+@intrinsic
+def _compare(typing, a, i, b, j):
+    """(same, alike), uint64: bit k is whether CODEs a[i + k] and b[j + k] are the same, and whether
+    they are of one group; of arrays uint8 and places uint64.
+    """
+    del typing
+
+    def generate(context, builder, signature, arguments):
+        codes = ir.VectorType(ir.IntType(8), WINDOW)
+        vectors = []
+        for array in (0, 2):
+            struct = context.make_array(signature.args[array])(context, builder, arguments[array])
+            at = builder.gep(struct.data, [arguments[array + 1]])
+            vectors.append(builder.load(builder.bitcast(at, codes.as_pointer()), align=1))
+        differ = builder.xor(*vectors)
+        masks = [
+            builder.bitcast(builder.icmp_unsigned("<", differ, codes([n] * WINDOW)), ir.IntType(64))
+            for n in (1, GROUP)
+        ]
+        return context.make_tuple(builder, signature.return_type, masks)
+
+    return types.UniTuple(types.uint64, 2)(a, i, b, j), generate
 
 
-@njit(cache=True, nogil=True, inline="always")
-def _ones(x):
-    x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
-    x = (x & np.uint64(0x3333333333333333)) + ((x >> np.uint64(2)) & np.uint64(0x3333333333333333))
-    x = (x + (x >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
-    return (x * np.uint64(0x0101010101010101)) >> np.uint64(56)
+@intrinsic
+def _ones(typing, x):
+    """How many bits of an uint64 are set."""
+    del typing
+
+    def generate(context, builder, signature, arguments):
+        del context, signature
+        return builder.ctpop(arguments[0])
+
+    return types.uint64(x), generate
+
+
+@intrinsic
+def _fetch(typing, a, i):
+    """Asks for the memory of a[i], uint64 i, so that it is there when it is read."""
+    del typing
+
+    def generate(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [byte], kind)
+        at = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        builder.call(fetch, [at, *(ir.Constant(number, n) for n in (0, 3, 1))])
+        return context.get_dummy_value()
+
+    return types.void(a, i), generate
 
 
 @njit(cache=True, nogil=True)
-def scan(query, target, index, rows, used, matrix, out):
-    """Extends what the index (places, heads) has for the seeds of target places rows[0] to rows[1].
+def scan(query, target, index, rows, used, matrix):
+    """The pairs of a query place and one of the target's places rows[0] to rows[1] that share a
+    seed of the index and a good ungapped run: int32 [pairs, 3], place in query, place in target,
+    score.
 
-    `query` is (residues, seeds, bias, planes), `target` (residues, seeds, planes), `used` (this
-    shape, the masks of the shapes before, this one's mask). Writes rows (place in query, place
-    in target, score) into `out` int32 [room, 3] and gives (rows written, target place to go on
-    from): ends early where `out` is full.
+    `query` is (residues, seeds, bias, codes), `target` (residues, seeds, codes), `used` (this
+    shape, the masks of the shapes before, this one's mask). Every step is taken for a block of
+    places before the next, so that reads of memory do not wait for each other.
     """
-    residues, seeds, bias, planes = query
-    residues_t, seeds_t, planes_t = target
-    places, heads = index
-    shape, earlier, mask = used
+    places, heads, occupied = index
+    keys, some = np.empty(BLOCK, np.uint32), np.empty(BLOCK, np.int32)
+    first, last = np.empty(BLOCK, np.int32), np.empty(BLOCK, np.int32)
+    pairs = np.empty((PAIRS + FEW, 2), np.int32)
+    out, n, waiting = np.empty((PAIRS, 3), np.int32), 0, 0
+    for start in range(rows[0], rows[1], BLOCK):
+        size = min(BLOCK, rows[1] - start)
+        _keys(target[1], start, size, used[0], keys)
+        size = _occupied(keys, size, occupied, some)
+        for t in range(size):
+            seed = keys[some[t]]
+            first[t], last[t] = heads[seed], heads[seed + np.uint32(1)]
+            _fetch(places, np.uint64(first[t]))
+        for t in range(size):
+            p, h, end = start + some[t], first[t], last[t]
+            while h < end:
+                # most seeds have few places: those are copied without asking how many
+                for x in range(FEW):
+                    pairs[waiting + x, 0] = places[h + x]
+                    pairs[waiting + x, 1] = p
+                waiting += min(FEW, end - h)
+                h += FEW
+                if waiting >= PAIRS:
+                    out, n = _extend(query, target, pairs, waiting, used, matrix, out, n)
+                    waiting = 0
+    out, n = _extend(query, target, pairs, waiting, used, matrix, out, n)
+    return out[:n]
+
+
+@njit(cache=True, nogil=True)
+def _keys(seeds, start, size, shape, keys):
+    """The seeds of the places from `start` on; N_SEEDS where a residue is masked or unknown."""
+    a, b, c, d = shape[1], shape[2], shape[3], shape[4]
+    at = seeds[start:]
+    for i in range(size):
+        v, w, x, y, z = at[i], at[i + a], at[i + b], at[i + c], at[i + d]
+        key = (((np.uint32(v) * 20 + w) * 20 + x) * 20 + y) * 20 + z
+        keys[i] = N_SEEDS if max(v, w, x, y, z) >= 20 else key
+
+
+@njit(cache=True, nogil=True)
+def _occupied(keys, size, occupied, some):
+    """How many of the keys the index has, and which, into `some`."""
     n = 0
-    for p in range(rows[0], rows[1]):
-        seed = seed_at(seeds_t, p, shape)
-        if seed < 0:
-            continue
-        first, last = heads[seed], heads[seed + 1]
-        if first == last:
-            continue
-        if n + last - first > len(out):
-            return n, p
-        j = np.uint64(p - BEFORE)
-        t0, t1, t2 = _word(planes_t, j, 0), _word(planes_t, j, 1), _word(planes_t, j, 2)
-        t3, t4 = _word(planes_t, j, 3), _word(planes_t, j, 4)
-        for h in range(first, last):
-            q = places[h]
-            i = np.uint64(q - BEFORE)
-            differ = (_word(planes, i, 0) ^ t0) | (_word(planes, i, 1) ^ t1)
-            differ |= (_word(planes, i, 2) ^ t2) | (_word(planes, i, 3) ^ t3)
-            differ |= _word(planes, i, 4) ^ t4
-            if _ones(~differ & WINDOW_BITS) < SAME:
-                continue
-            # the best run of the window's scores, without a branch that depends on them
-            score, best = np.int32(0), np.int32(0)
-            for k in range(np.uint64(BEFORE + AFTER)):
-                more = matrix[residues[i + k], residues_t[j + k]] + bias[i + k]
-                score = max(np.int32(score + more), np.int32(0))
-                best = max(best, score)
-            if best >= LEAST and not _seen(seeds, q, seeds_t, p, earlier, mask):
-                out[n, 0] = q
-                out[n, 1] = p
-                out[n, 2] = best
-                n += 1
-    return n, rows[1]
+    for i in range(size):
+        key = keys[i]
+        some[n] = i
+        n += (occupied[key >> np.uint32(5)] >> (key & np.uint32(31))) & np.uint32(1)
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _extend(query, target, pairs, size, used, matrix, out, n):
+    """Scores the first `size` pairs without gaps; what is good enough goes to `out` from row n on.
+    Gives `out`, or a longer copy of it, and the rows of it that are used.
+    """
+    size = _alike(query[3], target[2], pairs, size)
+    if n + size > len(out):
+        longer = np.empty((2 * (n + size), 3), np.int32)
+        longer[:n] = out[:n]
+        out = longer
+    scores = np.empty(BEFORE + AFTER, np.int32)
+    for x in range(size):
+        q, p = pairs[x, 0], pairs[x, 1]
+        score = _ungapped(query, target, q, p, matrix, scores)
+        if score >= LEAST and not _seen(query[1], q, target[1], p, used[1], used[2]):
+            out[n, 0] = q
+            out[n, 1] = p
+            out[n, 2] = score
+            n += 1
+    return out, n
+
+
+@njit(cache=True, nogil=True)
+def _alike(codes, codes_t, pairs, size):
+    """Moves the pairs that are alike enough to the front, and gives their number."""
+    n = 0
+    for i in range(size):
+        q, p = pairs[i, 0], pairs[i, 1]
+        same, alike = _compare(codes, np.uint64(q - BEFORE), codes_t, np.uint64(p - BEFORE))
+        left = _ones(same & PARTS[0]) + _ones(alike & PARTS[0])
+        middle = _ones(same & PARTS[1]) + _ones(alike & PARTS[1])
+        right = _ones(same & PARTS[2]) + _ones(alike & PARTS[2])
+        pairs[n, 0] = q
+        pairs[n, 1] = p
+        n += max(left, middle, right) >= ALIKE
+    return n
+
+
+@njit(cache=True, nogil=True)
+def _ungapped(query, target, q, p, matrix, scores):
+    """The best run of scores around a pair of places; `scores` is room for them."""
+    residues, bias, residues_t = query[0], query[2], target[0]
+    i, j = np.uint64(q - BEFORE), np.uint64(p - BEFORE)
+    for k in range(np.uint64(BEFORE + AFTER)):
+        scores[k] = matrix[residues[i + k], residues_t[j + k]] + bias[i + k]
+    run, best = np.int32(0), np.int32(0)
+    for k in range(BEFORE + AFTER):
+        run = np.int32(run + scores[k])
+        run = run if run > 0 else np.int32(0)
+        best = run if run > best else best
+    return best
 
 
 @njit(cache=True, nogil=True)
