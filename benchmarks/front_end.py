@@ -152,8 +152,6 @@ def main() -> None:
         dna = BpeTokenizer(arguments.dna_model)
         way, more = timed(lambda: dna.way)
         print(f"{way}; made in {seconds + more:.2f} s")
-        import datasets  # noqa: F401  (its import is not the table's work)
-
         rules = FrameRules(arguments.chunk_length)
         places = TablePlaces(directory, Path(directory))
         table, seconds = timed(

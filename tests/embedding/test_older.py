@@ -309,9 +309,7 @@ def test_another_input_of_the_same_names_is_not_mistaken(old: Path, tmp_path: Pa
     (tmp_path / "input.fa").write_text("".join(records))
     other = table_of([tmp_path / "input.fa"], tmp_path / "cache")
     rows, counts, _ = taken(old, other)
-    proteins = dict(
-        zip(other.frame_ids(), other.frames.data.table["protein"].to_pylist(), strict=True)
-    )
+    proteins = dict(zip(other.frame_ids(), other.frames["protein"].to_pylist(), strict=True))
     with (GOLDEN / "expected" / "frames_protein.faa").open() as opened:
         same = {
             name for name, protein in SimpleFastaParser(opened) if proteins.get(name) == protein

@@ -183,7 +183,7 @@ def test_no_sequence_is_missing_and_counts_agree(
     assert len(chunks) == counts["chunks"] == sum(int(row["n_chunks"]) for row in contigs)
     of_chunks = [
         frame["chunk"] <= table.records["n_chunks"][frame["record"]].as_py()
-        for frame in table.frames.select_columns(["record", "chunk"]).to_list()
+        for frame in table.frames.select(["record", "chunk"]).to_pylist()
     ]
     assert len(frames) == counts["frames"] == sum(of_chunks) and (stride or all(of_chunks))
     assert (

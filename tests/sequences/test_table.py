@@ -73,7 +73,7 @@ def write(tmp_path):
 def test_golden_ids_order_and_sequences(golden, fasta, table_of):
     table = table_of(golden / "input.fa")
     ids = table.frame_ids(0, len(table))
-    frames = table.frames.to_dict()
+    frames = table.frames.to_pydict()
     assert list(zip(ids, frames["nucleotides"], strict=True)) == fasta(
         golden / "expected" / "frames_nucleotide.fa"
     )
@@ -86,8 +86,8 @@ def test_golden_ids_order_and_sequences(golden, fasta, table_of):
 def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, table_of, tokenizers):
     table = table_of(golden / "input.fa")
     sequences = [s.upper() for _, s in fasta(golden / "input.fa")]
-    assert table.frames.features.arrow_schema.names == frame_columns.frame_schema(tokenizers).names
-    for row in table.frames:
+    assert table.frames.schema.names == frame_columns.frame_schema(tokenizers).names
+    for row in table.frames.to_pylist():
         piece = sequences[row["record"]][row["start"] - 1 : row["end"]]
         if not row["dropped_codon"]:
             strand = Seq(piece) if row["frame"] < 3 else Seq(piece).reverse_complement()
@@ -108,7 +108,7 @@ def test_columns_agree_with_each_other_and_with_the_sequences(golden, fasta, tab
             assert row[f"{part}_key_hi"] << 64 | row[f"{part}_key_lo"] == xxhash.xxh3_128_intdigest(
                 text.encode()
             )
-    counts = np.bincount(np.asarray(table.frames["record"]), minlength=len(sequences))
+    counts = np.bincount(table.frames["record"].to_numpy(), minlength=len(sequences))
     assert table.records["n_frames"].to_pylist() == counts.tolist()
     assert table.records["length"].to_pylist() == list(map(len, sequences))
     assert table.records["n_ambiguous"].to_pylist() == [
@@ -136,7 +136,7 @@ def test_blocks_do_not_show(golden, table_of, tmp_path, tokenizers, monkeypatch,
         small = build_or_open(
             find_inputs([golden / "input.fa"]), rules, tokenizers, places(tmp_path / str(bases))
         )
-        assert small.frames.to_dict() == whole.frames.to_dict()
+        assert small.frames.to_pydict() == whole.frames.to_pydict()
         assert [r | {"gc": 0} for r in small.records.to_pylist()] == [
             r | {"gc": 0} for r in whole.records.to_pylist()
         ]
@@ -148,10 +148,10 @@ def test_a_second_run_reuses_and_the_log_says_so(golden, table_of):
     second = table_of(golden / "input.fa", log=lines.append)
     assert ["built 149" in lines[0], "reused 149" in lines[1]] == [True, True]
     assert (first.reused, second.reused) == (False, True)
-    assert first.frames.to_dict() == second.frames.to_dict()
+    assert first.frames.to_pydict() == second.frames.to_pydict()
     other = open_table(first.directory)
     assert (
-        other.frames.to_dict() == first.frames.to_dict()
+        other.frames.to_pydict() == first.frames.to_pydict()
         and other.rules == RULES
         and other.inputs == first.inputs
     )
@@ -239,14 +239,14 @@ def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_the
 ):
     plain = table_of(golden / "input.fa", rules=FrameRules(500, policy))
     dense = table_of(golden / "input.fa", rules=FrameRules(500, policy, stride=130))
-    rows, ids = dense.frames.to_list(), dense.frame_ids()
+    rows, ids = dense.frames.to_pylist(), dense.frame_ids()
     # gc may be NaN
     assert dense.records.drop_columns(["n_frames", "gc"]) == plain.records.drop_columns(
         ["n_frames", "gc"]
     )
     windows = [i for i, frame_id in enumerate(ids) if "_window_" in frame_id]
     of_chunks = sorted(set(range(len(ids))) - set(windows))
-    assert [rows[i] for i in of_chunks] == plain.frames.to_list() and [
+    assert [rows[i] for i in of_chunks] == plain.frames.to_pylist() and [
         ids[i] for i in of_chunks
     ] == plain.frame_ids()
 
@@ -263,7 +263,7 @@ def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_the
         rules=FrameRules(500, policy),
     )
     expected = {}
-    for row in alone.frames.to_list():
+    for row in alone.frames.to_pylist():
         name, k, start, _ = pieces[row["record"]]
         frame_id = f"{name}_window_{k}{FRAME_NAMES[row['frame']]}"
         expected[frame_id] = row | {
@@ -293,7 +293,7 @@ def test_windows_come_after_a_sequences_chunks_and_are_cut_like_sequences_of_the
 )
 def test_a_damaged_table_is_built_again(golden, table_of, warned, damage):
     first = table_of(golden / "input.fa")
-    expected = first.frames.to_dict()
+    expected = first.frames.to_pydict()
     what, file = damage.split()
     path = (
         first.directory
@@ -317,7 +317,7 @@ def test_a_damaged_table_is_built_again(golden, table_of, warned, damage):
     lines = []
     again = table_of(golden / "input.fa", log=lines.append)
     assert not again.reused and "damaged" in warned[0] and "built" in lines[0]
-    assert again.frames.to_dict() == expected
+    assert again.frames.to_pydict() == expected
 
 
 def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golden, table_of):
@@ -342,8 +342,7 @@ def test_a_table_is_opened_while_another_thread_imports_transformers(golden, tab
     monkeypatch.setitem(sys.modules, "transformers", types.ModuleType("transformers"))
     again = open_table(table.directory)
     assert (
-        again.frames.data.table.equals(table.frames.data.table)
-        and again.frames.features == table.frames.features
+        again.frames.equals(table.frames) and again.dataset().to_dict() == table.frames.to_pydict()
     )
 
 
@@ -412,15 +411,15 @@ def test_repeated_names_are_numbered_over_all_files_and_noted(table_of, write):
 def test_short_records_are_skipped_but_listed(table_of, write):
     table = table_of(write(">a\n" + "GCC" * 20 + "\n>b\nGCC\n"), rules=FrameRules(500, "open", 10))
     assert table.records["skipped"].to_pylist() == [False, True]
-    assert set(table.frames["record"]) == {0}
+    assert set(table.frames["record"].to_pylist()) == {0}
 
 
 def test_longest_policy_answers_every_long_chunk(table_of, write):
     rng = random.Random(1)
     path = write(">a\n" + "".join(rng.choices("ACGT", k=30_000)))
     table = table_of(path, rules=FrameRules(500, "longest"))
-    assert np.asarray(table.frames["chunk"]).tolist() == list(range(1, 61))
-    assert pc.min(table.frames.data["aa_length"]).as_py() >= 20
+    assert table.frames["chunk"].to_numpy().tolist() == list(range(1, 61))
+    assert pc.min(table.frames["aa_length"]).as_py() >= 20
 
 
 @pytest.mark.parametrize("stride", [0, 130])
@@ -434,7 +433,7 @@ def test_stretches_are_as_many_as_the_sequences_length_asks_for(table_of, write,
     )
     table = table_of(write(text), rules=FrameRules(500, "stretches", stride=stride))
     names = table.records["name"].to_pylist()
-    counts = Counter((names[row["record"]], row["chunk"]) for row in table.frames.to_list())
+    counts = Counter((names[row["record"]], row["chunk"]) for row in table.frames.to_pylist())
     for length, wanted in most.items():
         assert max(n for (name, _), n in counts.items() if name.startswith(f"{length}_")) == wanted
 

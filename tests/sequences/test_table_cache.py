@@ -126,7 +126,7 @@ def test_a_directory_that_another_user_has_prepared_is_not_used(
 
 
 def test_a_table_that_another_user_has_put_there_is_built_again(table_of, monkeypatch, warned):
-    expected = table_of().frames.to_dict()
+    expected = table_of().frames.to_pydict()
     fstat = os.fstat
     monkeypatch.setattr(table_module.os, "fstat", lambda handle: Status(fstat(handle), 4711))
     with pytest.raises(StoreError, match="belongs to another user"):
@@ -134,7 +134,7 @@ def test_a_table_that_another_user_has_put_there_is_built_again(table_of, monkey
     assert "belongs to another user" in warned[0]
     monkeypatch.undo()
     again = table_of()
-    assert not again.reused or again.frames.to_dict() == expected
+    assert not again.reused or again.frames.to_pydict() == expected
 
 
 def test_a_link_in_the_place_of_a_users_directory_is_not_followed(tmp_path, table_of, warned):

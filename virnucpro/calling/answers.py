@@ -95,7 +95,7 @@ def call(
     reference proteins of the settings, unless their evidence is given.
     """
     table.check()
-    frames = frame_columns(table.frames.data.table, scores, lost, left_out)
+    frames = frame_columns(table.frames, scores, lost, left_out)
     rules = call_rules(table, settings)
     return assemble(
         table.inputs, table.records, frames, rules, model, calibration, settings, evidence

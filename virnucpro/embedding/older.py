@@ -237,7 +237,7 @@ class _FrameIndex:
         if not len(rows):
             return {}
         start = int(rows[0])
-        part = self._table.frames.data.table[name].slice(start, int(rows[-1]) - start + 1)
+        part = self._table.frames[name].slice(start, int(rows[-1]) - start + 1)
         return dict(zip(rows.tolist(), part.take(pa.array(rows - start)).to_pylist(), strict=True))
 
     def _key(self, record: np.ndarray, chunk: np.ndarray, frame: np.ndarray) -> np.ndarray:

@@ -36,7 +36,7 @@ class Work:
 def column(table: FrameTable, name: str) -> np.ndarray:
     """A number column of the frame table, [frames]."""
     table.check()
-    return table.frames.data.table[name].to_numpy()
+    return table.frames[name].to_numpy()
 
 
 def embeddable(table: FrameTable) -> np.ndarray:
@@ -126,9 +126,7 @@ class TokenColumn:
 
     def __init__(self, table: FrameTable, encoder: EncoderEntry):
         self._check = table.check
-        pieces = [
-            piece for piece in table.frames.data.table[f"{encoder.name}_ids"].chunks if len(piece)
-        ]
+        pieces = [piece for piece in table.frames[f"{encoder.name}_ids"].chunks if len(piece)]
         self._ends = np.cumsum([len(piece) for piece in pieces])
         self._offsets = [piece.offsets.to_numpy() for piece in pieces]
         self._values = [piece.values.to_numpy() for piece in pieces]

@@ -58,7 +58,7 @@ class Rounds:
         """
         covered = coverage(self._job.table, self._job.work, done, self.left_out)
         self._score(np.flatnonzero(covered.kept & np.isnan(self._scores[:, 0])))
-        table, inputs = self._job.table.frames.data.table, self._call_inputs()
+        table, inputs = self._job.table.frames, self._call_inputs()
         frames = frame_columns(table, self._scores, ~covered.kept, self.left_out)
         chunks = call_chunks(frames, inputs.records, inputs.rules)
         wanted = next_chunks(chunks, inputs, self._effort)

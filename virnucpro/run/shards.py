@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -93,7 +92,7 @@ def _write_tables(
     for row, reason in covered.reasons.items():
         why[row] = reason
     table.check()
-    frames = table.frames.data.table.select(list(COLUMNS))
+    frames = table.frames.select(list(COLUMNS))
     frames = frames.append_column("others", pa.array(scores[:, 0]))
     frames = frames.append_column("virus", pa.array(scores[:, 1]))
     frames = frames.append_column("reason", pa.array(why, pa.string()))
@@ -217,9 +216,7 @@ def join_shards(shards: Sequence[Shard]) -> Joined:
     table = FrameTable(
         directory=shards[0].directory,
         fingerprint=shards[0].record.identity["frames"],
-        frames=datasets.Dataset(
-            datasets.table.InMemoryTable(frames.select(list(COLUMNS))), fingerprint="joined"
-        ),
+        frames=frames.select(list(COLUMNS)),
         records=records,
         inputs=tuple(about["inputs"]),
         failures=read_failures(about["inputs"], records, unreadable),

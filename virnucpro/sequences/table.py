@@ -60,7 +60,7 @@ class FrameTable:
 
     directory: Path
     fingerprint: str
-    frames: datasets.Dataset
+    frames: pa.Table
     records: pa.Table
     inputs: tuple[dict, ...]  # path, source, stem, sha256 (None: unreadable), n_records
     failures: tuple[Failure, ...]
@@ -77,8 +77,20 @@ class FrameTable:
     @property
     def encoders(self) -> tuple[EncoderEntry, ...]:
         """The encoders for which it has tokens, in the order of the features."""
-        columns = self.frames.data.table.column_names
+        columns = self.frames.column_names
         return tuple(entry for entry in ENCODERS.values() if f"{entry.name}_ids" in columns)
+
+    def dataset(self) -> datasets.Dataset:
+        """The frames for other programs. A run reads the Arrow table itself: to import `datasets`
+        takes half a second.
+        """
+        import datasets
+
+        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers,
+        # which a thread may just be importing
+        return datasets.Dataset(
+            datasets.table.InMemoryTable(self.frames), fingerprint=self.fingerprint
+        )
 
     def check(self) -> None:
         """Raise StoreError where the mapped files are no longer as long as they were: to be called
@@ -95,7 +107,7 @@ class FrameTable:
         if start >= stop:
             return []
         self.check()
-        rows = self.frames.data.table.slice(start, stop - start)
+        rows = self.frames.slice(start, stop - start)
         record = rows["record"].to_numpy()
         first, final = int(record.min()), int(record.max())
         names = (
@@ -242,8 +254,6 @@ def open_table(
     inputs: what the files are called now; None: as they were called when it was built. Errors:
     StoreError when it is missing, damaged, or another user's.
     """
-    import datasets
-
     manifest = _read_manifest(directory)
     try:
         frames, records = (_mapped(directory / name, manifest) for name in (FRAMES, RECORDS))
@@ -255,12 +265,7 @@ def open_table(
     return FrameTable(
         directory,
         manifest["fingerprint"],
-        # with a fingerprint of our own: to make one, `datasets` asks for classes of transformers,
-        # which a thread may just be importing
-        datasets.Dataset(
-            datasets.table.MemoryMappedTable(frames, str(directory / FRAMES)),
-            fingerprint=manifest["fingerprint"],
-        ),
+        frames,
         records,
         tuple(described),
         read_failures(described, records, dict(manifest["unreadable"])),

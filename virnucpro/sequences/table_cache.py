@@ -84,8 +84,6 @@ def build_or_open(
     again, as one could not be read, is not cached. Errors: StoreError when the disk is full, or a
     file changes while it is read; no half-written file is left.
     """
-    import datasets  # noqa: F401 (while another process may be building)
-
     hashes = [_sha256_or_none(file) for file in inputs]
     fingerprint = fingerprint_of(hashes, rules, tokenizers)
     place = _private(places) if None in hashes else _cache_or_private(places)
