@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 
-from virnucpro.calling.answers import call
+from virnucpro.calling.answers import Answers, call
 from virnucpro.embedding.batches import PlannedBatches
-from virnucpro.embedding.coverage import Coverage, coverage, exit_code, scored
+from virnucpro.embedding.coverage import Coverage, coverage
 from virnucpro.embedding.extract import Extraction, extract
 from virnucpro.embedding.group import close_group
-from virnucpro.embedding.matrix import writing_matrix
+from virnucpro.embedding.matrix import Rows, writing_matrix
 from virnucpro.embedding.store import FeatureRows, Part
 from virnucpro.embedding.work import TokenColumn, longest_tokens
 from virnucpro.homology.choice import find_reference
@@ -30,17 +30,18 @@ from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
 from virnucpro.models.encoders import EncoderEntry
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import RunRecord, read_record
+from virnucpro.reporting.record import ModelRecord, RunRecord, read_record
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.job import Job, join, prepare
 from virnucpro.run.preload import LoadAhead, load_ahead, load_encoder
-from virnucpro.run.records import calibration_of, run_record, with_files
+from virnucpro.run.records import calibration_of, run_record, with_failures, with_files
 from virnucpro.run.rounds import Rounds, add, next_job
 from virnucpro.run.session import Run, Session, finished_work_kept
 from virnucpro.run.shards import write_shard
-from virnucpro.sequences.table import FrameIds
-from virnucpro.settings import FULL, PredictSettings
+from virnucpro.run.timing import Clock
+from virnucpro.sequences.table import FrameIds, FrameTable
+from virnucpro.settings import FULL, CallSettings, PredictSettings
 
 if TYPE_CHECKING:
     from virnucpro.calling.evidence import EvidenceColumns
@@ -145,55 +146,58 @@ def _answer(
         rows = np.flatnonzero(covered.kept)
         works = [job.work[name] for name in run.bundle.widths]
         features = FeatureRows([Part(w.store, w.sharing.representative[rows]) for w in works])
-    model = {"name": run.bundle.name, **run.bundle.identity()}
-    with (
-        nullcontext()
-        if run.settings.features == "none"
-        else writing_matrix(job.outputs.features, FrameIds(job.table, rows), features, model)
-    ) as saved:
+    record = run_record(job, done, run)
+    stored = None if run.settings.features == "none" else features
+    with matrix_written(job.outputs, job.table, rows, stored, record.model) as saved:
         with run.clock.stage("classify"):
             run.display.stage("classifying")
             scores = np.full((len(job.table), 2), np.nan, dtype=np.float32)
             scores[rows] = Classifier.load(run.bundle.classifier).scores(features)
-            answered = scored(job.table, covered.kept, scores, covered.left_out)
-        failures = (*job.table.failures, *covered.failures, *answered.failures)
-        record = replace(
-            run_record(job, done, run),
-            failures=failures,
-            exit_code=exit_code(job.table, answered, failures, run.settings.partial_ok),
-        )
+        record = with_failures(record, job.table, covered, scores, run.settings.partial_ok)
         if run.settings.shard:
             write_shard(job.outputs, job.table, scores, covered, record, run.clock, saved)
             return _finished(job, record, run)
+        job.forget_plans()
+        table, call_with = with_files(job.table, run.settings.inputs), run.settings.call
+        searched = find_reference(call_with.reference) is not None
+        run.display.stage("searching known proteins" if searched else "calling")
         evidence = rounds.evidence if rounds else None
-        return _call_and_write(job, record, scores, covered, evidence, run, saved)
+        answers = called(table, scores, covered, call_with, record, run.clock, evidence)
+        run.display.stage("writing tables and report")
+        write_results(job.outputs, answers, record, run.clock, saved)
+        return replace(_finished(job, record, run), answers=answers)
 
 
-def _call_and_write(
-    job: Job,
-    record: RunRecord,
+def matrix_written(
+    outputs: Outputs, table: FrameTable, rows: np.ndarray, features: Rows | None, model: ModelRecord
+) -> AbstractContextManager[Callable[[], object] | None]:
+    """While entered, `merged_features.pt` of the frames `rows` is written, unless `features` is
+    None; gives what waits for it.
+    """
+    if features is None:
+        return nullcontext()
+    made_by = {"name": model.name, **model.sha256}
+    return writing_matrix(outputs.features, FrameIds(table, rows), features, made_by)
+
+
+def called(
+    table: FrameTable,
     scores: np.ndarray,
     covered: Coverage,
-    evidence: EvidenceColumns | None,
-    run: Run,
-    saved: Callable[[], object] | None,
-) -> Result:
-    """Scores to calls to files. evidence: where it was searched already; `saved` waits for the
-    matrix.
+    settings: CallSettings,
+    record: RunRecord,
+    clock: Clock,
+    evidence: EvidenceColumns | None = None,
+) -> Answers:
+    """Scores float32 [frames, 2] to calls, by the model of the record. evidence: where it was
+    searched already.
     """
-    job.forget_plans()
-    settings, table = run.settings, with_files(job.table, run.settings.inputs)
-    searched = find_reference(settings.call.reference) is not None
-    run.display.stage("searching known proteins" if searched else "calling")
-    with run.clock.stage("call"):
-        calibration = calibration_of(record.model)
-        answers = call(
-            *(table, scores, ~covered.kept, settings.call, run.bundle.name, calibration),
-            *(covered.left_out, evidence),
+    model, lost = record.model, ~covered.kept
+    with clock.stage("call"):
+        calibration = calibration_of(model)
+        return call(
+            *(table, scores, lost, settings, model.name, calibration, covered.left_out, evidence)
         )
-    run.display.stage("writing tables and report")
-    write_results(job.outputs, answers, record, run.clock, saved)
-    return replace(_finished(job, record, run), answers=answers)
 
 
 def _finished(job: Job, record: RunRecord, run: Run) -> Result:

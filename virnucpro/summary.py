@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.calling.answers import call
 from virnucpro.embedding.coverage import CLASSIFY, EMBED, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.embedding.work import column, embeddable
@@ -23,6 +22,7 @@ from virnucpro.files import explained
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoders import encoders_of, read_tokenizers
 from virnucpro.models.files import file_digest
+from virnucpro.pipeline import called
 from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.original import read_scores, scores_digest
 from virnucpro.reporting.outputs import KEPT, Outputs
@@ -37,7 +37,7 @@ from virnucpro.reporting.record import (
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.identity import EFFORT, SHARD
-from virnucpro.run.records import calibration_of, with_files
+from virnucpro.run.records import with_files
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
@@ -98,9 +98,9 @@ def summarize(
             calibrated=model.calibration is not None,
             seconds_of_embedding=before.seconds_of_embedding or before.seconds,
         )
-        with clock.stage("call"):
-            calibration, kept = calibration_of(model), with_files(table, inputs)
-            answers = call(kept, scores, lost, settings, model.name, calibration, left_out)
+        covered = Coverage(~lost, (), left_out)
+        kept = with_files(table, inputs)
+        answers = called(kept, scores, covered, settings, record, clock)
         outputs.prepare()
         if before.retry == 0:
             place.clear(but=outputs.set_aside.name)

@@ -10,21 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.calling.answers import call
-from virnucpro.embedding.coverage import check_any_answered, exit_code, scored
-from virnucpro.embedding.matrix import check_room, write_matrix
+from virnucpro.embedding.coverage import check_any_answered
+from virnucpro.embedding.matrix import check_room
 from virnucpro.errors import StoreError, UsageError
+from virnucpro.pipeline import called, matrix_written
 from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.record import EncoderRecord, RunRecord, call_settings
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.identity import SHARD
-from virnucpro.run.records import calibration_of, with_files
+from virnucpro.run.records import with_failures, with_files
 from virnucpro.run.shards import JoinedRows, Shard, join_shards, read_shards
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
-from virnucpro.sequences.table import FrameIds
 from virnucpro.summary import run_inputs_of
 
 log = logging.getLogger(__name__)
@@ -64,28 +63,16 @@ def merge(
         check_any_answered(table)
         outputs.prepare()
         covered = joined.covered
-        answered = scored(table, covered.kept, scores, covered.left_out)
-        failures = (*table.failures, *covered.failures, *answered.failures)
-        record = replace(
-            _record(shards),
-            failures=failures,
-            exit_code=exit_code(table, answered, failures, partial_ok),
-        )
-        with clock.stage("call"):
-            calibration, kept = calibration_of(record.model), with_files(table, inputs)
-            name = record.model.name
-            answers = call(
-                *(kept, scores, ~covered.kept, call_with, name, calibration, covered.left_out)
-            )
-        rows = np.flatnonzero(covered.kept)
+        record = with_failures(_record(shards), table, covered, scores, partial_ok)
+        rows, features = np.flatnonzero(covered.kept), None
         if record.features != "none":
-            with clock.stage("store"):
-                features = JoinedRows(shards, joined.source[rows])
-                check_room(output_dir, len(rows) * features.shape[1] * features.dtype.itemsize)
-                model = {"name": name, **record.model.sha256}
-                write_matrix(outputs.features, FrameIds(table, rows), features, model)
-        write_results(outputs, answers, record, clock)
-    return Result(outputs, failures, record.exit_code, answers)
+            features = JoinedRows(shards, joined.source[rows])
+            check_room(output_dir, len(rows) * features.shape[1] * features.dtype.itemsize)
+        with matrix_written(outputs, table, rows, features, record.model) as saved:
+            kept = with_files(table, inputs)
+            answers = called(kept, scores, covered, call_with, record, clock)
+            write_results(outputs, answers, record, clock, saved)
+    return Result(outputs, record.failures, record.exit_code, answers)
 
 
 def _check_place(outputs: Outputs, shards: Sequence[Shard], force: bool) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from virnucpro.calling.calibration import Calibration
+from virnucpro.embedding.coverage import Coverage, exit_code, scored
 from virnucpro.embedding.work import Work
 from virnucpro.models.bundle import Bundle
 from virnucpro.models.files import read_verification
@@ -26,6 +27,8 @@ from virnucpro.sequences.table import FrameTable
 from virnucpro.settings import PredictSettings
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from virnucpro.embedding.extract import Extraction
 
 
@@ -51,6 +54,18 @@ def run_record(job: Job, done: Mapping[str, Extraction], run: Run) -> RunRecord:
         embedding={name: encoder_record(job.work[name], e) for name, e in done.items()},
         calibrated=model.calibration is not None,
     )
+
+
+def with_failures(
+    record: RunRecord, table: FrameTable, covered: Coverage, scores: np.ndarray, partial_ok: bool
+) -> RunRecord:
+    """The record with all that failed, reading, embedding or classifying, and the exit code of
+    that. scores: float32 [frames, 2].
+    """
+    answered = scored(table, covered.kept, scores, covered.left_out)
+    failures = (*table.failures, *covered.failures, *answered.failures)
+    code = exit_code(table, answered, failures, partial_ok)
+    return replace(record, failures=failures, exit_code=code)
 
 
 def model_record(bundle: Bundle) -> ModelRecord:
