@@ -16,7 +16,7 @@ import os
 import secrets
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ from virnucpro.errors import ModelError, OutputError, StoreError, VirNucProError
 
 log = logging.getLogger(__name__)
 
+Add = Callable[[int], object]  # told of bytes that are done
 LEFTOVER = ".virnucpro-part-"  # how the name of an unfinished file begins
 BLOCK = 1 << 20  # bytes hashed at once
 LARGEST_JSON = 256 << 20  # bytes; run.json lists every record that failed
@@ -240,15 +241,18 @@ def is_plain_name(name: str) -> bool:
     return 0 < length <= 255 and plain
 
 
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file's bytes. Errors: OSError."""
-    return _hash(path, hashlib.sha256())
+def _ignore(_: int) -> None: ...
 
 
-def git_blob_id(path: Path) -> str:
+def sha256_of(path: Path, add: Add = _ignore) -> str:
+    """Hex sha256 of a file's bytes; `add` is told of each block's length. Errors: OSError."""
+    return _hash(path, hashlib.sha256(), add)
+
+
+def git_blob_id(path: Path, add: Add = _ignore) -> str:
     """git's id of a file's content: sha1 of `blob SIZE\\0` and its bytes. Errors: OSError."""
     size = path.stat().st_size
-    return _hash(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False))
+    return _hash(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False), add)
 
 
 def xxh3_of(path: Path) -> str:
@@ -271,10 +275,11 @@ def digest(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(dict(content), sort_keys=True).encode()).hexdigest()
 
 
-def _hash(path: Path, digest: Any) -> str:
+def _hash(path: Path, digest: Any, add: Add = _ignore) -> str:
     with open(path, "rb", buffering=0) as opened:
         while block := opened.read(BLOCK):
             digest.update(block)
+            add(len(block))
     return digest.hexdigest()
 
 

@@ -49,13 +49,18 @@ def test_what_is_no_record_is_none(directory: Path, record: str):
     assert check_files(directory) == [f"{directory / CHECKSUMS}: not readable"]
 
 
-def test_long_work_says_that_it_goes_on(monkeypatch):
+def test_long_work_says_how_much_is_done(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "SECONDS_BETWEEN_LINES", 0.05)
     lines: list[str] = []
-    with announced("reading", 2_000_000_000, lines.append):
+    written = tmp_path / "part"
+    with announced("reading", 2_000_000_000, lines.append, written) as add:
+        add(250_000_000)
+        add(250_000_000)
+        with open(written, "wb") as file:
+            file.truncate(1_000_000_000)
         time.sleep(0.2)
     said = len(lines)
-    assert lines[0] == "reading (2.00 GB)" and said >= 2 and "so far" in lines[1]
+    assert lines[0] == "reading (2.00 GB)" and lines[1] == "reading: 1.50 of 2.00 GB"
     with announced("reading", 5, lines.append):
         pass
     time.sleep(0.1)

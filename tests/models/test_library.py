@@ -76,7 +76,7 @@ def test_download_makes_a_bundle_that_loads(hub: Hub, home: Path, monkeypatch):
     assert "to fetch" in lines[0] and "more of disk" in lines[0]
     # then every stage of a large file
     stages = [line for line in lines if "00001-of" in line]
-    for said, line in zip(("checking", "converting", "sha256"), stages, strict=True):
+    for said, line in zip(("checking", "converting", "comparing", "sha256"), stages, strict=True):
         assert said in line and "(0.00 GB)" in line
 
 

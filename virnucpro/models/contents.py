@@ -12,7 +12,6 @@ import contextlib
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
@@ -20,7 +19,15 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import ModelError
-from virnucpro.files import MODELS, is_plain_name, read_json, sha256_of, sync_directory, write_json
+from virnucpro.files import (
+    MODELS,
+    Add,
+    is_plain_name,
+    read_json,
+    sha256_of,
+    sync_directory,
+    write_json,
+)
 
 CHECKSUMS = "checksums.json"
 LARGE = 100_000_000  # bytes; what is done with more of them is announced
@@ -37,9 +44,9 @@ class Entry:
     sha256: str
 
     @classmethod
-    def of(cls, file: Path) -> Entry:
+    def of(cls, file: Path, add: Add = lambda _: None) -> Entry:
         """The entry of a file as it is now."""
-        return cls(file.stat().st_size, sha256_of(file))
+        return cls(file.stat().st_size, sha256_of(file, add))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +75,16 @@ class Contents:
         date = datetime.now(timezone.utc).isoformat(timespec="seconds")
         write_json(directory / CHECKSUMS, asdict(self) | {"date": date}, MODELS)
 
-    def adding(self, file: Path, converted_from: Mapping[str, Entry] | None = None) -> Contents:
+    def adding(
+        self,
+        file: Path,
+        converted_from: Mapping[str, Entry] | None = None,
+        add: Add = lambda _: None,
+    ) -> Contents:
         """The record with `file` as it is now."""
         return replace(
             self,
-            files={**self.files, file.name: Entry.of(file)},
+            files={**self.files, file.name: Entry.of(file, add)},
             converted_from={**self.converted_from, **(converted_from or {})},
         )
 
@@ -91,31 +103,38 @@ class Contents:
             if not file.is_file() or file.stat().st_size != entry.size:
                 yield name
             elif content:
-                with announced(f"{file}: reading it, to check its content", entry.size, log):
-                    good = sha256_of(file) == entry.sha256
+                what = f"{file}: reading it, to check its content"
+                with announced(what, entry.size, log) as add:
+                    good = sha256_of(file, add) == entry.sha256
                 if not good:
                     yield name
 
 
 @contextlib.contextmanager
-def announced(what: str, size: int, log: Log) -> Iterator[None]:
-    """Say what is done with `size` bytes where they are many, and now and then that it goes on."""
+def announced(what: str, size: int, log: Log, written: Path | None = None) -> Iterator[Add]:
+    """Say what is done with `size` bytes where they are many, and now and then how many are done:
+    those that the function given out is told of, or those that `written` has grown to.
+    """
+    parts: list[int] = []
     if size < LARGE:
-        yield
+        yield parts.append
         return
     log(f"{what} ({size / 1e9:.2f} GB)")
-    done, start = threading.Event(), time.monotonic()
+    finished = threading.Event()
 
     def tell() -> None:
-        while not done.wait(SECONDS_BETWEEN_LINES):
-            log(f"{what}: {time.monotonic() - start:.0f} s so far")
+        while not finished.wait(SECONDS_BETWEEN_LINES):
+            done = sum(parts)
+            with contextlib.suppress(OSError):
+                done += written.stat().st_size if written else 0
+            log(f"{what}: {done / 1e9:.2f} of {size / 1e9:.2f} GB")
 
     thread = threading.Thread(target=tell, daemon=True)
     thread.start()
     try:
-        yield
+        yield parts.append
     finally:
-        done.set()
+        finished.set()
         thread.join()
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, explained, put_in_place, write_json
+from virnucpro.models.contents import Add, Log, announced
 from virnucpro.models.weights import read_pickled, read_safetensors
 
 if TYPE_CHECKING:
@@ -29,15 +30,19 @@ def converted_name(name: str) -> str:
     return f"{name.removeprefix('pytorch_').removesuffix('.bin')}.safetensors"
 
 
-def convert(source: Path, target: Path) -> None:
+def convert(source: Path, target: Path, log: Log = lambda _: None) -> None:
     """Write the tensors of `source` as `target` and compare them; `source` stays.
 
     Raises ModelError on a file that holds anything but tensors, and where `target` cannot be
     written.
     """
-    tensors = _unshared(read_pickled(source))
-    write_safetensors(tensors, target)
-    if not _equal(tensors, target):
+    size, what = source.stat().st_size, f"{source.name}: converting it to safetensors"
+    with announced(what, size, log, _part(target)):
+        tensors = _unshared(read_pickled(source))
+        write_safetensors(tensors, target)
+    with announced(f"{target.name}: comparing it with {source.name}", size, log) as add:
+        are_equal = _equal(tensors, target, add)
+    if not are_equal:
         target.unlink()
         raise ModelError(f"{target}: other values than were written; is the disk sound? Try again")
 
@@ -50,7 +55,7 @@ def write_safetensors(tensors: dict[str, torch.Tensor], target: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    part = target.with_name(f"{target.name}.part")
+    part = _part(target)
     try:
         with explained(target, MODELS):
             part.touch()
@@ -62,6 +67,10 @@ def write_safetensors(tensors: dict[str, torch.Tensor], target: Path) -> None:
         raise ModelError(f"{target}: cannot write ({error}); make room and try again") from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def _part(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
 
 
 def write_index(directory: Path) -> Path | None:
@@ -93,16 +102,21 @@ def _unshared(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return result
 
 
-def _equal(tensors: dict[str, torch.Tensor], file: Path) -> bool:
+def _equal(tensors: dict[str, torch.Tensor], file: Path, add: Add) -> bool:
+    """Whether `file` holds these tensors, bit for bit; `add` is told of the bytes compared."""
     import torch
 
     def raw(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.reshape(-1).view(torch.uint8)
 
     written = read_safetensors(file)
-    return written.keys() == tensors.keys() and all(
-        tensor.dtype == written[name].dtype
-        and tensor.shape == written[name].shape
-        and torch.equal(raw(tensor), raw(written[name]))
-        for name, tensor in tensors.items()
-    )
+    if written.keys() != tensors.keys():
+        return False
+    for name, tensor in tensors.items():
+        other = written[name]
+        if tensor.dtype != other.dtype or tensor.shape != other.shape:
+            return False
+        if not torch.equal(raw(tensor), raw(other)):
+            return False
+        add(tensor.nbytes)
+    return True

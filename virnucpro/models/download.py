@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from virnucpro import __version__
 from virnucpro.errors import one_line
 from virnucpro.files import MODELS, explained, git_blob_id, put_in_place, sha256_of
-from virnucpro.models.contents import SECONDS_BETWEEN_LINES, announced
+from virnucpro.models.contents import SECONDS_BETWEEN_LINES, Add, announced
 
 Log = Callable[[str], object]
 Answer = TypeVar("Answer")
@@ -87,11 +87,11 @@ class RemoteFile:
         """
         return target.with_name(f"{target.name}.{self.content[:12]}{PART}")
 
-    def is_at(self, path: Path) -> bool:
+    def is_at(self, path: Path, add: Add = lambda _: None) -> bool:
         """Whether the file at `path` has this content."""
         if not path.is_file() or self.size not in (None, path.stat().st_size):
             return False
-        return self.content == (sha256_of if self.sha256 else git_blob_id)(path)
+        return self.content == (sha256_of if self.sha256 else git_blob_id)(path, add)
 
 
 def fetch(file: RemoteFile, target: Path, log: Log = lambda _: None) -> None:
@@ -108,8 +108,8 @@ def fetch(file: RemoteFile, target: Path, log: Log = lambda _: None) -> None:
         had = _size(part)
         if file.size is None or had < file.size:
             _continue(url, file, part, log)
-        with announced(f"{file.name}: checking its content", file.size or 0, log):
-            good = file.is_at(part)
+        with announced(f"{file.name}: checking its content", file.size or 0, log) as add:
+            good = file.is_at(part, add)
         if not good:
             part.unlink(missing_ok=True)
             raise _Failure(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Mapping
@@ -16,7 +17,10 @@ from typing import Any
 
 from virnucpro.errors import ModelError
 from virnucpro.files import MODELS, digest, read_json, sha256_of, write_json
+from virnucpro.models.contents import announced
 from virnucpro.models.weights import weight_files
+
+log = logging.getLogger(__name__)
 
 SETTLED = 2.0  # seconds after a change from which on another change shows in the times
 
@@ -58,7 +62,8 @@ def file_digest(file: Path) -> str:
         known = _read_cache().get(key)
         if isinstance(known, list) and known[:-2] == stamp and known == _sealed(key, known[:-1]):
             return known[-2]
-        found = sha256_of(file)
+        with announced(f"{file}: computing its sha256", stamp[0], log.info) as add:
+            found = sha256_of(file, add)
         settled = time.time() - max(stamp[1:3]) / 1e9 > SETTLED and _stamp(file) == stamp
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}; put the file there, or name another") from None

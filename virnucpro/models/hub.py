@@ -214,11 +214,10 @@ def _add(file: RemoteFile, contents: Contents, beside: Path, log: Log) -> Conten
     fetch(file, arrived, log)
     came, size = {}, file.size or 0
     if name != file.name:
-        with announced(f"{file.name}: converting it to safetensors and comparing", size, log):
-            convert(arrived, beside / name)
+        convert(arrived, beside / name, log)
         came = {file.name: Entry(arrived.stat().st_size, file.sha256 or sha256_of(arrived))}
-    with announced(f"{name}: computing its sha256", size, log):
-        contents = contents.adding(beside / name, came)
+    with announced(f"{name}: computing its sha256", size, log) as add:
+        contents = contents.adding(beside / name, came, add)
     contents.write(beside)
     if came:
         arrived.unlink()

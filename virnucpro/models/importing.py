@@ -103,8 +103,10 @@ def _import_encoder(source: Path, log: Log) -> Path:
     size = sum(file.stat().st_size for file in weights)
     if shutil.disk_usage(models_dir()).free < size:
         raise ModelError(f"{models_dir()}: {size / 1e9:.1f} GB needed for {model.id}; make room")
-    with announced(f"{source}: reading it, to compare it with what was published", size, log):
-        came = {file.name: Entry.of(file) for file in weights}
+    with announced(
+        f"{source}: reading it, to compare it with what was published", size, log
+    ) as add:
+        came = {file.name: Entry.of(file, add) for file in weights}
     contents = Contents(_origin(model, source, came, log))
     beside = models_dir() / f".{folder}.part"
     with explained(beside, MODELS):
@@ -113,9 +115,7 @@ def _import_encoder(source: Path, log: Log) -> Path:
         for file in (*weights, *(source / name for name in SMALL_FILES)):
             target = beside / converted_name(file.name)
             if target.name != file.name:
-                size = came[file.name].size
-                with announced(f"{file.name}: converting it to safetensors", size, log):
-                    convert(file, target)
+                convert(file, target, log)
                 contents = contents.adding(target, {file.name: came[file.name]})
             elif file.is_file():
                 shutil.copyfile(file, target)
