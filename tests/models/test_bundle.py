@@ -249,7 +249,7 @@ def test_hashes_are_kept_and_a_directory_that_cannot_be_written_costs_only_time(
     assert Bundle.load(written).identity() == first
     kept = json.loads((home / "sha256.json").read_text())
     weights = str((written / "esm2" / "model.safetensors").resolve())
-    monkeypatch.setattr("virnucpro.models.files.sha256_of", lambda path: "0" * 64)
+    monkeypatch.setattr("virnucpro.models.files.sha256_of", lambda path, add: "0" * 64)
     assert Bundle.load(written).identity() == first  # nothing is read
     kept[weights][-2] = "1" * 64  # damaged, and so not believed
     (home / "sha256.json").write_text(json.dumps(kept))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from virnucpro import cli
 from virnucpro.errors import ModelError
+from virnucpro.models import library
 from virnucpro.models.bundle import Bundle, read_spec
 from virnucpro.models.classifier import Classifier
 from virnucpro.models.encoder import Encoder
@@ -168,3 +169,27 @@ def test_every_entry_is_whole():
         assert entry.column in COLUMNS.values()
         loaded = entry.load(GOLDEN / name, torch.device("cpu"), "fp32", "auto")
         assert loaded.name == name
+
+
+def test_the_published_revisions_and_contents_are_pinned():
+    """By these the authors' weights are known; a change here is another model."""
+    esm2, dnabert_s = ENCODERS["esm2"].hub, ENCODERS["dnabert_s"].hub
+    assert (esm2.id, esm2.revision) == (
+        "facebook/esm2_t36_3B_UR50D",
+        "476b639933c8baad5ad09a60ac1a87f987b656fc",
+    )
+    assert esm2.weights == (
+        "0f971f11c449d21422aa982b791619c10351972992c735f4c3cd43fe09790412",
+        "7560b46fc383c691fb74b915b7d4bcef40d3df181447f16ba4b298845e308d0c",
+    )
+    assert (dnabert_s.id, dnabert_s.revision) == (
+        "zhihan1996/DNABERT-S",
+        "00e47f96cdea35e4b6f5df89e5419cbe47d490c6",
+    )
+    assert dnabert_s.weights == (
+        "f3cfc3d0541859df64759e758cc4bc40fe1d5760799a7d098a9f9f09501c1e5f",
+    )
+    assert {name: model.blob_id for name, model in library.PUBLISHED.items()} == {
+        "500": "fc35d5ef9f1f4564eea7036f34f4f8ec6000d33d",
+        "300": "a0b5b85e7c1e44f00cde146d091beb82b2c8e855",
+    }
