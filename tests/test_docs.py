@@ -56,6 +56,8 @@ def place(tmp_path, monkeypatch) -> Path:
         file.write(f"@read\n{sequence}\n+\n{'I' * len(sequence)}\n")
     (tmp_path / "proteins.faa").write_text(">one\nMKVLAAGIVGLCAKWPRND\n>two\nMSTAVLENPGLGRKLSDFG\n")
     (tmp_path / "proteins.tsv").write_text("protein\tlabel\none\tviral\ntwo\tbacteria\n")
+    for mate in (1, 2):
+        shutil.copy(tmp_path / "reads.fastq.gz", tmp_path / f"reads_{mate}.fastq")
     (tmp_path / "genomes").mkdir()
     (tmp_path / "genomes" / "one.fa").write_text(f">{records[2]}")
     shutil.copytree(MINI, tmp_path / "my_bundle")

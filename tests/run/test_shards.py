@@ -28,14 +28,22 @@ def run_here(*arguments: object, cache: Path) -> int:
 
 
 def predict(place: Path, output: str, *more: object) -> int:
-    files = [place / "a.fa", place / "b.fa", place / "cut.fa.gz"]
+    names = ("a.fa", "b.fa", "cut.fa.gz", "reads_1.fastq", "reads_2.fastq")
+    files = [place / name for name in names]
     options = ["--gpus", "none", *GOLDEN_MODEL, "--stride", 100, "--prevalence", 0.1]
     return run_here("predict", *files, "-o", place / output, *options, *more, cache=place)
 
 
+def reads(mate: int) -> list[str]:
+    """Reads of 200 bases, from the front or the back of some records."""
+    sequences = ["".join(record.splitlines()[1:]) for record in RECORDS[:6]]
+    ends = [sequence[:200] if mate == 1 else sequence[-200:] for sequence in sequences]
+    return [f"@r{i} {mate}:N:0\n{end}\n+\n{'I' * len(end)}\n" for i, end in enumerate(ends)]
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Inputs with equal names, a bad record and a file cut short; one run, seven shards."""
+    """Inputs with equal names, a bad record, a file cut short, and mates; one run, seven shards."""
     place = tmp_path_factory.mktemp("shards")
     bad = ">protein\nMKVLAAGIVGLCAKAYEELPQ\n"
     (place / "a.fa").write_text("".join(RECORDS[:8]) + bad + RECORDS[1])
@@ -44,6 +52,8 @@ def place(tmp_path_factory) -> Path:
     (place / "cut.fa.gz").write_bytes(
         gzip.compress(f">c1\n{noise[:900]}\n>c2\n{noise}".encode())[:900]
     )
+    for mate in (1, 2):
+        (place / f"reads_{mate}.fastq").write_text("".join(reads(mate)))
     assert predict(place, "whole") == 2
     for number in range(1, N + 1):
         predict(place, f"shard{number}", "--shard", f"{number}/{N}")

@@ -24,6 +24,7 @@ from virnucpro.calling.columns import (
     SequenceColumns,
 )
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
+from virnucpro.calling.mates import Reads
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
 from virnucpro.calling.sequential import CallInputs, HitPlaces
 from virnucpro.homology.choice import find_reference
@@ -60,9 +61,10 @@ class Answers:
     inputs: tuple[Source, ...]
     model: str
     rules: CallRules
-    names: pa.Array  # large_string [records], unique over the run
-    record_notes: pa.Array  # large_string [records], ";"-joined, "" where there is none
-    records: RecordColumns
+    reads: Reads  # the records as they were read: what frames, chunks and hits are of
+    names: pa.Array  # large_string [sequences]
+    record_notes: pa.Array  # large_string [sequences], ";"-joined, "" where there is none
+    records: RecordColumns  # [sequences]
     frames: FrameColumns
     chunks: ChunkColumns
     sequences: SequenceColumns
@@ -145,21 +147,37 @@ def assemble(
     """Calls from the records and their scored frames."""
     settings = settings or CallSettings()
     prevalence = settings.prevalence
-    records, windows = record_columns(record_table), None
+    read, windows = record_columns(record_table), None
+    notes = _text(record_table, "notes")
+    reads = Reads.of(_text(record_table, "name"), notes, read)
+    records = reads.totals()
     if evidence is None:
-        evidence = _evidence(inputs, records, settings.reference)
+        evidence = _evidence(inputs, read, settings.reference)
+    if evidence is not None and reads.any_pair:  # the mate speaks of which it says more
+        evidence = evidence.of_records(reads.stronger(np.abs(evidence.log_odds)))
     if rules.stride:
-        of_window = frames.chunk > records.n_chunks[frames.record]
-        windows = call_windows(frames.take(of_window), records, rules)
+        of_window = frames.chunk > read.n_chunks[frames.record]
+        windows = call_windows(frames.take(of_window), read, rules)
         frames = frames.take(~of_window)
-    chunks = call_chunks(frames, records, rules)
+    chunks = call_chunks(frames, read, rules)
     deciding = evidence if settings.call_by == "both" else None
-    sequences = call_sequences(chunks, records, rules, calibration, prevalence, deciding)
+    sequences = call_sequences(
+        reads.chunks_of_sequences(chunks),
+        reads.by_longer_mate(records),
+        rules,
+        calibration,
+        prevalence,
+        deciding,
+    )
     if evidence:
         sequences.notes[evidence.evidence.plasmid_like] |= Note.plasmid_like.value
     limits = RegionLimits() if calibration is None else calibration.regions
     regions = find_regions(
-        chunks if windows is None else windows, sequences, records.length, rules.density, limits
+        reads.without_mates(chunks if windows is None else windows),
+        sequences,
+        records.length,
+        rules.density,
+        limits,
     )
     note_regions(sequences, regions)
     sources = tuple(
@@ -175,8 +193,9 @@ def assemble(
         inputs=sources,
         model=model,
         rules=rules,
-        names=_text(record_table, "name"),
-        record_notes=_text(record_table, "notes"),
+        reads=reads,
+        names=reads.sequence_names(),
+        record_notes=notes.take(pa.array(reads.first)) if reads.any_pair else notes,
         records=records,
         frames=frames,
         chunks=chunks,

@@ -8,7 +8,7 @@ them in a call.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -63,6 +63,12 @@ class EvidenceColumns:
     def probability(self) -> NDArray[np.float64]:
         """By the search alone."""
         return expit(self.log_odds)
+
+    def of_records(self, rows: NDArray[np.int64]) -> EvidenceColumns:
+        """The entries of these records; all hits stay."""
+        evidence = Evidence(*(getattr(self.evidence, f.name)[rows] for f in fields(Evidence)))
+        topology = [self.topology[row] for row in rows.tolist()]
+        return replace(self, evidence=evidence, log_odds=self.log_odds[rows], topology=topology)
 
 
 def search_inputs(

@@ -38,6 +38,8 @@ from virnucpro.reporting.values import (
     notes,
     of_hits,
     of_proteins,
+    read_names,
+    read_sources,
     region_ids,
     sources_of,
     values_of,
@@ -59,7 +61,9 @@ CONTIGS = Table(
     (
         Column("seq_name", TEXT, names_of, "the name up to the first white space, made unique"),
         Column("source", TEXT, sources_of, "the input file; `stdin` for standard input"),
-        Column("length", BASES, values_of("records", "length"), "bases"),
+        Column(
+            "length", BASES, values_of("records", "length"), "bases; of a pair those of both mates"
+        ),
         Column("gc", SCORE, values_of("records", "gc"), "G and C among the letters A, C, G, T"),
         Column(
             "n_chunks",
@@ -210,8 +214,8 @@ CHUNKS = Table(
         Column(
             "seq_name",
             TEXT,
-            lambda answers, rows: names_of(answers, answers.chunks.record[rows]),
-            "the sequence",
+            lambda answers, rows: read_names(answers, answers.chunks.record[rows]),
+            "the sequence; of a pair the mate, `/1` or `/2`",
         ),
         Column("chunk", COUNT, values_of("chunks", "chunk"), "which of its chunks, from 1"),
         Column("start", BASES, values_of("chunks", "start"), "its first base"),
@@ -279,8 +283,8 @@ FRAMES = Table(
         Column(
             "seq_name",
             TEXT,
-            lambda answers, rows: names_of(answers, answers.frames.record[rows]),
-            "the sequence",
+            lambda answers, rows: read_names(answers, answers.frames.record[rows]),
+            "the sequence; of a pair the mate, `/1` or `/2`",
         ),
         Column("chunk", COUNT, values_of("frames", "chunk"), "its chunk"),
         Column(
@@ -386,13 +390,15 @@ HITS = Table(
         Column(
             "seq_name",
             TEXT,
-            lambda answers, rows: names_of(answers, _hit_records(answers, rows).astype(np.int64)),
-            "the sequence",
+            lambda answers, rows: read_names(answers, _hit_records(answers, rows).astype(np.int64)),
+            "the sequence; of a pair the mate, `/1` or `/2`",
         ),
         Column(
             "source",
             TEXT,
-            lambda answers, rows: sources_of(answers, _hit_records(answers, rows).astype(np.int64)),
+            lambda answers, rows: read_sources(
+                answers, _hit_records(answers, rows).astype(np.int64)
+            ),
             "its input file",
         ),
         Column("start", BASES, of_hits(lambda hits: hits.start), "first base of the alignment"),

@@ -27,16 +27,21 @@ IN_MEMORY = 256 << 20  # bytes of sequence that wait in memory
 
 def write_fastas(outputs: Outputs, answers: Answers) -> None:
     """Both FASTA files. Raises InputError when an input is no longer what was read before."""
-    best = best_first(answers.sequences, answers.records)
+    best, reads = best_first(answers.sequences, answers.records), answers.reads
     regions = answers.regions
     region_at: dict[int, list[int]] = {}
-    for i, record in enumerate(regions.record.tolist()):
+    for i, record in enumerate(reads.first[regions.record].tolist()):
         region_at.setdefault(record, []).append(i)
-    wanted = np.union1d(best, regions.record)
     called = np.zeros(len(answers.records), bool)
     called[best] = True
+    called = called[reads.sequence]  # [records]
+    wanted = np.union1d(np.flatnonzero(called), np.array(list(region_at), np.int64))
+    rank = np.zeros(len(answers.records), np.int64)
+    rank[best] = np.arange(len(best))
+    best_records = np.flatnonzero(called)  # by the rank of its sequence, the first mate first
+    best_records = best_records[np.argsort(rank[reads.sequence[best_records]], kind="stable")]
     # offset and length while waiting
-    place = np.zeros((len(answers.records), 2) if len(best) else (0, 2), np.int64)
+    place = np.zeros((len(called), 2) if len(best) else (0, 2), np.int64)
     with (
         tempfile.SpooledTemporaryFile(
             IN_MEMORY, prefix=LEFTOVER, dir=str(outputs.directory)
@@ -49,18 +54,18 @@ def write_fastas(outputs: Outputs, answers: Answers) -> None:
                 waiting.write(sequence)
             for i in region_at.get(row, ()):
                 start, end = int(regions.start[i]), int(regions.end[i])
-                name = f"{answers.names[row].as_py()}_region_{regions.region[i]} {start}-{end}"
+                name = f"{reads.names[row].as_py()}_region_{regions.region[i]} {start}-{end}"
                 _write_record(region_stream, name, sequence[start - 1 : end])
         with writing(outputs.virus_fasta) as stream:
-            for row in best:
+            for row in best_records.tolist():
                 offset, length = place[row].tolist()
                 waiting.seek(offset)
-                _write_record(stream, answers.names[row].as_py(), waiting.read(length))
+                _write_record(stream, reads.names[row].as_py(), waiting.read(length))
 
 
 def _pick(answers: Answers, wanted: NDArray[np.int64]) -> Iterable[tuple[int, bytes]]:
     """(row, sequence) of the wanted rows in input order; inputs without one are not opened."""
-    bounds = np.searchsorted(answers.records.input, np.arange(len(answers.inputs) + 1))
+    bounds = np.searchsorted(answers.reads.columns.input, np.arange(len(answers.inputs) + 1))
     for i, source in enumerate(answers.inputs):
         rows = wanted[(wanted >= bounds[i]) & (wanted < bounds[i + 1])]
         if len(rows):
@@ -80,7 +85,7 @@ def _pick_from(
         with RecordReader(Path(source.path)) as reader:
             for i, record in enumerate(reader, start=first):
                 if i in wanted:
-                    if len(record.sequence) != answers.records.length[i]:
+                    if len(record.sequence) != answers.reads.columns.length[i]:
                         raise changed
                     yield i, record.sequence
                 if i == last:

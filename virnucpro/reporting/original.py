@@ -112,4 +112,4 @@ def _parts(rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
 
 def _bounds(answers: Answers, record: NDArray[np.int64]) -> NDArray[np.int64]:
     """Where each input's rows begin among `record`, which is in input order: [inputs + 1]."""
-    return np.searchsorted(answers.records.input[record], np.arange(len(answers.inputs) + 1))
+    return np.searchsorted(answers.reads.columns.input[record], np.arange(len(answers.inputs) + 1))

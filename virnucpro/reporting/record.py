@@ -48,6 +48,7 @@ class InputRecord:
     stem: str
     sha256: str | None = None  # None: it could not be read
     n_records: int = 0
+    fastq: bool = False
     kept: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)
 

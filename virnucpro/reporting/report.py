@@ -232,7 +232,8 @@ def region_basis(rules: CallRules) -> str:
 
 
 def _track(answers: Answers, row: int, chunks: ChunkColumns) -> dict[str, Any]:
-    first, last = np.searchsorted(chunks.record, (row, row + 1))
+    read = int(answers.reads.first[row])
+    first, last = np.searchsorted(chunks.record, (read, read + 1))
     regions = answers.regions
     edges = np.append(chunks.start[first:last] - 1, chunks.end[last - 1]).astype(float)
     mine = np.flatnonzero(regions.record == row)

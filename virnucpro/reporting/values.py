@@ -75,14 +75,14 @@ class Table:
 
 def chunk_ids(answers: Answers, rows: Rows) -> pa.Array:
     """`{name}_chunk_{k}` of the chunks at `rows`."""
-    names = names_of(answers, answers.chunks.record[rows])
+    names = read_names(answers, answers.chunks.record[rows])
     return join(names, constant("_chunk_"), pa.array(answers.chunks.chunk[rows]).cast(TEXT))
 
 
 def frame_ids(answers: Answers, rows: Rows) -> pa.Array:
     """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames at `rows`."""
     frames = answers.frames
-    names = names_of(answers, frames.record[rows])
+    names = read_names(answers, frames.record[rows])
     labels = FRAME_LABELS.take(pa.array(frames.frame[rows]))
     return join(names, constant("_chunk_"), pa.array(frames.chunk[rows]).cast(TEXT), labels)
 
@@ -120,10 +120,23 @@ def names_of(answers: Answers, records: NDArray) -> pa.Array:
     return answers.names.take(pa.array(records))
 
 
+def read_names(answers: Answers, records: NDArray) -> pa.Array:
+    """The names of `records` as they were read: of the mates of a pair each has its own."""
+    return answers.reads.names.take(pa.array(records))
+
+
 def sources_of(answers: Answers, records: NDArray) -> pa.Array:
     """The inputs that the sequences `records` came from."""
-    sources = pa.array([source.source for source in answers.inputs], TEXT)
-    return sources.take(pa.array(answers.records.input[records]))
+    return _sources(answers, answers.records.input[records])
+
+
+def read_sources(answers: Answers, records: NDArray) -> pa.Array:
+    """The inputs that `records` were read from."""
+    return _sources(answers, answers.reads.columns.input[records])
+
+
+def _sources(answers: Answers, inputs: NDArray) -> pa.Array:
+    return pa.array([source.source for source in answers.inputs], TEXT).take(pa.array(inputs))
 
 
 def calls_of(answers: Answers, records: NDArray) -> pa.Array:

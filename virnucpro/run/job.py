@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
+import pyarrow as pa
 import torch
 
 from virnucpro import __version__
+from virnucpro.calling.answers import record_columns
+from virnucpro.calling.mates import Reads
 from virnucpro.embedding.coverage import any_answered, check_any_answered
 from virnucpro.embedding.matrix import check_room
 from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows, same_model
@@ -129,8 +131,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
         if table.failures and not any_answered(table) and not outputs.run_json.exists():
             write_failures(outputs, table.failures)
         check_any_answered(table)
-    if not settings.call.allow_short:
-        _announce_short(table)
+    _announce(table, settings.call.allow_short)
     bundle.check_classifier(Classifier.load(bundle.classifier).width)
     with clock.stage("plan"):
         run.display.stage("planning")
@@ -178,16 +179,20 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
     return Job(table, plans, outputs, work, identity)
 
 
-def _announce_short(table: FrameTable) -> None:
-    """Say before hours of work how many sequences will have no call for their length."""
-    chunk_length = table.rules.chunk_length
-    short = pc.and_(
-        pc.less(pc.multiply(table.records["length"], 2), chunk_length),
-        pc.and_(pc.greater(table.records["n_chunks"], 0), pc.invert(table.records["skipped"])),
-    )
-    n = pc.sum(short).as_py() or 0
-    if n:
-        log.info("%s", short_sequences(n, chunk_length))
+def _announce(table: FrameTable, allow_short: bool) -> None:
+    """Say before hours of work how many pairs of reads there are, and how many sequences will have
+    no call for their length.
+    """
+    records = record_columns(table.records)
+    notes = table.records["notes"].cast(pa.large_string()).combine_chunks()
+    reads = Reads.of(table.records["name"], notes, records)
+    n_pairs = len(reads.sequence) - len(reads.first)
+    if n_pairs:
+        log.info("%s pairs of reads: the two mates of a pair get one answer", f"{n_pairs:,}")
+    chunk_length, sequences = table.rules.chunk_length, reads.by_longer_mate(reads.totals())
+    short = (2 * sequences.length < chunk_length) & (sequences.n_chunks > 0)
+    if short.any() and not allow_short:
+        log.info("%s", short_sequences(int(short.sum()), chunk_length))
 
 
 def read_note(run: Run, name: str) -> dict[str, Any]:

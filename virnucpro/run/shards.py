@@ -26,8 +26,9 @@ from virnucpro.reporting.record import RunRecord, read_record, write_failures, w
 from virnucpro.reporting.write import dated
 from virnucpro.run.identity import SHARD, difference
 from virnucpro.run.timing import Clock
-from virnucpro.sequences.build import NameBook, renamed
+from virnucpro.sequences.build import book_of, renamed
 from virnucpro.sequences.frame_columns import RECORD_SCHEMA, FrameRules
+from virnucpro.sequences.mates import Fragments, InputReads
 from virnucpro.sequences.table import FrameTable, read_failures
 from virnucpro.settings import parse_shard
 
@@ -192,6 +193,7 @@ def join_shards(shards: Sequence[Shard]) -> Joined:
     total = sum(entry["n_records"] for entry in about["inputs"])
     if not np.array_equal(np.sort(np.concatenate(places)), np.arange(total)):
         raise StoreError("the shards do not hold every record once; run them again with --force")
+    unreadable = {int(number): why for number, why in about["unreadable"]}
     records = _records(shards, np.argsort(np.concatenate(places)))
     frames = pa.concat_tables(shard.frames for shard in shards)
     record = np.concatenate(
@@ -212,7 +214,6 @@ def join_shards(shards: Sequence[Shard]) -> Joined:
             strict=True,
         )
     )
-    unreadable = {int(number): why for number, why in about["unreadable"]}
     table = FrameTable(
         directory=shards[0].directory,
         fingerprint=shards[0].record.identity["frames"],
@@ -232,14 +233,22 @@ def join_shards(shards: Sequence[Shard]) -> Joined:
 
 
 def _records(shards: Sequence[Shard], order: np.ndarray) -> pa.Table:
-    """The records of all shards in `order`, those of equal names numbered over all of them."""
+    """The records of all shards in `order`; mates and equal names are told over all of them."""
+    about = shards[0].about
+    damaged = {int(number) for number, _ in about["unreadable"]}
+    reads = [
+        InputReads(entry["n_records"], entry["fastq"], entry["sha256"], number not in damaged)
+        for number, entry in enumerate(about["inputs"])
+    ]
     records = pa.concat_tables(shard.records for shard in shards).take(pa.array(order))
-    names = NameBook()
+    fragments = Fragments()
     for name in records["original_name"].to_pylist():
-        names.add(name)
+        fragments.add(name)
+    mates = fragments.mates(reads)
     batches = records.select(RECORD_SCHEMA.names).cast(RECORD_SCHEMA).to_batches()
-    if names.any_repeated:
-        batches = [renamed(batch, names) for batch in batches]
+    names = book_of(batches, mates)
+    if mates is not None or names.any_repeated:
+        batches = list(renamed(batches, names, mates))
     return pa.Table.from_batches(batches, schema=RECORD_SCHEMA)
 
 

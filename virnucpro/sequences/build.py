@@ -25,6 +25,7 @@ from virnucpro.sequences.frame_columns import (
     frame_schema,
     record_row,
 )
+from virnucpro.sequences.mates import NOTES, Fragments, InputReads, mate_names
 from virnucpro.sequences.reader import Record, RecordReader, UnreadableInput
 from virnucpro.sequences.tokens import Tokenizers
 
@@ -42,6 +43,7 @@ class InputReadings:
     sha256: list[str | None] = field(default_factory=list)
     warnings: list[list[str]] = field(default_factory=list)
     unreadable: list[tuple[int, str]] = field(default_factory=list)  # (input, reason)
+    fastq: list[bool] = field(default_factory=list)
 
     def read(self, path: Path) -> Iterator[Record]:
         """The records of the next input."""
@@ -49,12 +51,14 @@ class InputReadings:
         self.n_records.append(0)
         self.sha256.append(None)
         self.warnings.append([])
+        self.fastq.append(False)
         passing = False
         try:
             with RecordReader(path) as reader:
                 try:
                     for record in reader:
                         self.n_records[number] += 1
+                        self.fastq[number] = reader.is_fastq
                         yield record
                 except UnreadableInput as error:
                     self.unreadable.append((number, str(error)))
@@ -63,6 +67,16 @@ class InputReadings:
                 self.sha256[number] = None if passing else reader.sha256()
         except UnreadableInput as error:
             self.unreadable.append((number, str(error)))
+
+    def reads(self) -> list[InputReads]:
+        """What tells mates."""
+        damaged = {number for number, _ in self.unreadable}
+        return [
+            InputReads(n, fastq, sha256, number not in damaged)
+            for number, (n, fastq, sha256) in enumerate(
+                zip(self.n_records, self.fastq, self.sha256, strict=True)
+            )
+        ]
 
 
 def build(
@@ -102,7 +116,7 @@ def build(
             f"{paths[number - 1]}: not enough memory to translate its sequences; free some, or"
             " split the longest ones"
         ) from error
-    checksum = rows.finish()
+    checksum = rows.finish(found)
     return {
         "n_frames": n_frames,
         "n_records": rows.total,
@@ -110,6 +124,7 @@ def build(
         "sha256": found.sha256,
         "warnings": found.warnings,
         "unreadable": found.unreadable,
+        "fastq": found.fastq,
         "checksums": {FRAMES: frames.checksum, RECORDS: checksum},
     }
 
@@ -171,7 +186,7 @@ class _RecordRows:
 
     def __init__(self, path: Path, schema: pa.Schema):
         self.path, self.draft, self.schema = path, path.with_suffix(".draft"), schema
-        self.names = NameBook()
+        self.names, self.fragments = NameBook(), Fragments()
         self.waiting: list[dict] = []
         self.total = 0
         self.stream: _Stream
@@ -190,6 +205,7 @@ class _RecordRows:
     def add(self, row: dict) -> int:
         """Append a row; returns its number."""
         self.names.add(row["name"])
+        self.fragments.add(row["name"])
         self.waiting.append(row)
         self.total += 1
         return self.total - 1
@@ -209,35 +225,66 @@ class _RecordRows:
         self.stream.write(pa.RecordBatch.from_pylist(self.waiting[:n], schema=self.schema))
         del self.waiting[:n]
 
-    def finish(self) -> str:
-        """The draft, with the later ones of equal names numbered, becomes the table; its
-        checksum. A shard's records keep their names, which are numbered over all shards.
+    def finish(self, found: InputReadings) -> str:
+        """The draft, with the names of mates and the later ones of equal names numbered, becomes
+        the table; its checksum. A shard's records keep their names, which are numbered over all
+        shards.
         """
-        if self.schema is SHARD_SCHEMA or not self.names.any_repeated:
+        is_shard = self.schema is SHARD_SCHEMA
+        mates = None if is_shard else self.fragments.mates(found.reads())
+        if mates is not None:
+            with pa.OSFile(str(self.draft)) as source:
+                self.names = book_of(pa.ipc.open_stream(source), mates)
+        if is_shard or (mates is None and not self.names.any_repeated):
             os.rename(self.draft, self.path)
             return self.stream.checksum
         with pa.OSFile(str(self.draft)) as source, _Stream(self.path, RECORD_SCHEMA) as out:
-            for batch in pa.ipc.open_stream(source):
-                out.write(renamed(batch, self.names))
+            for batch in renamed(pa.ipc.open_stream(source), self.names, mates):
+                out.write(batch)
         os.unlink(self.draft)
         return out.checksum
 
 
-def renamed(batch: pa.RecordBatch, names: NameBook) -> pa.RecordBatch:
-    """The records with the names that `names` resolves."""
-    old = batch["original_name"].to_pylist()
-    new = list(names.resolve(old))
-    if new == old:
-        return batch
-    notes = [
-        ";".join(filter(None, (note, f"renamed_from={a}" if a != b else "")))
-        for note, a, b in zip(batch["notes"].to_pylist(), old, new, strict=True)
-    ]
-    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    columns |= {"name": pa.array(new, pa.string()), "notes": pa.array(notes, pa.string())}
-    return pa.RecordBatch.from_arrays(
-        [columns[name] for name in RECORD_SCHEMA.names], schema=RECORD_SCHEMA
-    )
+def renamed(
+    batches: Iterable[pa.RecordBatch], names: NameBook, mates: np.ndarray | None
+) -> Iterator[pa.RecordBatch]:
+    """The records with the names that `names` resolves; mates: int8 of all records, see
+    `Fragments`.
+    """
+    at = 0
+    for batch in batches:
+        old = batch["original_name"].to_pylist()
+        numbers = np.zeros(len(batch), np.int8) if mates is None else mates[at : at + len(batch)]
+        at += len(batch)
+        new = list(names.resolve(mate_names(old, numbers)))
+        if new == old and not numbers.any():
+            yield batch
+            continue
+        said = [
+            NOTES.get(number, f"renamed_from={a}" if a != b else "")
+            for number, a, b in zip(numbers.tolist(), old, new, strict=True)
+        ]
+        notes = [
+            ";".join(filter(None, both))
+            for both in zip(batch["notes"].to_pylist(), said, strict=True)
+        ]
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        columns |= {"name": pa.array(new, pa.string()), "notes": pa.array(notes, pa.string())}
+        yield pa.RecordBatch.from_arrays(
+            [columns[name] for name in RECORD_SCHEMA.names], schema=RECORD_SCHEMA
+        )
+
+
+def book_of(batches: Iterable[pa.RecordBatch], mates: np.ndarray | None) -> NameBook:
+    """The names of all records, of the mates with their numbers."""
+    book, at = NameBook(), 0
+    for batch in batches:
+        old = batch["original_name"].to_pylist()
+        numbers = np.zeros(len(batch), np.int8) if mates is None else mates[at : at + len(batch)]
+        at += len(batch)
+        for name in mate_names(old, numbers):
+            book.add(name)
+    return book
 
 
 class NameBook:

@@ -17,6 +17,7 @@ from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.lines import Broken, RawRecord, raw_records
 
 IUPAC = b"ACGTRYSWKMBDHVN"
+PEEK = 1 << 10  # bytes that tell FASTQ from FASTA
 PROTEIN = b"ABCDEFGHIKLMNPQRSTVWXYZUOJ*"
 
 
@@ -52,6 +53,7 @@ class RecordReader:
     """
 
     def __init__(self, path: Path):
+        self.is_fastq = False  # told when iterating begins
         try:
             self._bytes = InputBytes(path)
         except NotRegular as error:
@@ -63,6 +65,9 @@ class RecordReader:
     def __iter__(self) -> Iterator[Record]:
         number = 0
         try:
+            self.is_fastq = (
+                self._bytes.stream.peek(PEEK).lstrip(b"\xef\xbb\xbf\0 \t\r\n")[:1] == b"@"
+            )
             for number, raw in enumerate(raw_records(self._bytes.stream), start=1):
                 yield make_record(raw, number)
             if self._bytes.left_out:

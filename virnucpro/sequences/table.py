@@ -50,7 +50,7 @@ from virnucpro.settings import STRETCHES
 if TYPE_CHECKING:
     import datasets
 
-FORMAT = 2  # raise it when the columns or their meaning change
+FORMAT = 3  # raise it when the columns or their meaning change
 AGAIN = "run predict again"
 
 
@@ -239,9 +239,20 @@ def private_directory(path: Path) -> Path:
 
 def _described(inputs: Sequence[InputFile], contents: dict[str, Any]) -> list[dict]:
     return [
-        {"path": f.shown, "source": f.source, "stem": f.stem, "sha256": sha256, "n_records": n}
-        for f, sha256, n in zip(
-            inputs, contents["sha256"], contents["n_records_per_input"], strict=True
+        {
+            "path": f.shown,
+            "source": f.source,
+            "stem": f.stem,
+            "sha256": sha256,
+            "n_records": n,
+            "fastq": fastq,
+        }
+        for f, sha256, n, fastq in zip(
+            inputs,
+            contents["sha256"],
+            contents["n_records_per_input"],
+            contents["fastq"],
+            strict=True,
         )
     ]
 
