@@ -25,7 +25,7 @@ from virnucpro.run.hints import command_hint, option_hint
 from virnucpro.run.home import ensure_home
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.terminal import close_standard_streams, open_standard_streams
-from virnucpro.tools.commands import benchmark, cache, citation, doctor, models, reference
+from virnucpro.tools.commands import benchmark, cache, citation, doctor, models, reference, ro_crate
 from virnucpro.training import commands as training
 
 UNEXPECTED = 1
@@ -69,7 +69,7 @@ for word, made in {**of_runs.COMMANDS, **training.COMMANDS}.items():
 app.add_typer(models, name="models")
 app.add_typer(reference, name="reference")
 app.add_typer(cache, name="cache")
-for made in (doctor, citation, benchmark):
+for made in (doctor, citation, benchmark, ro_crate):
     app.command()(made)
 
 

@@ -64,7 +64,7 @@ class Reads:
             return self.columns
         read, n = self.columns, len(self.first)
 
-        def total(values: NDArray) -> NDArray[np.float64]:
+        def total(values: NDArray) -> NDArray:
             return np.bincount(self.sequence, values, n)
 
         known = read.length - read.n_ambiguous

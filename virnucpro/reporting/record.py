@@ -101,6 +101,7 @@ class RunRecord:
     format: int = FORMAT
     version: str = ""
     python: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)  # their versions
     command: tuple[str, ...] = ()
     working_directory: str = ""  # what relative paths were relative to
     finished: str = ""

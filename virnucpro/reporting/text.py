@@ -9,13 +9,15 @@ Knows no tables.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import IO
+from gzip import GzipFile
+from typing import IO, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+Stream: TypeAlias = IO[bytes] | GzipFile
 MISSING = "NA"
 TEXT = pa.large_string()
 FOUR_DECIMALS = pa.array([f"{i / 10000:.4f}" for i in range(10001)], TEXT)
@@ -66,7 +68,7 @@ def as_text(column: pa.Array) -> pa.Array:
     return pc.fill_null(column.cast(TEXT), MISSING)
 
 
-def write_lines(stream: IO[bytes], columns: Sequence[pa.Array]) -> None:
+def write_lines(stream: Stream, columns: Sequence[pa.Array]) -> None:
     """The rows of equally long large-string columns, tab-separated, a line each."""
     if not len(columns[0]):
         return
@@ -79,7 +81,7 @@ def write_lines(stream: IO[bytes], columns: Sequence[pa.Array]) -> None:
     stream.write(memoryview(lines.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
 
 
-def write_table(stream: IO[bytes], names: Sequence[str], batches: Iterable[pa.RecordBatch]) -> None:
+def write_table(stream: Stream, names: Sequence[str], batches: Iterable[pa.RecordBatch]) -> None:
     """A header line, then the rows of all batches."""
     stream.write(("\t".join(names) + "\n").encode())
     for batch in batches:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timezone
+from importlib import metadata
 from typing import Protocol
 
 from virnucpro import __version__
@@ -24,6 +25,7 @@ from virnucpro.reporting.report import write_report
 from virnucpro.reporting.tables import counts, write_tables
 from virnucpro.reporting.typed import plain
 
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "numpy", "pyarrow", "numba")
 UNITS = {
     "read": "frames",
     "classify": "frames",
@@ -93,6 +95,7 @@ def dated(record: RunRecord) -> RunRecord:
         working_directory=os.getcwd(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         python=platform.python_version(),
+        libraries={name: metadata.version(name) for name in LIBRARIES},
     )
 
 

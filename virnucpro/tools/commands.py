@@ -296,3 +296,15 @@ def _benchmark(settings: BenchmarkSettings) -> None:
 
 
 benchmark = command(_benchmark, BenchmarkSettings)
+
+
+def ro_crate(
+    directory: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Of a finished predict.", show_default=False),
+    ],
+) -> None:
+    """Describe a finished run as an RO-Crate: ro-crate-metadata.json in its directory."""
+    from virnucpro.tools.crate import write_crate
+
+    print(write_crate(directory))
