@@ -180,15 +180,7 @@ def assemble(
         limits,
     )
     note_regions(sequences, regions)
-    sources = tuple(
-        Source(
-            str(i["path"]),
-            str(i["source"]),
-            str(i["stem"]),
-            str(i["sha256"]) if i.get("sha256") else None,
-        )
-        for i in inputs
-    )
+    sources = _sources(inputs)
     return Answers(
         inputs=sources,
         model=model,
@@ -206,6 +198,18 @@ def assemble(
         windows=windows,
         evidence=evidence,
         called_by=settings.call_by or "model",
+    )
+
+
+def _sources(inputs: Sequence[Mapping[str, object]]) -> tuple[Source, ...]:
+    return tuple(
+        Source(
+            str(i["path"]),
+            str(i["source"]),
+            str(i["stem"]),
+            str(i["sha256"]) if i.get("sha256") else None,
+        )
+        for i in inputs
     )
 
 

@@ -90,10 +90,13 @@ class Reads:
         return replace(totals, length=longest)
 
     def chunks_of_sequences(self, chunks: ChunkColumns) -> ChunkColumns:
-        """`chunks`, whose `record` is then a row of the sequences."""
+        """`chunks` in the order of the sequences, of which `record` is then the row."""
         if not self.any_pair:
             return chunks
-        return replace(chunks, record=self.sequence[chunks.record])
+        order = np.argsort(self.sequence[chunks.record], kind="stable")
+        sorted_ = [getattr(chunks, column.name)[order] for column in fields(chunks)]
+        moved = ChunkColumns(*sorted_)
+        return replace(moved, record=self.sequence[moved.record])
 
     def without_mates(self, chunks: ChunkColumns) -> ChunkColumns:
         """The same of all sequences but pairs, whose mates do not touch."""
