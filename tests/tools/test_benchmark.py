@@ -9,14 +9,10 @@ import json
 import pytest
 
 from virnucpro.errors import UsageError
-from virnucpro.tools.benchmark import (
-    forward_flops,
-    protein_batch,
-    run_benchmark,
-    table,
-)
+from virnucpro.tools.benchmark import run_benchmark, table
 from virnucpro.tools.commands import BenchmarkSettings
 from virnucpro.tools.random_models import SHAPES
+from virnucpro.tools.speed import forward_flops, protein_batch
 
 
 def test_measures_every_stage_of_a_real_run():

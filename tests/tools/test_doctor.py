@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from virnucpro.tools import doctor
-from virnucpro.tools.doctor import OK, PROBLEM, WARNING, Check, check_all, worst
+from virnucpro.tools import doctor, machine
+from virnucpro.tools.doctor import check_all, worst
+from virnucpro.tools.machine import OK, PROBLEM, WARNING, Check
 
 
 @pytest.fixture(autouse=True)
@@ -109,4 +110,4 @@ def test_a_build_without_kernels_for_a_gpu_is_told_from_one_with(
     import torch
 
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: built)
-    assert doctor._has_kernels(torch, capability) is runs
+    assert machine._has_kernels(torch, capability) is runs

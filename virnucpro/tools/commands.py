@@ -206,7 +206,8 @@ def doctor(
     ] = None,
 ) -> None:
     """Check this machine: Python, GPU, memory, disk, models; and say how to mend what is wrong."""
-    from virnucpro.tools.doctor import PROBLEM, check_all, worst
+    from virnucpro.tools.doctor import check_all, worst
+    from virnucpro.tools.machine import PROBLEM
 
     checks = check_all(directory)
     for check in checks:
