@@ -11,7 +11,16 @@ def main() -> None:
 
     An interrupt while it is still being imported ends it as one later does, in one line.
     """
-    _forget_current_directory()
+    try:
+        _forget_current_directory()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        print(
+            f"virnucpro: error: the current directory cannot be read ({why}); change to another"
+            " with cd and run again",
+            file=sys.stderr,
+        )
+        raise SystemExit(1) from None
     try:
         from virnucpro import cli
 

@@ -43,6 +43,18 @@ def test_prepare_clears_what_a_killed_run_left(tmp_path):
     assert outputs.merged_directory("y").is_dir()
 
 
+def test_links_in_a_circle_are_one_line(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    Outputs(tmp_path / "out").refuse_inputs([tmp_path / "loop"])  # it fails when it is read
+    outputs = Outputs(tmp_path / "loop" / "out")
+    outputs.refuse_inputs([tmp_path / "a.fa"])
+    with pytest.raises(OutputError, match="loop/out: cannot be written"):
+        outputs.prepare()
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(OutputError, match="it is a link to nowhere"):
+        Outputs(tmp_path / "link").prepare()
+
+
 def test_names_that_the_disk_takes_for_one_are_refused(tmp_path, monkeypatch):
     Outputs(tmp_path, ("A", "a")).prepare()
     number = outputs_module._file_number

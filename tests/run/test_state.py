@@ -106,7 +106,8 @@ def test_a_lock_that_cannot_be_made_says_where(tmp_path):
     (tmp_path / "file").touch()
     with (
         pytest.raises(
-            OutputError, match=r"file: cannot be written \(file exists\); .* --output-dir"
+            OutputError,
+            match=r"file: cannot be written \(there is a file of this name\); .* --output-dir",
         ),
         WorkPlace(tmp_path / "file").lock,
     ):

@@ -60,6 +60,16 @@ def test_an_interrupt_while_torch_is_imported_ends_the_run(words, goes_on, tmp_p
     assert ("finished work is kept" in said) == goes_on
 
 
+def test_a_current_directory_that_was_removed_is_one_line(tmp_path, monkeypatch, capfd):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capfd.readouterr().err
+    assert end.value.code == 1 and said.count("\n") == 1 and "change to another with cd" in said
+
+
 def test_an_interrupt_before_the_command_line_is_there_is_one_line(monkeypatch, capfd):
     """Importing it takes a part of a second."""
 

@@ -165,6 +165,18 @@ def test_a_cache_that_cannot_be_written_costs_one_line(
     assert len(warned) == 1 and "--cache-dir" in warned[0]
 
 
+@pytest.mark.parametrize("keep, option", [(True, "--cache-dir"), (False, "--output-dir")])
+def test_a_full_disk_names_the_option_of_that_disk(tmp_path, tokenizers, monkeypatch, keep, option):
+    def full(*_):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(table_module, "build", full)
+    (tmp_path / "a.fa").write_text(">a\nGCCGCC\n")
+    places = TablePlaces(tmp_path / "cache", tmp_path / "private", keep)
+    with pytest.raises(StoreError, match=f"no space left .* name another {option}"):
+        build_or_open(find_inputs([tmp_path / "a.fa"]), FrameRules(500), tokenizers, places)
+
+
 def test_a_file_in_the_place_of_the_cache_costs_one_line(tmp_path, table_of, warned):
     (tmp_path / "cache").write_text("x")
     assert table_of().directory.parent == tmp_path / "private"

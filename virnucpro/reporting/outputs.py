@@ -220,16 +220,14 @@ def refuse_inputs(
     ours: dict[tuple[int, int], Path] = {}
     hidden: set[Path] = set()
     for outputs in runs:
-        hidden |= {(outputs.directory / name).resolve() for name in (HIDDEN, SPOOL, KEPT)}
+        hidden |= {_real(outputs.directory / name) for name in (HIDDEN, SPOOL, KEPT)}
         ours |= _numbered(outputs.names())
     ours |= _numbered(more)
     for path in given:
         found = set()
         with contextlib.suppress(OSError):
             found = {_file_number(path.lstat()), _file_number(path.stat())} & ours.keys()
-        inside = [
-            folder for folder in (path.resolve(), *path.resolve().parents) if folder in hidden
-        ]
+        inside = [folder for folder in (_real(path), *_real(path).parents) if folder in hidden]
         if found or inside:
             what = ours[found.pop()] if found else inside[0]
             raise UsageError(
@@ -250,6 +248,11 @@ def refuse_one_directory(folders: Iterable[Path]) -> None:
                 f"{other} and {folder.name}: are one directory, as this disk does not tell upper"
                 " case from lower case; rename one of the inputs or samples"
             )
+
+
+def _real(path: Path) -> Path:
+    """Without links; unlike Path.resolve it takes links in a circle, which fail when opened."""
+    return Path(os.path.realpath(path))
 
 
 def _numbered(paths: Iterable[Path]) -> dict[tuple[int, int], Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
@@ -77,8 +78,8 @@ def merge(
 
 def _check_place(outputs: Outputs, shards: Sequence[Shard], force: bool) -> None:
     """Raise where results lie in the way, or the shards themselves."""
-    here = outputs.directory.resolve()
-    if any(shard.directory.resolve() == here for shard in shards):
+    here = os.path.realpath(outputs.directory)
+    if any(os.path.realpath(shard.directory) == here for shard in shards):
         raise UsageError(f"{outputs.directory}: is one of the shards; choose another --output-dir")
     if force:
         return

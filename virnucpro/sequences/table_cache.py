@@ -8,7 +8,6 @@ has a directory in it that nobody else can write to.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import shutil
@@ -21,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from virnucpro.errors import StoreError, one_line
-from virnucpro.files import CACHE, make_directory
+from virnucpro.files import CACHE, FULL, OUTPUT, Purpose, make_directory
 from virnucpro.locks import Lock
 from virnucpro.sequences.cache import Hold, keep_below_limit
 from virnucpro.sequences.compressed import sha256_of
@@ -87,7 +86,7 @@ def build_or_open(
     hashes = [_sha256_or_none(file) for file in inputs]
     fingerprint = fingerprint_of(hashes, rules, tokenizers)
     place = _private(places) if None in hashes else _cache_or_private(places)
-    with _locked(place / fingerprint):
+    with _locked(place / fingerprint, OUTPUT if place == places.private else CACHE):
         table = _reusable(place / fingerprint, inputs, builder)
         if table is None:
             built = build_table(place, places.private, inputs, hashes, rules, tokenizers)
@@ -125,7 +124,7 @@ def build_ahead(
     except OSError:
         return
     directory = place / fingerprint_of(hashes, rules, tokenizers)
-    with _locked(directory):
+    with _locked(directory, CACHE):
         if not directory.exists():
             build_table(place, None, inputs, hashes, rules, tokenizers, builder)
 
@@ -206,20 +205,20 @@ def _sha256_or_none(file: InputFile) -> str | None:
 
 
 @contextmanager
-def _locked(directory: Path) -> Iterator[None]:
+def _locked(directory: Path, purpose: Purpose) -> Iterator[None]:
     """Hold the lock file of the table `directory`; a failing disk is one line that says what to
     do. Errors: StoreError.
     """
     try:
         with Lock(
-            directory.with_name(f"{directory.name}.lock"), directory.parent, CACHE, wait=True
+            directory.with_name(f"{directory.name}.lock"), directory.parent, purpose, wait=True
         ):
             yield
     except (OSError, pa.ArrowException) as error:
         number = error.errno if isinstance(error, OSError) else None
-        if number in (errno.ENOSPC, errno.EDQUOT):
-            reason = "no space left for the table of frames; free some, or name another --cache-dir"
+        if number in FULL:
+            reason = "no space left for the table of frames; free some, or name another"
         else:
             why = one_line(str(getattr(error, "strerror", None) or error)).lower()
-            reason = f"the table of frames cannot be written ({why}); name another --cache-dir"
-        raise StoreError(f"{directory.parent}: {reason}") from error
+            reason = f"the table of frames cannot be written ({why}); name another"
+        raise StoreError(f"{directory.parent}: {reason} {purpose.option}") from error
