@@ -21,7 +21,7 @@ def directory(tmp_path):
 
 def test_a_reference_is_read_as_it_was_written(directory):
     reference = load(directory)
-    assert reference.labels == LABELS
+    assert list(reference.labels) == LABELS
     assert reference.proteins.length.tolist() == [48, 65]
     assert reference.n_residues == 113
     assert reference.viral.tolist() == [True, False]

@@ -220,10 +220,12 @@ def _evidence(
     directory = find_reference(choice)
     if directory is None:
         return None
+    import torch  # knows --threads
+
     from virnucpro.calling.evidence import search_inputs  # numba takes half a second
     from virnucpro.homology.reference import load
 
-    return search_inputs(inputs, records, load(directory), cores())
+    return search_inputs(inputs, records, load(directory), min(cores(), torch.get_num_threads()))
 
 
 def _prevalence(

@@ -12,9 +12,9 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-from numba import njit
 from scoring_matrices import ScoringMatrix
 
+from virnucpro.homology.compiled import compiled, inlined
 from virnucpro.homology.stretches import AMINO_ACIDS, APART, Proteins
 
 GAP_OPEN, GAP_EXTEND = 11, 1
@@ -61,7 +61,7 @@ def composition_bias(proteins: Proteins) -> np.ndarray:
     return _bias(proteins.residues, proteins.begin, proteins.end, MATRIX, EXPECTED)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _bias(residues, begin, end, matrix, expected):
     bias = np.zeros(len(residues), np.int8)
     sums = np.zeros(APART + 1, np.int64)
@@ -87,7 +87,7 @@ def _bias(residues, begin, end, matrix, expected):
     return bias
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def window_scores(query, target, places, matrix, out):
     """Scores float32 [n] of the best gapped alignments near pairs of places (int32 [n, 2], of the
     query and of the target): within REACH residues and NEAR diagonals of them.
@@ -143,7 +143,7 @@ def window_scores(query, target, places, matrix, out):
             out[first + lane] = best[lane]
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _fill(residues, start, middle, out, lane):
     """Residues from `start` on into a column of `out`; APART beyond the protein that holds the one
     in the middle.
@@ -163,7 +163,7 @@ def _fill(residues, start, middle, out, lane):
         out[i, lane] = residues[p]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def align_all(query, target, pairs, matrix, out):
     """Local alignments of rows (begin and end in the query, begin and end in the target, diagonal)
     of `pairs`, int64 [n, 5].
@@ -189,7 +189,7 @@ def align_all(query, target, pairs, matrix, out):
         )
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def align(a, bias, b, diagonal, matrix, came_from, out):  # noqa: C901 (one loop, compiled)
     """The best local alignment of a and b within BAND of the diagonal, into `out`.
 
@@ -246,7 +246,7 @@ def align(a, bias, b, diagonal, matrix, came_from, out):  # noqa: C901 (one loop
     out[0] = best
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _trace(a, b, diagonal, came_from, start, i, k, out):
     """Follows the alignment that ends at cell (i, k) back to where it begins."""
     same, columns, state = 0, 0, 0  # state 2: in a gap of b; 3: in a gap of a

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from numba import njit
 
 from virnucpro.homology.choice import LABELS
+from virnucpro.homology.compiled import compiled
 from virnucpro.homology.reference import Reference
 from virnucpro.homology.search import LEAST_BITS, Hits
 
@@ -107,7 +107,7 @@ def _closest(hits: Hits, viral: np.ndarray, n: int) -> tuple[np.ndarray, np.ndar
     return closest, identity
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def hits_apart(sequence, start, end, kind):
     """bool [H]: the hits that overlap better ones of their kind by less than half. They come by
     sequence and falling score.

@@ -13,14 +13,17 @@ from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import zstandard
 
 from virnucpro.homology.choice import LABELS, no_reference
 from virnucpro.homology.masking import repeats, seed_residues
 from virnucpro.homology.seeds import UNKNOWN_TARGET, comparable
-from virnucpro.homology.stretches import APART, Proteins
+from virnucpro.homology.stretches import APART, Proteins, spread
 
 FORMAT = 1
 _FILES = ("residues.zst", "repeats.zst", "proteins.tsv.zst")
@@ -38,13 +41,42 @@ class ProteinLabel:
     label: str  # of LABELS
 
 
+class LabelTable(Sequence[ProteinLabel]):
+    """The labels in a file; each is made when it is asked for, as most never are."""
+
+    def __init__(self, content: bytes) -> None:
+        names = [f.name for f in fields(ProteinLabel)]
+        self._table = pyarrow.csv.read_csv(
+            pa.BufferReader(content),
+            parse_options=pyarrow.csv.ParseOptions(delimiter="\t", newlines_in_values=True),
+            convert_options=pyarrow.csv.ConvertOptions(
+                include_columns=[*names, "length"],
+                column_types={**dict.fromkeys(names, pa.string()), "length": pa.int64()},
+                strings_can_be_null=False,
+                null_values=[],
+            ),
+        )
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, row):  # type: ignore[no-untyped-def, override]
+        """The label of a row; not of slices."""
+        columns = self._table.columns[: len(fields(ProteinLabel))]
+        return ProteinLabel(*(column[row].as_py() for column in columns))
+
+    def column(self, name: str) -> list[Any]:
+        """One field of all; also their `length`."""
+        return self._table[name].to_pylist()
+
+
 @dataclass(frozen=True)
 class Reference:
     """Known proteins [P], with their labels."""
 
     proteins: Proteins  # [P]
     repeats: np.ndarray  # bool, as proteins.residues: no part of a seed
-    labels: list[ProteinLabel]  # [P]
+    labels: Sequence[ProteinLabel]  # [P]
     sha256: str  # of reference.json
 
     def __len__(self) -> int:
@@ -69,7 +101,11 @@ class Reference:
     def label_code(self) -> np.ndarray:
         """int8 [P]: places in LABELS; what has another label is cellular."""
         code = {label: i for i, label in enumerate(LABELS)}
-        return np.array([code.get(x.label, code["cellular"]) for x in self.labels], np.int8)
+        if isinstance(self.labels, LabelTable):
+            labels = self.labels.column("label")
+        else:
+            labels = [x.label for x in self.labels]
+        return np.array([code.get(x, code["cellular"]) for x in labels], np.int8)
 
     @cached_property
     def n_residues(self) -> int:
@@ -118,15 +154,13 @@ def load(directory: Path) -> Reference:
         if record["format"] != FORMAT:
             raise ValueError(f"it has format {record['format']}, not {FORMAT}")
         parts = [_read(directory / name, record["sha256"][name]) for name in _FILES]
-        rows = list(csv.reader(io.StringIO(parts[2].decode()), delimiter="\t"))[1:]
-        length = np.array([int(r[-1]) for r in rows], np.int64)
-        labels = [ProteinLabel(*r[:-1]) for r in rows]
+        labels = LabelTable(parts[2])
+        length = np.array(labels.column("length"), np.int64)
     except (OSError, ValueError, KeyError, TypeError, zstandard.ZstdError) as error:
         raise no_reference(directory, error) from error
     codes = np.frombuffer(parts[0], np.uint8)
-    proteins, inside = Proteins.spread(codes, length)
-    masked = np.zeros(len(inside), bool)
-    masked[inside] = np.unpackbits(np.frombuffer(parts[1], np.uint8))[: len(codes)].view(bool)
+    masked = np.unpackbits(np.frombuffer(parts[1], np.uint8))[: len(codes)]
+    proteins, masked = Proteins.spread(codes, length), spread(masked, length, 0).view(bool)
     return Reference(proteins, masked, labels, hashlib.sha256(text).hexdigest())
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-from virnucpro.homology.stretches import AMINO_ACIDS, APART
+from virnucpro.homology.compiled import compiled, inlined
+from virnucpro.homology.stretches import AMINO_ACIDS
 
 SEED_RESIDUES = 5
 # Places of the five residues that have to be the same.
@@ -50,7 +51,7 @@ PAIRS = 4096  # pairs that are compared at once
 FEW = 4
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def index_seeds(seeds, shape):
     """(places, heads, occupied): places int32 of all seeds of `seeds` (uint8 [R], residues that
     are no part of a seed being 20 and more), by seed; int32 [N_SEEDS + 1] where each seed's places
@@ -75,7 +76,7 @@ def index_seeds(seeds, shape):
     return places, heads[: N_SEEDS + 1], occupied
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def seed_at(seeds, p, shape):
     """The seed's number, or -1 where a residue is masked or unknown."""
     seed = 0
@@ -88,16 +89,12 @@ def seed_at(seeds, p, shape):
 
 
 def comparable(residues: np.ndarray, unknown: int) -> np.ndarray:
-    """uint8 [R + WINDOW]: every residue's CODE; that of `unknown` for X and the gaps, so that
-    arrays with different ones are the same in no such place; and room for a last window.
+    """uint8 [R + WINDOW]: every residue's CODE; `unknown` for X and the gaps, so that arrays with
+    different ones are the same in no such place; and room for a last window.
     """
-    codes = np.full(len(residues) + WINDOW, unknown, np.uint8)
-    np.take(
-        np.append(CODE, [unknown] * (APART - 19)).astype(np.uint8),
-        residues,
-        out=codes[: len(residues)],
-    )
-    return codes
+    table = bytes(CODE) + bytes([unknown]) * (256 - len(CODE))
+    codes = residues.tobytes().translate(table) + bytes([unknown]) * WINDOW
+    return np.frombuffer(codes, np.uint8)
 
 
 @intrinsic
@@ -153,7 +150,7 @@ def _fetch(typing, a, i):
     return types.void(a, i), generate
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def scan(query, target, index, rows, used, matrix):
     """The pairs of a query place and one of the target's places rows[0] to rows[1] that share a
     seed of the index and a good ungapped run: int32 [pairs, 3], place in query, place in target,
@@ -192,7 +189,7 @@ def scan(query, target, index, rows, used, matrix):
     return out[:n]
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _keys(seeds, start, size, shape, keys):
     """The seeds of the places from `start` on; N_SEEDS where a residue is masked or unknown."""
     a, b, c, d = shape[1], shape[2], shape[3], shape[4]
@@ -203,7 +200,7 @@ def _keys(seeds, start, size, shape, keys):
         keys[i] = N_SEEDS if max(v, w, x, y, z) >= 20 else key
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _occupied(keys, size, occupied, some):
     """How many of the keys the index has, and which, into `some`."""
     n = 0
@@ -214,7 +211,7 @@ def _occupied(keys, size, occupied, some):
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _extend(query, target, pairs, size, used, matrix, out, n):
     """Scores the first `size` pairs without gaps; what is good enough goes to `out` from row n on.
     Gives `out`, or a longer copy of it, and the rows of it that are used.
@@ -236,7 +233,7 @@ def _extend(query, target, pairs, size, used, matrix, out, n):
     return out, n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _alike(codes, codes_t, pairs, size):
     """Moves the pairs that are alike enough to the front, and gives their number."""
     n = 0
@@ -252,7 +249,7 @@ def _alike(codes, codes_t, pairs, size):
     return n
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _ungapped(query, target, q, p, matrix, scores):
     """The best run of scores around a pair of places; `scores` is room for them."""
     residues, bias, residues_t = query[0], query[2], target[0]
@@ -267,7 +264,7 @@ def _ungapped(query, target, q, p, matrix, scores):
     return best
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _seen(seeds, q, seeds_t, p, earlier, mask):
     """Whether the pair's seed is there at the residue before too, or an earlier shape here."""
     same = 0

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
+
+from virnucpro.homology.compiled import compiled, inlined
 
 AMINO_ACIDS = "ARNDCQEGHILKMFPSTWYVX"
 X = AMINO_ACIDS.index("X")
@@ -51,22 +52,28 @@ class Proteins:
         return self.end - self.begin
 
     @classmethod
-    def spread(cls, codes: np.ndarray, length: np.ndarray) -> tuple[Proteins, np.ndarray]:
-        """(proteins, bool [R] where `codes` went): of residue codes end to end."""
+    def spread(cls, codes: np.ndarray, length: np.ndarray) -> Proteins:
+        """Of residue codes end to end."""
         begin = GAP + np.cumsum(length + GAP) - length - GAP
-        steps = np.zeros(len(codes) + GAP * (len(length) + 1) + 1, np.int8)
-        steps[begin] += 1
-        steps[begin + length] -= 1
-        inside = np.cumsum(steps[:-1], dtype=np.int8).view(bool)
-        residues = np.full(len(inside), APART, np.uint8)
-        residues[inside] = codes
-        return cls(residues, begin, begin + length), inside
+        return cls(spread(codes, length, APART), begin, begin + length)
 
     @classmethod
     def join(cls, sequences: Sequence[bytes]) -> Proteins:
         """Of proteins in letters."""
         codes = encode_protein(b"".join(sequences))
-        return cls.spread(codes, np.array([len(s) for s in sequences], np.int64))[0]
+        return cls.spread(codes, np.array([len(s) for s in sequences], np.int64))
+
+
+@compiled
+def spread(values, length, between):
+    """uint8: the values [sum of length] with GAP times `between` before, between and after."""
+    out = np.full(len(values) + GAP * (len(length) + 1), between, np.uint8)
+    a, at = 0, GAP
+    for n in length:
+        out[at : at + n] = values[a : a + n]
+        a += n
+        at += n + GAP
+    return out
 
 
 @dataclass(frozen=True)
@@ -112,7 +119,7 @@ def _table(n: int) -> np.ndarray:
     return np.zeros((n, 5), np.int64)
 
 
-@njit(cache=True, nogil=True)
+@compiled
 def _scan(bases, edges, shortest, codon, table, residues):
     """(stretches, places for residues) of all sequences; written into `table` and `residues` where
     those have room.
@@ -144,7 +151,7 @@ def _scan(bases, edges, shortest, codon, table, residues):
     return n, total
 
 
-@njit(cache=True, nogil=True, inline="always")
+@inlined
 def _residue(bases, a, length, reverse, p, codon):
     """The residue of the codon that begins at base p of the strand."""
     if reverse:
