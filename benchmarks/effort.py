@@ -1,11 +1,12 @@
 """What `--effort` saves and what it costs, played through on chunk scores of contigs that the
 network has not seen.
 
-    python -m benchmarks.effort TABLE SCORES [--bundle DIR]
+    python -m benchmarks.effort TABLE SCORES [--bundle DIR] [--full SCORES_OF_FOLD_0 ...]
 
 TABLE and SCORES are as recipes/mini/oof.py describes them. Long sequences are put together from
 contigs of one group; prophages are viral contigs of 10 kb within 190 kb of cellular ones. Calls by
-the network alone.
+the network alone. With --full, for `--screen`: how much of what other networks call virus, each of
+the contigs of its own fold, passes the screen.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.columns import ChunkColumns, ChunkStatus, RecordColumns
 from virnucpro.calling.consensus import CallRules, call_sequences
 from virnucpro.calling.regions import find_regions
+from virnucpro.calling.screen import POINT
 from virnucpro.calling.sequential import EFFORTS, CallInputs, Effort, next_chunks
 from virnucpro.sequences.chunks import all_spans
 from virnucpro.training.bundle.scoring import call_contigs
@@ -115,6 +117,26 @@ def prophages(of_row, viral: np.ndarray, cells: np.ndarray, calibration) -> None
         print(f"{line}, {(~inside).sum()} other regions, {share:.3f} of the chunks")
 
 
+def screened(table, scores: list[Path], calibration: Calibration) -> None:
+    """How much passes a screen by the first scores, where the others are the full model's."""
+    length, found = table["length"], []
+    for path in scores:
+        answers = call_contigs(read_scores(path)[1], length, CHUNK, POLICY)[1]
+        p, ok = np.full(len(length), np.nan), np.isfinite(answers.virus_score)
+        columns = (answers.virus_score, length, answers.scored_fraction, answers.n_open_frames)
+        p[ok] = calibration.probability(*(column[ok] for column in columns))
+        found.append(p)
+    full = np.choose(table["fold"], found[1:])
+    print("| bases | contigs | called virus by the full model and kept | cellular ones kept |")
+    print("|---|---|---|---|")
+    for bases in (500, 1000, 3000, 10000):
+        rows = table["new"] & (length == bases) & np.isfinite(full) & np.isfinite(found[0])
+        kept, called = found[0][rows] >= POINT, full[rows] >= 0.5
+        cells = table["label"][rows] != 1
+        shares = f"{kept[called].mean():.4f} | {kept[cells].mean():.3f}"
+        print(f"| {bases:,} | {rows.sum():,} | {shares} |")
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(
@@ -123,6 +145,7 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("scores", type=Path)
     parser.add_argument("--bundle", type=Path, default=MINI)
+    parser.add_argument("--full", type=Path, nargs="+", default=[])
     options = parser.parse_args()
     table = dict(np.load(options.table))
     bundle = json.loads((options.bundle / "bundle.json").read_text())
@@ -142,6 +165,8 @@ def main() -> None:
         scores, lengths, frames = of_row(groups)
         return scores, frames, lengths
 
+    if options.full:
+        screened(table, [options.scores, *options.full], calibration)
     print("| bases | effort | contigs | chunks: viral | cellular | calls equal: viral | cellular |")
     print("|---|---|---|---|---|---|---|")
     for bases in (1000, 3000, 10000):

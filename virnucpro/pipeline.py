@@ -10,13 +10,12 @@ import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
-from virnucpro.calling.answers import Answers, call
+from virnucpro.calling.answers import Answers, Known, call
 from virnucpro.embedding.batches import PlannedBatches
 from virnucpro.embedding.coverage import Coverage, coverage
 from virnucpro.embedding.extract import Extraction, extract
@@ -37,14 +36,12 @@ from virnucpro.run.job import Job, join, prepare
 from virnucpro.run.preload import LoadAhead, load_ahead, load_encoder
 from virnucpro.run.records import calibration_of, run_record, with_failures, with_files
 from virnucpro.run.rounds import Rounds, add, next_job
+from virnucpro.run.screen import screen_session, screen_settings
 from virnucpro.run.session import Run, Session, finished_work_kept
 from virnucpro.run.shards import write_shard
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.table import FrameIds, FrameTable
-from virnucpro.settings import FULL, CallSettings, PredictSettings
-
-if TYPE_CHECKING:
-    from virnucpro.calling.evidence import EvidenceColumns
+from virnucpro.settings import CallSettings, PredictSettings
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +52,17 @@ def predict(
     """Carry out the run `number` of `of` of a session in this process, one of `world.size`; the
     result on the main process, None on the others.
     """
+    if settings.screen is not None:
+        first = screen_session(settings, session)
+        with session.clock.stage("screen"):
+            predict(screen_settings(settings), first, number, number + 2)  # not the last of all
+        first.end_run()
     run = session.new_run(settings, number)
     ahead_of_time = LoadAhead({}, run.device) if session.encoders else load_ahead(run)
     with ExitStack() as stack, finished_work_kept(run), ahead_of_time as ahead:
         job = prepare(run, stack) if run.world.is_main else join(run)
         session.computing = True
-        rounds = Rounds(job, run) if job and job.work and settings.effort != FULL else None
+        rounds = Rounds(job, run) if job and job.work and not settings.embeds_all else None
         done = None if job is None else _embed_rounds(job, run, session, ahead, rounds)
         session.computing = False
         if number + 1 == of:
@@ -85,7 +87,7 @@ def _embed_rounds(
     """Frames to embeddings: all of them, or a round after the other as long as a call needs more;
     the encoders stay loaded meanwhile. rounds: the main process's.
     """
-    if run.settings.effort == FULL:
+    if run.settings.embeds_all:
         return _embed_all(job, run, session, ahead)
     session = replace(session, encoders=session.encoders if session.encoders is not None else {})
     done = {entry.name: Extraction(0, 0, 0, 0, {}) for entry in run.bundle.encoders}
@@ -161,8 +163,8 @@ def _answer(
         table, call_with = with_files(job.table, run.settings.inputs), run.settings.call
         searched = find_reference(call_with.reference) is not None
         run.display.stage("searching known proteins" if searched else "calling")
-        evidence = rounds.evidence if rounds else None
-        answers = called(table, scores, covered, call_with, record, run.clock, evidence)
+        known = rounds.known if rounds else Known()
+        answers = called(table, scores, covered, call_with, record, run.clock, known)
         run.display.stage("writing tables and report")
         write_results(job.outputs, answers, record, run.clock, saved)
         return replace(_finished(job, record, run), answers=answers)
@@ -187,16 +189,14 @@ def called(
     settings: CallSettings,
     record: RunRecord,
     clock: Clock,
-    evidence: EvidenceColumns | None = None,
+    known: Known | None = None,
 ) -> Answers:
-    """Scores float32 [frames, 2] to calls, by the model of the record. evidence: where it was
-    searched already.
-    """
+    """Scores float32 [frames, 2] to calls, by the model of the record."""
     model, lost = record.model, ~covered.kept
     with clock.stage("call"):
         calibration = calibration_of(model)
         return call(
-            *(table, scores, lost, settings, model.name, calibration, covered.left_out, evidence)
+            *(table, scores, lost, settings, model.name, calibration, covered.left_out, known)
         )
 
 

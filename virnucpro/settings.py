@@ -26,6 +26,7 @@ FalsePositives = Literal["5%", "1%", "0.1%"]
 TableFormat = Literal["tsv", "tsv.gz", "parquet"]
 CallBy = Literal["model", "both"]
 Effort = Literal["full", "balanced", "quick"]
+Screen = Literal["mini"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 FEATURE_KINDS: tuple[str, ...] = get_args(FeatureKind)
 COMPILE: tuple[str, ...] = get_args(Compile)
@@ -160,6 +161,7 @@ class PredictSettings:
     batch_tokens: int | None = None
     compile: str = "auto"
     effort: str = FULL
+    screen: str | None = None
     features: str = "float32"
     min_length: int = 0
     stride: int = 0
@@ -171,6 +173,11 @@ class PredictSettings:
     partial_ok: bool = False
     no_cache: bool = False
     shard: str = ""  # i/n: only the sequences of this one of n shards
+
+    @property
+    def embeds_all(self) -> bool:
+        """Whether every chunk is embedded, whatever the scores of others."""
+        return self.effort == FULL and self.screen is None
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +306,12 @@ class Options:
         " at most 1 % of the calls differ; quick: 5 %).",
         panel=DEVICES,
     )
+    screen: Screen | None = option(
+        None,
+        "Let mini look at everything first; the model then embeds only what could be viral, the"
+        " rest is called by mini.",
+        panel=DEVICES,
+    )
     resume: bool = option(
         False,
         "Continue the unfinished run in the output directory, as the same command does by itself,"
@@ -417,19 +430,28 @@ class Options:
             raise UsageError("--resume continues and --force starts over; give one of them")
         if self.no_cache and self.cache_dir is not None:
             raise UsageError("--no-cache and --cache-dir exclude each other; give one of them")
-        if self.stride is not None and self.effort != FULL:
-            raise UsageError(
-                f"--stride searches all of a sequence and --effort {self.effort} leaves some of it"
-                " out; give one of them"
-            )
-        if self.max_fdr is not None and self.effort != FULL:
-            raise UsageError(
-                f"--max-fdr compares all sequences and --effort {self.effort} looks at each until"
-                " its own call is clear; give one of them"
-            )
+        self._check_left_out()
         if self.shard is not None:
             parse_shard(self.shard)
         self.call_settings()
+
+    def _check_left_out(self) -> None:
+        """Raise UsageError where what is asked for needs chunks that are not embedded."""
+        saving = f"--effort {self.effort}" if self.effort != FULL else f"--screen {self.screen}"
+        if self.effort == FULL and self.screen is None:
+            return
+        if self.stride is not None:
+            raise UsageError(
+                f"--stride searches all of a sequence and {saving} leaves some of it out; give one"
+                " of them"
+            )
+        if self.max_fdr is not None:
+            raise UsageError(
+                f"--max-fdr compares all sequences and {saving} looks at each only until its own"
+                " call is clear; give one of them"
+            )
+        if self.screen is not None and self.shard is not None:
+            raise UsageError("--screen cannot be divided into shards yet; give --effort instead")
 
     def arguments(self) -> list[str]:
         """The command line that says the same, less what is as usual."""
@@ -468,6 +490,7 @@ class Options:
             batch_tokens=self.batch_size,
             compile=self.compile,
             effort=self.effort,
+            screen=self.screen,
             features=self.features,
             min_length=self.min_length,
             stride=self.stride or 0,

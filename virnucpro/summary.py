@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from virnucpro.calling.answers import Known
 from virnucpro.embedding.coverage import CLASSIFY, EMBED, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.embedding.work import column, embeddable
@@ -36,8 +37,9 @@ from virnucpro.reporting.record import (
 )
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
-from virnucpro.run.identity import EFFORT, SHARD
+from virnucpro.run.identity import EFFORT, SCREEN, SHARD
 from virnucpro.run.records import with_files
+from virnucpro.run.screen import read_screen, screen_files
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.sequences.frame_columns import FrameRules
@@ -100,7 +102,8 @@ def summarize(
         )
         covered = Coverage(~lost, (), left_out)
         kept = with_files(table, inputs)
-        answers = called(kept, scores, covered, settings, record, clock)
+        screen = read_screen(directory, table) if SCREEN in before.identity else None
+        answers = called(kept, scores, covered, settings, record, clock, Known(screen=screen))
         outputs.prepare()
         if before.retry == 0:
             place.clear(but=outputs.set_aside.name)
@@ -128,6 +131,7 @@ def copied(directory: Path, to: Path, force: bool) -> Iterator[None]:
         outputs.remove()
         kept = [source.features, *(p for stem in before.stems for p in _tables(source, stem))]
         kept += [p for p in (directory / KEPT).glob("*") if p.is_file()]
+        kept += screen_files(directory)
         for path in (*filter(Path.exists, kept), source.run_json):  # the record last
             place = to / path.relative_to(directory)
             with explained(place):
@@ -291,7 +295,7 @@ def _left_out(table: FrameTable, lost: np.ndarray, before: RunRecord) -> np.ndar
     """bool [frames]: those that are not stored as the run needed no more. Of a sequence of which a
     frame failed to be embedded, what is missing counts as failed.
     """
-    if EFFORT not in before.identity:
+    if not {EFFORT, SCREEN} & before.identity.keys():
         return np.zeros(len(table), dtype=bool)
     failed = {(f.path, f.reason.partition(": ")[0]) for f in before.failures if f.stage == EMBED}
     names, inputs = table.records["name"].to_pylist(), table.records["input"].to_pylist()

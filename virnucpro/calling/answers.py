@@ -26,6 +26,7 @@ from virnucpro.calling.columns import (
 from virnucpro.calling.consensus import CallRules, call_chunks, call_sequences, call_windows
 from virnucpro.calling.mates import Reads
 from virnucpro.calling.regions import RegionColumns, RegionLimits, find_regions, note_regions
+from virnucpro.calling.screen import Screen
 from virnucpro.calling.sequential import CallInputs, HitPlaces
 from virnucpro.homology.choice import find_reference
 from virnucpro.launch import cores
@@ -75,11 +76,20 @@ class Answers:
     windows: ChunkColumns | None = None
     evidence: EvidenceColumns | None = None  # of known proteins, where they were searched
     called_by: str = "model"
+    screen: Screen | None = None  # of a model that looked first
 
     @property
     def model_label(self) -> str:
         """The model's name for tables, with a word on the full one where it was the small one."""
         return model_label(self.model)
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the sequences beside their scores."""
+
+    evidence: EvidenceColumns | None = None  # of known proteins
+    screen: Screen | None = None
 
 
 def call(
@@ -90,18 +100,16 @@ def call(
     model: str,
     calibration: Calibration | None = None,
     left_out: NDArray[np.bool_] | None = None,
-    evidence: EvidenceColumns | None = None,
+    known: Known | None = None,
 ) -> Answers:
     """The answers for the frames of `table`. scores: float32 [frames, 2] (others, virus); lost:
     bool [frames], without an embedding; left_out: those of them that were not needed. Searches the
-    reference proteins of the settings, unless their evidence is given.
+    reference proteins of the settings, unless their evidence is `known`.
     """
     table.check()
     frames = frame_columns(table.frames, scores, lost, left_out)
     rules = call_rules(table, settings)
-    return assemble(
-        table.inputs, table.records, frames, rules, model, calibration, settings, evidence
-    )
+    return assemble(table.inputs, table.records, frames, rules, model, calibration, settings, known)
 
 
 def call_rules(table: FrameTable, settings: CallSettings) -> CallRules:
@@ -119,8 +127,8 @@ def call_rules(table: FrameTable, settings: CallSettings) -> CallRules:
 def call_inputs(
     table: FrameTable, settings: CallSettings, calibration: Calibration | None
 ) -> tuple[EvidenceColumns | None, CallInputs]:
-    """What is known of the sequences of `table` before any is scored: (the evidence of known
-    proteins, what calls are made of).
+    """(The evidence of known proteins, what calls are made of beside scores) for the sequences of
+    `table`.
     """
     records = record_columns(table.records)
     evidence = _evidence(table.inputs, records, settings.reference)
@@ -142,7 +150,7 @@ def assemble(
     model: str,
     calibration: Calibration | None = None,
     settings: CallSettings | None = None,
-    evidence: EvidenceColumns | None = None,
+    known: Known | None = None,
 ) -> Answers:
     """Calls from the records and their scored frames."""
     settings = settings or CallSettings()
@@ -151,8 +159,9 @@ def assemble(
     notes = _text(record_table, "notes")
     reads = Reads.of(_text(record_table, "name"), notes, read)
     records = reads.totals()
-    if evidence is None:
-        evidence = _evidence(inputs, read, settings.reference)
+    known = known or Known()
+    evidence = known.evidence or _evidence(inputs, read, settings.reference)
+    screen = known.screen and known.screen.beside(evidence)
     if evidence is not None and reads.any_pair:  # the mate speaks of which it says more
         evidence = evidence.of_records(reads.stronger(np.abs(evidence.log_odds)))
     if rules.stride:
@@ -169,6 +178,8 @@ def assemble(
         prevalence,
         deciding,
     )
+    if screen:
+        sequences = screen.answered(sequences)
     if evidence:
         sequences.notes[evidence.evidence.plasmid_like] |= Note.plasmid_like.value
     limits = RegionLimits() if calibration is None else calibration.regions
@@ -198,6 +209,7 @@ def assemble(
         windows=windows,
         evidence=evidence,
         called_by=settings.call_by or "model",
+        screen=screen,
     )
 
 

@@ -156,14 +156,27 @@ def _call_at(
 
 def virus_like(chunks: ChunkColumns, hits: HitPlaces) -> NDArray[np.bool_]:
     """bool [chunks]: those where the best hit is with a viral protein."""
-    span = int(chunks.end.max(initial=0)) + 1
-    first = np.searchsorted(chunks.record * span + chunks.end, hits.record * span + hits.start)
-    last = np.searchsorted(
-        chunks.record * span + chunks.start, hits.record * span + hits.end, "right"
-    )
-    count = np.maximum(last - first, 0)  # of chunks that a hit overlaps
-    hit = np.repeat(np.arange(len(count)), count)
-    row = np.arange(len(hit)) - np.repeat(np.cumsum(count) - count, count) + first[hit]
+    hit, row = overlapped(chunks, hits.record, hits.start, hits.end)
     best = np.zeros((2, len(chunks)))
     np.maximum.at(best, (hits.viral[hit].astype(np.int64), row), hits.bits[hit])
     return best[1] > best[0]
+
+
+def overlapped(
+    chunks: ChunkColumns,
+    record: NDArray[np.int64],
+    start: NDArray[np.int64],
+    end: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(which stretch, which chunk) of every pair that overlaps; the stretches start..end lie in the
+    sequences `record`.
+    """
+    last_base = chunks.end.max(initial=0)
+    span = int(last_base) + 2
+    start, end = np.clip(start, 1, span - 1), np.clip(end, 0, last_base)
+    first = np.searchsorted(chunks.record * span + chunks.end, record * span + start)
+    last = np.searchsorted(chunks.record * span + chunks.start, record * span + end, "right")
+    count = np.maximum(last - first, 0)
+    stretch = np.repeat(np.arange(len(count)), count)
+    row = np.arange(len(stretch)) - np.repeat(np.cumsum(count) - count, count) + first[stretch]
+    return stretch, row

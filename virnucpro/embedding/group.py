@@ -141,7 +141,7 @@ class Announcements:
     take hours to come: the store behind the process group waits as long as it is told to.
     """
 
-    def __init__(self, run: int = 0) -> None:
+    def __init__(self, run: str = "0") -> None:
         """run: which of the runs in this process group the notes are about."""
         self._run = run
         self._shared = store_of_the_group() if dist.is_initialized() else None

@@ -26,6 +26,7 @@ from virnucpro.reporting.values import (
     Column,
     Table,
     all_rows,
+    called_by,
     calls_of,
     cellular_like,
     closest,
@@ -192,8 +193,9 @@ CONTIGS = Table(
         Column(
             "called_by",
             TEXT,
-            lambda answers, rows: pa.array([answers.called_by] * len(rows), TEXT),
-            "what `virus_probability` and the call are made of: `model`, or `both` model and hits",
+            called_by,
+            "what `virus_probability` and the call are made of: `model`, `both` model and hits, or"
+            " `screen`, the small model that looked first (`--screen`)",
         ),
     ),
 )

@@ -144,6 +144,12 @@ def calls_of(answers: Answers, records: NDArray) -> pa.Array:
     return pa.array(CALL_WORDS, TEXT).take(pa.array(answers.sequences.call[records]))
 
 
+def called_by(answers: Answers, rows: Rows) -> pa.Array:
+    """What the calls of the sequences at `rows` are made of."""
+    by_screen = np.zeros(len(rows), bool) if answers.screen is None else answers.screen.out[rows]
+    return pc.if_else(pa.array(by_screen), constant("screen"), constant(answers.called_by))
+
+
 def all_rows(part: str) -> Callable[[Answers], Rows]:
     """All rows of `answers.{part}`."""
     return lambda answers: np.arange(len(getattr(answers, part)))

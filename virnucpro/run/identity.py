@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 MOST_DIFFERENCES = 3  # named in one line
 SHARD = "--shard"  # the key of a shard's identity that a whole run does not have
-EFFORT = "--effort"  # the key of a run that may leave chunks out
+EFFORT, SCREEN = "--effort", "--screen"  # the keys of a run that may leave chunks out
 UNREADABLE = "unreadable"  # an input's value in an identity where there is no hash of its content
 
 
@@ -123,6 +123,7 @@ def identity_of(run: Run, table: FrameTable) -> dict[str, str]:
         "frames": whole_fingerprint(table, run.bundle) if shard else table.fingerprint,
         **({SHARD: shard} if shard else {}),
         **({EFFORT: run.settings.effort} if run.settings.effort != FULL else {}),
+        **({SCREEN: run.settings.screen} if run.settings.screen is not None else {}),
         "--precision": run.settings.precision,
         "--features": run.settings.features,
     }

@@ -53,7 +53,6 @@ from virnucpro.run.session import Run
 from virnucpro.run.state import Identity
 from virnucpro.sequences.table import FrameTable, open_table
 from virnucpro.sequences.table_cache import PRIVATE_TABLES
-from virnucpro.settings import FULL
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +171,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             older_rows = _older_rows(entry, table, older, run)
             work[name] = make_work(table, entry, store, tokens, older_rows)
         plans = {name: w.plan for name, w in work.items()}
-        if settings.effort == FULL:
+        if settings.embeds_all:
             check_disk(run, len(table), work, plans)
         else:  # round by round: see rounds.py
             plans = {}

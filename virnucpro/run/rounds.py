@@ -1,5 +1,5 @@
-"""Long sequences looked at chunk by chunk until their calls are clear (`--effort`): rounds of
-embedding, of which each plans the next.
+"""Sequences looked at chunk by chunk until their calls are clear (`--effort`), and those alone that
+could be viral (`--screen`): rounds of embedding, of which each plans the next.
 
 What a round holds follows from the scores of those before it, so that a run which was killed, or
 has other processes, goes through the same rounds. The main process scores and plans, the others
@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.answers import call_inputs, frame_columns
-from virnucpro.calling.columns import ChunkStatus
+from virnucpro.calling.answers import Known, call_inputs, frame_columns
+from virnucpro.calling.columns import ChunkColumns, ChunkStatus
 from virnucpro.calling.consensus import call_chunks, chunk_offsets
 from virnucpro.calling.sequential import EFFORTS, CallInputs, next_chunks
 from virnucpro.embedding.coverage import coverage
@@ -29,10 +29,8 @@ from virnucpro.errors import VirNucProError
 from virnucpro.models.classifier import Classifier
 from virnucpro.run.job import Job, check_disk, open_plans, read_note
 from virnucpro.run.records import calibration_of, model_record, with_files
+from virnucpro.run.screen import read_screen
 from virnucpro.run.session import Run
-
-if TYPE_CHECKING:
-    from virnucpro.calling.evidence import EvidenceColumns
 
 log = logging.getLogger(__name__)
 
@@ -44,13 +42,13 @@ class Rounds:
 
     def __init__(self, job: Job, run: Run):
         self._job, self._run = job, run
-        self._effort = EFFORTS[run.settings.effort]
+        self._effort = EFFORTS.get(run.settings.effort)
         self._classifier = Classifier.load(run.bundle.classifier)
         self._scores = np.full((len(job.table), 2), np.nan, np.float32)
         self._planned = {name: np.zeros(len(job.table), bool) for name in job.work}
         self._inputs: CallInputs | None = None
         self.left_out = embeddable(job.table)
-        self.evidence: EvidenceColumns | None = None
+        self.known = Known()
 
     def next(self, done: Mapping[str, Extraction]) -> dict[str, Plan] | None:
         """The plans of what is needed next; None when every call is clear. done: what was
@@ -61,9 +59,9 @@ class Rounds:
         table, inputs = self._job.table.frames, self._call_inputs()
         frames = frame_columns(table, self._scores, ~covered.kept, self.left_out)
         chunks = call_chunks(frames, inputs.records, inputs.rules)
-        wanted = next_chunks(chunks, inputs, self._effort)
+        wanted = self._wanted(chunks, inputs)
         seen = (chunks.status != ChunkStatus.not_needed).sum() + wanted.sum()
-        log.info("effort: %s of %s chunks looked at", f"{seen:,}", f"{len(wanted):,}")
+        log.info("%s of %s chunks looked at", f"{seen:,}", f"{len(wanted):,}")
         row = chunk_offsets(inputs.records)[frames.record] + (frames.chunk - 1)
         now = self.left_out & wanted[row]
         if not now.any():
@@ -79,9 +77,20 @@ class Rounds:
             with self._run.clock.stage("call"):
                 calibration = calibration_of(model_record(self._run.bundle))
                 table = with_files(self._job.table, self._run.settings.inputs)
-                settings = self._run.settings.call
-                self.evidence, self._inputs = call_inputs(table, settings, calibration)
+                settings = self._run.settings
+                evidence, self._inputs = call_inputs(table, settings.call, calibration)
+                screen = settings.screen and read_screen(settings.output_dir, table)
+                self.known = Known(evidence, screen.beside(evidence) if screen else None)
         return self._inputs
+
+    def _wanted(self, chunks: ChunkColumns, inputs: CallInputs) -> NDArray[np.bool_]:
+        """bool [chunks]: those to look at next."""
+        unseen = chunks.status == ChunkStatus.not_needed
+        wanted = next_chunks(chunks, inputs, self._effort) if self._effort else unseen
+        screen = self.known.screen
+        if screen is None:
+            return wanted
+        return np.where(screen.out[chunks.record], unseen & screen.needed(chunks), wanted)
 
     def _score(self, rows: NDArray[np.int64]) -> None:
         """Scores of the frames `rows`, which are embedded."""

@@ -241,7 +241,7 @@ def _settings_of(
             from virnucpro.embedding.group import Announcements
 
             note = {"error": getattr(error, "exit_code", 1)}
-            Announcements(number).post("job", note)
+            Announcements(str(number)).post("job", note)
         raise
 
 

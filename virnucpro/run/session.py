@@ -83,6 +83,8 @@ class Session:
     stores: list[FeatureStore] = field(default_factory=list)
     encoders: dict[str, Encoder] | None = None
     computing: bool = False
+    name: str = ""  # tells the notes of a session within another one from those of that
+    screen: Session | None = None  # of the model that looks first, once it has been opened
 
     def new_run(self, settings: PredictSettings, number: int) -> Run:
         """The run `number` of this session, from 0."""
@@ -93,7 +95,7 @@ class Session:
             self.bundle,
             self.accelerator.device,
             WorkPlace(settings.output_dir, settings.checkpoint_dir),
-            Announcements(number),
+            Announcements(f"{self.name}{number}"),
             self.display,
             self.clock,
             [*self.choices, *reference_choice(call), *effort_choice(settings.effort)],
