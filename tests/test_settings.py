@@ -47,6 +47,7 @@ OTHERS = {
     "conservative": True,
     "no_cache": True,
     "effort": "quick",
+    "screen": "mini",
 }  # that exclude some of these
 POINTS = {"relaxed": True}, {"max_fdr": 0.05}, {"false_positives": "0.1%"}
 SAMPLES = {"samplesheet": "samples.tsv"}, {"per_input": True}  # they run another function
