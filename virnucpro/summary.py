@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from virnucpro.calling.answers import Known
+from virnucpro.calling.answers import Known, reads_of
 from virnucpro.embedding.coverage import CLASSIFY, EMBED, Coverage, any_answered, scored
 from virnucpro.embedding.matrix import read_matrix
 from virnucpro.embedding.work import column, embeddable
@@ -102,7 +102,9 @@ def summarize(
         )
         covered = Coverage(~lost, (), left_out)
         kept = with_files(table, inputs)
-        screen = read_screen(directory, table) if SCREEN in before.identity else None
+        screen = (
+            read_screen(directory, reads_of(table.records)) if SCREEN in before.identity else None
+        )
         answers = called(kept, scores, covered, settings, record, clock, Known(screen=screen))
         outputs.prepare()
         if before.retry == 0:

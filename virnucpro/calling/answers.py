@@ -86,9 +86,9 @@ class Answers:
 
 @dataclass(frozen=True)
 class Known:
-    """What is known of the sequences beside their scores."""
+    """What is known beside scores."""
 
-    evidence: EvidenceColumns | None = None  # of known proteins
+    evidence: EvidenceColumns | None = None  # of known proteins, of every record
     screen: Screen | None = None
 
 
@@ -142,6 +142,19 @@ def call_inputs(
     return evidence, replace(inputs, evidence=deciding, hits=places)
 
 
+def reads_of(record_table: pa.Table) -> Reads:
+    """The records as they were read."""
+    names, notes = _text(record_table, "name"), _text(record_table, "notes")
+    return Reads.of(names, notes, record_columns(record_table))
+
+
+def of_sequences(evidence: EvidenceColumns | None, reads: Reads) -> EvidenceColumns | None:
+    """The evidence of each sequence; for a pair the mate speaks of which it says more."""
+    if evidence is None or not reads.any_pair:
+        return evidence
+    return evidence.of_records(reads.stronger(np.abs(evidence.log_odds)))
+
+
 def assemble(
     inputs: Sequence[Mapping[str, object]],
     record_table: pa.Table,
@@ -156,14 +169,12 @@ def assemble(
     settings = settings or CallSettings()
     prevalence = settings.prevalence
     read, windows = record_columns(record_table), None
-    notes = _text(record_table, "notes")
-    reads = Reads.of(_text(record_table, "name"), notes, read)
+    notes, reads = _text(record_table, "notes"), reads_of(record_table)
     records = reads.totals()
     known = known or Known()
     evidence = known.evidence or _evidence(inputs, read, settings.reference)
+    evidence = of_sequences(evidence, reads)
     screen = known.screen and known.screen.beside(evidence)
-    if evidence is not None and reads.any_pair:  # the mate speaks of which it says more
-        evidence = evidence.of_records(reads.stronger(np.abs(evidence.log_odds)))
     if rules.stride:
         of_window = frames.chunk > read.n_chunks[frames.record]
         windows = call_windows(frames.take(of_window), read, rules)

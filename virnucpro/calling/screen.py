@@ -43,6 +43,18 @@ class Screen:
             return self
         return replace(self, out=self.out & ~(evidence.log_odds > 0))
 
+    def of_records(self, sequence: NDArray[np.int64], first: NDArray[np.int64]) -> Screen:
+        """The same with a row a record. sequence: int64 [records], the sequence of each; first:
+        int64 [sequences], the first record of each.
+        """
+        return replace(
+            self,
+            out=self.out[sequence],
+            score=self.score[sequence],
+            probability=self.probability[sequence],
+            record=first[self.record],
+        )
+
     def needed(self, chunks: ChunkColumns) -> NDArray[np.bool_]:
         """bool [chunks]: those of the sequences called by the screen that are near its regions."""
         _, row = overlapped(chunks, self.record, self.start - MARGIN, self.end + MARGIN)

@@ -16,9 +16,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from virnucpro.calling.answers import Known, call_inputs, frame_columns
+from virnucpro.calling.answers import (
+    Known,
+    call_inputs,
+    frame_columns,
+    of_sequences,
+    reads_of,
+)
 from virnucpro.calling.columns import ChunkColumns, ChunkStatus
 from virnucpro.calling.consensus import call_chunks, chunk_offsets
+from virnucpro.calling.mates import Reads
+from virnucpro.calling.screen import Screen
 from virnucpro.calling.sequential import EFFORTS, CallInputs, next_chunks
 from virnucpro.embedding.coverage import coverage
 from virnucpro.embedding.extract import Extraction
@@ -48,6 +56,8 @@ class Rounds:
         self._planned = {name: np.zeros(len(job.table), bool) for name in job.work}
         self._inputs: CallInputs | None = None
         self.left_out = embeddable(job.table)
+        self._reads: Reads
+        self._screen: Screen | None = None  # of every record
         self.known = Known()
 
     def next(self, done: Mapping[str, Extraction]) -> dict[str, Plan] | None:
@@ -79,18 +89,23 @@ class Rounds:
                 table = with_files(self._job.table, self._run.settings.inputs)
                 settings = self._run.settings
                 evidence, self._inputs = call_inputs(table, settings.call, calibration)
-                screen = settings.screen and read_screen(settings.output_dir, table)
-                self.known = Known(evidence, screen.beside(evidence) if screen else None)
+                self._reads, screen = reads_of(table.records), None
+                if settings.screen is not None:
+                    screen = read_screen(settings.output_dir, self._reads)
+                    of_all = screen.beside(of_sequences(evidence, self._reads))
+                    self._screen = of_all.of_records(self._reads.sequence, self._reads.first)
+                self.known = Known(evidence, screen)
         return self._inputs
 
     def _wanted(self, chunks: ChunkColumns, inputs: CallInputs) -> NDArray[np.bool_]:
         """bool [chunks]: those to look at next."""
         unseen = chunks.status == ChunkStatus.not_needed
         wanted = next_chunks(chunks, inputs, self._effort) if self._effort else unseen
-        screen = self.known.screen
-        if screen is None:
+        wanted |= unseen & self._reads.is_mate[chunks.record]  # a pair has one call
+        if self._screen is None:
             return wanted
-        return np.where(screen.out[chunks.record], unseen & screen.needed(chunks), wanted)
+        by_screen = self._screen.out[chunks.record]
+        return np.where(by_screen, unseen & self._screen.needed(chunks), wanted)
 
     def _score(self, rows: NDArray[np.int64]) -> None:
         """Scores of the frames `rows`, which are embedded."""

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from virnucpro.calling.columns import CALL_WORDS, Call
+from virnucpro.calling.mates import Reads
 from virnucpro.calling.screen import POINT, Screen
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.models.bundle import resolve_bundle
@@ -18,7 +19,6 @@ from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.tables import read_table
 from virnucpro.run.session import Session
 from virnucpro.run.timing import Clock
-from virnucpro.sequences.table import FrameTable
 from virnucpro.settings import (
     NO_REFERENCE,
     CallPoints,
@@ -83,13 +83,13 @@ def screen_files(directory: Path) -> tuple[Path, Path]:
     return outputs.contigs, outputs.regions
 
 
-def read_screen(directory: Path, table: FrameTable) -> Screen:
-    """What the screen of the run in `directory` says of the sequences of `table`. Raises StoreError
-    where it is not there, or of others.
+def read_screen(directory: Path, reads: Reads) -> Screen:
+    """What the screen of the run in `directory` says of its sequences. Raises StoreError where it
+    is not there, or of others.
     """
     contigs, regions = map(read_table, screen_files(directory))
     names = contigs["seq_name"].to_pylist()
-    if names != table.records["name"].to_pylist():
+    if names != reads.sequence_names().to_pylist():
         raise StoreError(
             f"{directory / DIRECTORY}: is not of these inputs; start over with predict --force"
         )
