@@ -44,11 +44,11 @@ def by_length(axes: Axes, data: dict[str, Any]) -> None:
         x = [length * (1 + 0.02 * (number - 1.5)) for length in lengths]  # whiskers side by side
         values = [point[0] for point in points]
         below = [
-            value - point[1] if point[1] is not None else 0
+            max(value - point[1], 0) if point[1] is not None else 0
             for value, point in zip(values, points, strict=True)
         ]
         above = [
-            point[2] - value if point[2] is not None else 0
+            max(point[2] - value, 0) if point[2] is not None else 0
             for value, point in zip(values, points, strict=True)
         ]
         axes.errorbar(

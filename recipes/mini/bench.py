@@ -40,6 +40,7 @@ from virnucpro.training.store import Store
 
 # of half-precision files that travel: each under 16 MiB
 FILES = ("esm2", "rest")
+SETTLING = 80  # batches, for the batch-norm statistics
 
 
 @dataclass(frozen=True)
@@ -191,14 +192,14 @@ class Bench:
         self.accelerator._optimizers.clear()
         mean.swap()
         free_dnabert_s(self.network)
-        self.settle(maker)
+        self.settle(maker, SETTLING if self.device.type == "cuda" else 2)
         return took
 
-    def settle(self, maker: BatchMaker, batches: int = 80) -> None:
+    def settle(self, maker: BatchMaker, batches: int) -> None:
         """Batch-norm statistics of batches as they are trained on."""
         drawn = loader(Batches(maker, 99), self.workers)
         with self.accelerator.autocast():
-            few = list(itertools.islice(drawn, batches if self.device.type == "cuda" else 2))
+            few = list(itertools.islice(drawn, batches))
             set_batch_norm(self.network, few, self.device)
 
     def score(self, store: Store, rows: np.ndarray) -> FrameScores:

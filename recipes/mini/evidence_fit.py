@@ -60,12 +60,12 @@ class Contigs:
         return Contigs(*(getattr(self, f.name)[rows] for f in fields(self)))
 
 
-def read(table: Path, hits: Path, score: str) -> Contigs:
-    """The contigs that were searched and have this score."""
+def read(table: Path, hits: Path, score: str | None) -> Contigs:
+    """The contigs that were searched and have this score; None: all, without one."""
     with np.load(table) as z:
         columns = {name: z[name] for name in z.files}
     rows, evidence = read_features(hits, columns["length"])
-    odds = columns[score][rows]
+    odds = columns[score][rows] if score else np.zeros(len(rows))
     known = ~np.isnan(odds) & (columns["new"][rows] | (score != "logit_8"))
     category = columns["category"][rows]
     return Contigs(
@@ -218,10 +218,8 @@ def main() -> None:
     bundle = json.loads(path.read_text())
     bundle["calibration"]["evidence"] = fitted(c, "both").to_json()
     path.write_text(json.dumps(bundle, indent=2) + "\n")
-    everything = read(options.table, options.hits, "logit")
-    write_json(
-        Path(shipped.__file__).with_name("weights.json"), fitted(everything, "search").to_json()
-    )
+    everything = fitted(read(options.table, options.hits, None), "search")
+    write_json(Path(shipped.__file__).with_name("weights.json"), everything.to_json())
 
 
 if __name__ == "__main__":

@@ -1,17 +1,23 @@
 #!/usr/bin/env bash
 # `mini` from the labelled genomes, by the recipe of the version that ships (STUDY.md).
 #
+# Version 8, from nothing:
+#
 #   recipes/mini/mini_again.sh data DATA_DIR WORK           # CPU: stores, tokenizers, folds, what travels to the GPU
 #   recipes/mini/mini_again.sh gpu WORK                     # one GPU, 16 cores: 1,320 s, whatever happens
 #   recipes/mini/mini_again.sh search WORK                  # CPU, if you like: the protein search that `finish` compares mini with
 #   recipes/mini/mini_again.sh finish WORK BUNDLE           # CPU: calibration, the test side, the bundle, BUNDLE.json
 #
-# All groups dealt anew in five folds, and a network that learns from all of them (version 9, not shipped: STUDY.md):
+# Version 9, from version 8 (EIGHT: its bundle), all groups dealt anew:
 #
 #   recipes/mini/mini_again.sh deal DATA_DIR WORK           # CPU: units, folds, contigs, three parts of under 33 MiB for the GPU
-#   recipes/mini/mini_again.sh stages WORK [options]        # one GPU; goes on after the last stage that left its files in WORK/out
+#   recipes/mini/mini_again.sh warm WORK EIGHT [options]    # one GPU, 720 s: two networks without a fold each, and their mean
+#   recipes/mini/mini_again.sh ship WORK BUNDLE [HITS]      # CPU: figures, bundle, weights of evidence from HITS (evidence_hits.py), card
+#
+# Networks of five folds from nothing, which were not better (STUDY.md):
+#
+#   recipes/mini/mini_again.sh stages WORK EIGHT [options]  # one GPU; goes on after the last stage that left its files in WORK/out
 #   recipes/mini/mini_again.sh report WORK                  # CPU: WORK/mini_folds.json, and WORK/oof.npz, the scores that no training saw
-#   recipes/mini/mini_again.sh ship WORK BUNDLE             # CPU: the student as a bundle with its card
 #
 # From the repository; needs `pip install '.[train]'`, and diamond for `search`. DATA_DIR is described in STUDY.md. What follows
 # WORK in `gpu` goes to campaign.py. Only WORK/packed and WORK/packed_more need to be where the GPU is, only WORK/campaign
@@ -49,18 +55,28 @@ deal)
     py pack "$work" "$work/packed"
     ;;
 stages)
-    work=$1 && shift
-    py stages "$work/packed" "$work/out" "$@"
+    work=$1 eight=$2 && shift 2
+    py stages "$work/packed" "$work/out" --eight "$eight" "$@"
     ;;
 report)
     py oof "$1" "$1/packed" "$1/out" "$1/oof.npz"
     py fold_report "$1" "$1/packed" "$1/out" "$1/mini_folds.json"
     ;;
+warm)
+    work=$1 eight=$2 && shift 2
+    py warm "$work/packed" "$work/out" --eight "$eight" "$@"
+    ;;
 ship)
-    py ship "$1/out" "$1/packed" "$1/mini_folds.json" "$2"
+    work=$1 bundle=$2
+    py warm_report "$work" "$work/packed" "$work/out" "$work/mini_warm.json" "$work/oof.npz"
+    py ship "$work/out" "$work/packed" "$work/mini_warm.json" "$bundle"
+    if [ -n "${3:-}" ]; then
+        py evidence_fit "$work/oof.npz" "$3" "$bundle" "$work/mini_evidence.json"
+        py card "$work/mini_warm.json" "$work/mini_evidence.json" "$bundle"
+    fi
     ;;
 *)
-    echo "mini_again.sh: $stage is no stage; use data, gpu, search or finish; deal, stages, report or ship" >&2
+    echo "mini_again.sh: $stage is no stage; use data, gpu, search or finish; deal, warm or ship; stages or report" >&2
     exit 2
     ;;
 esac

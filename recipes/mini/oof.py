@@ -49,8 +49,9 @@ def table(work: Path, packed: Path, out: Path) -> tuple[Store, dict[str, Any]]:
     labels, row = genomes.store.labels.select(contigs.record), genomes.row[contigs.record]
     fold, found = genomes.fold[contigs.record], np.full(len(contigs), np.nan)
     for k in range(FOLDS):
-        mine = fold == k
-        found[mine] = log_odds(contigs, out / f"new-{k}-scores.npz")[mine]
+        mine, path = fold == k, out / f"new-{k}-scores.npz"
+        if path.exists():
+            found[mine] = log_odds(contigs, path)[mine]
     first, last = contigs.offset + 1, contigs.offset + contigs.length
     with np.load(work / "deal.npz") as z:
         unit = z["unit"][row]

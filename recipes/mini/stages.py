@@ -1,6 +1,6 @@
 """Everything of `mini` that wants a GPU, in stages that resume from files of at most 16 MiB.
 
-    python -m recipes.mini.stages PACKED OUT [--seconds 1500]
+    python -m recipes.mini.stages PACKED OUT --eight BUNDLE [--seconds 1500]
 
 PACKED is what recipes/mini/pack.py wrote. The stages, in order; one that has left its files in OUT
 is not done again:
@@ -8,7 +8,7 @@ is not done again:
 - `fold K`: a network from nothing by the recipe NEW that has not seen fold K, and its scores of
   the fold's contigs (`new-K-scores.npz`);
 - `fold K` by the recipe OLD, version 8's on the new data, of the folds in COMPARED;
-- `eight`: the scores of the bundle that ships, for the contigs of groups it has not seen;
+- `eight`: the scores of version 8, for the contigs of groups it has not seen;
 - `student`: it begins as a fold's network and learns from all groups, from the labels and from the
   answers of the folds' networks; groups that the folds got wrong are drawn more often.
 
@@ -26,7 +26,6 @@ from typing import Any
 
 import numpy as np
 
-import virnucpro
 from recipes.mini.bench import Bench, Recipe, TeacherPool, load_state
 from recipes.mini.contigs import contigs_of, harder_sets
 from recipes.mini.deal import FOLDS
@@ -136,13 +135,13 @@ class Stages:
             **found,
         )
 
-    def eight(self) -> None:
-        """Scores of the shipped bundle, of the contigs of groups that it does not know."""
+    def eight(self, bundle: Path) -> None:
+        """Scores of version 8, of the contigs of groups that it does not know."""
         if (self.options.out / "eight-scores.npz").exists():
             return
         bench = self.bench
         if not self.options.tiny:
-            load_bundle(bench.network, Path(virnucpro.__file__).parent / "models" / "mini")
+            load_bundle(bench.network, bundle)
         rows = self.some(np.flatnonzero(bench.data.genomes.new[self.contigs.record]))
         scores = bench.score(self.contigs, rows)
         self.keep("eight-scores", scores, rows)
@@ -218,7 +217,7 @@ class Stages:
             if fold in COMPARED:
                 self.fold_network(f"old-{fold}", OLD, fold, self.options.fold_seconds)
             if fold == 0:
-                self.eight()
+                self.eight(self.options.eight)
         self.student()
         self.bench.say("over")
 
@@ -230,6 +229,7 @@ def main() -> None:
     )
     parser.add_argument("packed", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument("--eight", type=Path, required=True, help="version 8")
     parser.add_argument("--seconds", type=float, default=1500.0, help="of everything")
     parser.add_argument("--fold-seconds", type=float, default=112.0, help="of a fold's training")
     parser.add_argument("--workers", type=int, default=14, help="processes that make batches")

@@ -1,15 +1,18 @@
 """Version 9 of `mini` on one GPU: version 8 goes on learning, now from all groups dealt anew.
 
-    python -m recipes.mini.warm PACKED OUT [--seconds 1480] [--fold-seconds 320]
+    python -m recipes.mini.warm PACKED OUT --eight BUNDLE [--fold-seconds 320]
 
-PACKED is what recipes/mini/pack.py wrote. The stages, in order; one that has left its files in OUT
-(each under 16 MiB) is not done again:
+PACKED is what recipes/mini/pack.py wrote, BUNDLE is version 8 (virnucpro/models/mini of commit
+e91a017, or what campaign.py and finish.py make). The stages, in order; one that has left its
+files in OUT (each under 16 MiB) is not done again:
 
+- `eight`: version 8's scores of the contigs of groups that it has not seen;
 - `warm-0`, `warm-1`: version 8 goes on without fold 0 or 1, and scores the contigs of that fold.
   On the groups that are new to version 8 (`new` of deal.py) the two can be compared: nothing like
   these was seen by either;
-- `student`: the mean of the weights of both goes on with all groups, from the labels and from the
-  answers of both networks.
+- `mean`: the network that ships, the mean of the weights of both, which were the same before they
+  parted (Wortsman and others, 2022, arXiv:2203.05482); each group was learned from by one or both.
+  The batch-norm statistics are those of new batches. A CPU does it too, in two minutes.
 
 OUT/log.jsonl has a line an event.
 """
@@ -24,12 +27,11 @@ from pathlib import Path
 
 import numpy as np
 
-import virnucpro
-from recipes.mini.bench import Recipe, TeacherPool, load_state
+from recipes.mini.bench import Recipe, load_state
 from recipes.mini.contigs import harder_sets
 from recipes.mini.lane import figures
 from recipes.mini.networks import load_bundle
-from recipes.mini.stages import AT_ONCE, KEEP_BACK, NEW, Stages
+from recipes.mini.stages import NEW, Stages
 from virnucpro.training.bundle.scoring import FrameScores
 
 FOLDS = (0, 1)
@@ -42,17 +44,17 @@ WARM = replace(
     spliced=0.15,
     seed=90,
 )
-STUDENT = replace(WARM, rate=4e-4, label_weight=0.5, seed=99)
+SETTLING = 8  # batches: the mean and variance of 4,096 frames
 
 
 class Warm(Stages):
-    """All stages on one bench, until the deadline."""
+    """All stages on one bench."""
 
     def start(self) -> None:
         """Version 8 as it ships; its training heads are not in the bundle and begin anew."""
         self.bench.rebuild(8)
         if not self.options.tiny:
-            load_bundle(self.bench.network, Path(virnucpro.__file__).parent / "models" / "mini")
+            load_bundle(self.bench.network, self.options.eight)
 
     def warm(self, fold: int) -> None:
         """Go on without `fold` and score it."""
@@ -86,28 +88,24 @@ class Warm(Stages):
         part = FrameScores(*(column[kept] for column in scores))
         return figures(self.contigs, part, rows[new], odd=False)
 
-    def student(self) -> None:
-        """The network that ships, learning from all groups for the time that is left."""
+    def mean(self) -> None:
+        """The network that ships."""
         bench, out = self.bench, self.options.out
-        if (out / "student-rest.safetensors").exists():
+        if (out / "mean-rest.safetensors").exists():
             return
-        states = [load_state(out, f"warm-{fold}") for fold in FOLDS]
-        mean = {
-            k: v if k not in states[1] else (v + states[1][k]) / 2 for k, v in states[0].items()
-        }
-        teachers = TeacherPool(bench, states, AT_ONCE, STUDENT.seed)
-        bench.network.load_state_dict(mean, strict=False)
-        bench.say("student", begins=round(self.left))
-        maker = bench.maker(STUDENT, None)
-        took = bench.train(maker, STUDENT, max(self.left - KEEP_BACK, 2.0), teachers)
-        bench.save("student")
-        bench.say("student", took=took)
+        one, other = (load_state(out, f"warm-{fold}") for fold in FOLDS)
+        state = {k: (v + other[k]) / 2 if v.is_floating_point() else v for k, v in one.items()}
+        bench.network.load_state_dict(state, strict=False)
+        bench.settle(bench.maker(WARM, None), SETTLING)
+        bench.save("mean")
+        bench.say("mean", of=[f"warm-{fold}" for fold in FOLDS])
 
     def work(self) -> None:
         """All stages in order."""
+        self.eight(self.options.eight)
         for fold in FOLDS:
             self.warm(fold)
-        self.student()
+        self.mean()
         self.bench.say("over")
 
 
@@ -118,7 +116,8 @@ def main() -> None:
     )
     parser.add_argument("packed", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seconds", type=float, default=1480.0, help="of everything")
+    parser.add_argument("--eight", type=Path, required=True, help="version 8")
+    parser.set_defaults(seconds=0.0)  # every stage has its own
     parser.add_argument("--fold-seconds", type=float, default=320.0, help="of a fold's training")
     parser.add_argument("--workers", type=int, default=14, help="processes that make batches")
     parser.add_argument("--few", type=int, default=0, help="score about so many contigs (a trial)")

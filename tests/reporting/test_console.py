@@ -25,8 +25,17 @@ def written(tmp_path, answers, **more):
     outputs = Outputs(tmp_path / LONG, ("input",))
     outputs.prepare()
     write_tables(outputs, answers)
+    identity = {"frames": "0" * 64}
     record = RunRecord(
-        {}, {}, ModelRecord("mini", 500, "open"), (), (), "float32", 0, 0, counts=counts(answers)
+        identity,
+        {},
+        ModelRecord("mini", 500, "open"),
+        (),
+        (),
+        "float32",
+        0,
+        0,
+        counts=counts(answers),
     )
     write_record(outputs, dataclasses.replace(record, **more))
     return outputs

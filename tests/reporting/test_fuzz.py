@@ -137,7 +137,7 @@ def test_no_sequence_is_missing_and_counts_agree(
     scores, lost = np.column_stack([1 - virus, virus]), rng.random(len(table)) < 0.1
     answers = assemble_answers(table, scores, lost, call, "mini", calibration)
     record = RunRecord(
-        identity={},
+        identity={"frames": "0" * 64},
         call=call_identity(call),
         model=ModelRecord("mini", 500, policy),
         inputs=(),

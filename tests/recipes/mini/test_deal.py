@@ -6,9 +6,23 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from transformers import EsmModel
 
-from recipes.mini import contig_sets, contigs, deal, fold_report, oof, pack, records, ship, stages
+from recipes.mini import (
+    bench,
+    contig_sets,
+    contigs,
+    deal,
+    fold_report,
+    oof,
+    pack,
+    records,
+    ship,
+    stages,
+    warm,
+    warm_report,
+)
 from virnucpro.training.store import Store
 
 COLUMNS = ["file", "record_id", "split", "category", "group", "cluster95", "note", "source"]
@@ -161,8 +175,8 @@ def trained(packed, tmp_path_factory):
     out, patch = tmp_path_factory.mktemp("out"), pytest.MonkeyPatch()
     patch.setattr(contigs, "SHUFFLED", ((500, 4),))
     patch.setattr(contigs, "SPLICED", 1)
-    argv = ["stages", str(packed), str(out), "--tiny", "--workers", "0", "--fold-seconds", "0.2"]
-    patch.setattr("sys.argv", [*argv, "--seconds", "1"])
+    argv = ["stages", str(packed), str(out), "--eight", ".", "--tiny", "--workers", "0"]
+    patch.setattr("sys.argv", [*argv, "--fold-seconds", "0.2", "--seconds", "1"])
     stages.main()
     patch.undo()
     return out
@@ -174,8 +188,8 @@ def test_all_stages_leave_their_files_and_are_not_done_again(packed, trained, mo
     assert wanted | {"old-0-scores.npz", "eight-scores.npz", "student-esm2.safetensors"} <= names
     before = (trained / "new-0-scores.npz").stat().st_mtime_ns
     (trained / "student-rest.safetensors").unlink()
-    argv = ["stages", str(packed), str(trained), "--tiny", "--workers", "0", "--seconds", "1"]
-    monkeypatch.setattr("sys.argv", argv)
+    argv = ["stages", str(packed), str(trained), "--eight", ".", "--tiny", "--workers", "0"]
+    monkeypatch.setattr("sys.argv", [*argv, "--seconds", "1"])
     stages.main()
     assert (trained / "new-0-scores.npz").stat().st_mtime_ns == before
     assert (trained / "student-rest.safetensors").exists()
@@ -197,8 +211,28 @@ def test_the_folds_become_figures_and_the_student_a_bundle(
     results, bundle = tmp_path / "folds.json", tmp_path / "bundle"
     fold_report.main(work, packed, trained, results)
     argv = ["ship", str(trained), str(packed), str(results), str(bundle), "--tiny"]
-    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.setattr("sys.argv", [*argv, "--network", "student"])
     ship.main()
-    assert "| 500 |" in (bundle / "README.md").read_text()
     assert json.loads((bundle / "bundle.json").read_text())["calibration"]["method"] == "logistic"
     assert EsmModel.from_pretrained(bundle / "esm2", add_pooling_layer=False)
+
+
+def test_the_warm_networks_are_measured_on_groups_that_nothing_has_seen(
+    work, packed, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(fold_report, "DRAWS", 3)
+    argv = ["warm", str(packed), str(trained), "--eight", ".", "--tiny", "--workers", "0"]
+    monkeypatch.setattr("sys.argv", [*argv, "--fold-seconds", "0.2"])
+    warm.main()
+    one, other, mean = (bench.load_state(trained, f"{n}") for n in ("warm-0", "warm-1", "mean"))
+    name = "classifier.hidden_layer.weight"
+    assert torch.allclose(mean[name], (one[name] + other[name]) / 2, atol=1e-3)
+    results, scores = tmp_path / "warm.json", tmp_path / "oof.npz"
+    warm_report.main(work, packed, trained, results, scores)
+    with np.load(scores) as z:
+        known = ~np.isnan(z["logit"])
+        assert (known == (z["new"] & np.isin(z["fold"], warm.FOLDS))).all()
+    argv = ["ship", str(trained), str(packed), str(results), str(tmp_path / "bundle"), "--tiny"]
+    monkeypatch.setattr("sys.argv", argv)
+    ship.main()
+    assert json.loads((tmp_path / "bundle/bundle.json").read_text())["version"] == "9"
