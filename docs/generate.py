@@ -105,13 +105,13 @@ def by_length(name: str) -> str:
     return "\n".join(rows) + "\n"
 
 
-def by_group(name: str) -> str:
-    """The figures of a plot by group, in per cent, with their intervals."""
+def by_class(name: str) -> str:
+    """The counts of a plot by class."""
     data = json.loads((DOCS / "pictures" / f"{name}.json").read_text())
     rows = [f"| class | {' | '.join(data['series'])} |", "|---|" + "---:|" * len(data["series"])]
-    for number, group in enumerate(data["groups"]):
-        points = [points[number] for points in data["series"].values()]
-        rows.append(f"| {group} | {' | '.join(_with_interval(*p, digits=1) for p in points)} |")
+    for number, group in enumerate(data["classes"]):
+        counts = [counts[number] for counts in data["series"].values()]
+        rows.append(f"| {group} | {' | '.join(f'{n} of {of}' for n, of in counts)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -125,6 +125,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "the options of all commands": options,
     "the figures of accuracy": lambda: by_length("accuracy"),
     "the figures of calibration": lambda: by_length("calibration"),
+    "the false positives by class": lambda: by_class("false_positives"),
 } | {
     f"the columns of {table.name}": lambda table=table: columns(table)
     for table in TABLES

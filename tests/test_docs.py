@@ -169,6 +169,14 @@ def test_pictures_show_the_figures_of_the_pages(name, page):
     assert shown and [value for value in shown if f" {value} " not in text] == []
 
 
+def test_false_positives_are_drawn_as_they_were_measured():
+    data = json.loads((ROOT / "docs" / "pictures" / "false_positives.json").read_text())
+    measured = json.loads((ROOT / "recipes" / "mini" / "mini_evidence.json").read_text())
+    for name, counts in data["series"].items():
+        found = measured[re.sub(r"\D", "", name)]["both"]["false_positives"]
+        assert counts == [found.get(one, [0, 0])[:2] for one in data["classes"]]
+
+
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives a page's headings."""
     headings = re.findall(r"^#+ (.*)", page.read_text(), flags=re.MULTILINE)

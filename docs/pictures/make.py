@@ -80,35 +80,57 @@ def bars(axes: Axes, data: dict[str, Any]) -> None:
     axes.set_xlabel(data["title"])
 
 
-def grouped_bars(axes: Axes, data: dict[str, Any]) -> None:
-    """Bars of several series beside each other, with intervals."""
-    width = 0.8 / len(data["series"])
-    for number, (name, points) in enumerate(data["series"].items()):
-        x = [
-            place + (number - (len(data["series"]) - 1) / 2) * width
-            for place in range(len(data["groups"]))
-        ]
-        heights = [point[0] for point in points]
-        limits = [
-            [
-                height - point[1] if point[1] is not None else 0
-                for height, point in zip(heights, points, strict=True)
-            ],
-            [
-                point[2] - height if point[2] is not None else 0
-                for height, point in zip(heights, points, strict=True)
-            ],
-        ]
+def classes(axes: Axes, data: dict[str, Any]) -> None:
+    """Shares of several classes and series, from [called, of all], with 95 % Wilson intervals."""
+    places = range(len(data["classes"]))
+    for number, (name, counts) in enumerate(data["series"].items()):
+        x = [place + 0.3 * (number - (len(data["series"]) - 1) / 2) for place in places]
+        shares = [called / of if of else 0.0 for called, of in counts]
+        limits = [wilson(called, of) for called, of in counts]
+        below = [100 * (share - low) for share, (low, _) in zip(shares, limits, strict=True)]
+        above = [100 * (high - share) for share, (_, high) in zip(shares, limits, strict=True)]
+        heights = [100 * share for share in shares]
+        error = {"elinewidth": 1, "ecolor": COLOURS[0], "capsize": 2}
         axes.bar(
             x,
             heights,
-            width * 0.92,
-            yerr=limits,
+            0.28,
+            yerr=[below, above],
             color=COLOURS[number + 1],
             label=name,
-            error_kw={"elinewidth": 1, "ecolor": COLOURS[0]},
+            error_kw=error,
         )
-    axes.set_xticks(range(len(data["groups"])), data["groups"])
+    axes.set_xticks(places, data["classes"])
+
+
+def wilson(called: int, of: int) -> tuple[float, float]:
+    """95 % limits of a share; the share itself where nothing was counted."""
+    if not of:
+        return 0.0, 0.0
+    z, share = 1.96, called / of
+    middle = (share + z * z / 2 / of) / (1 + z * z / of)
+    half = z / (1 + z * z / of) * (share * (1 - share) / of + z * z / 4 / of / of) ** 0.5
+    return min(max(middle - half, 0.0), share), max(min(middle + half, 1.0), share)
+
+
+def refresh() -> None:
+    """Write what is drawn of mini's measurements."""
+    measured = json.loads((HERE.parents[1] / "recipes" / "mini" / "mini_evidence.json").read_text())
+    names = sorted(measured["500"]["both"]["false_positives"])
+    series = {
+        f"{int(length):,} bases": [
+            measured[length]["both"]["false_positives"].get(name, [0, 0])[:2] for name in names
+        ]
+        for length in ("500", "3000")
+    }
+    data = {
+        "kind": "classes",
+        "y": "% of a class called virus",
+        "limits": [0, 70],
+        "classes": names,
+        "series": series,
+    }
+    (HERE / "false_positives.json").write_text(json.dumps(data) + "\n")
 
 
 def against_ideal(axes: Axes, data: dict[str, Any]) -> None:
@@ -127,7 +149,7 @@ def against_ideal(axes: Axes, data: dict[str, Any]) -> None:
 KINDS: dict[str, Callable[[Axes, dict[str, Any]], None]] = {
     "by length": by_length,
     "bars": bars,
-    "grouped bars": grouped_bars,
+    "classes": classes,
     "against ideal": against_ideal,
 }
 
@@ -178,6 +200,7 @@ def report(page: Path, theme: str) -> None:
 
 
 if __name__ == "__main__":
+    refresh()
     for each in THEMES:
         for path in sorted(HERE.glob("*.json")):
             plot(path, each)

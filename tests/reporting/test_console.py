@@ -68,6 +68,19 @@ def test_short_sequences_and_regions_elsewhere_are_told(tmp_path, golden):
     assert "2 virus-like regions in 1 sequence not called virus" in text
 
 
+def test_the_closest_family_of_a_hit_is_shown_where_proteins_were_searched(tmp_path, golden):
+    outputs = written(tmp_path, golden)
+    assert "closest family" not in printed(outputs)
+    header, *rows = outputs.virus_summary.read_text().splitlines()
+    at = header.split("\t").index("closest_family")
+    cells = [row.split("\t") for row in rows]
+    cells[0][at] = "Autographiviridae"
+    outputs.virus_summary.write_text("\n".join([header, *map("\t".join, cells)]) + "\n")
+    text = printed(outputs)
+    assert "closest family" in text and "Autographiviridae" in text
+    assert max(len(line) for line in text.splitlines() if LONG not in line) <= 80
+
+
 def test_names_are_data(tmp_path, golden):
     names = pa.array(["[bold red]x[/] [/nonsense]"] * len(golden.names), pa.large_string())
     outputs = written(tmp_path, dataclasses.replace(golden, names=names))

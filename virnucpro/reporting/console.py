@@ -22,6 +22,7 @@ from virnucpro.reporting.result import Result
 log = logging.getLogger(__name__)
 
 TOP = 10  # hits shown
+NA = "NA"
 CALLS = ("virus", "ambiguous", "non-virus", "too_short", "not_scored")
 CALL_STYLES = {"virus": "bold cyan", "ambiguous": "yellow", "too_short": "dim", "not_scored": "dim"}
 assert set(CALLS) == set(CALL_WORDS)
@@ -98,14 +99,18 @@ def _hits(outputs: Outputs, record: RunRecord) -> Table:
         table.add_column(heading, justify="right", no_wrap=True)
     with open(outputs.virus_summary, encoding="utf-8") as lines:
         columns = next(lines).rstrip("\n").split("\t")
-        for line in islice(lines, TOP):
-            row = dict(zip(columns, line.rstrip("\n").split("\t"), strict=True))
-            table.add_row(
-                Text(row["seq_name"]),
-                f"{int(row['length']):,}",
-                row[score],
-                f"{row['n_scored']} of {row['n_chunks']}",
-            )
+        rows = [
+            dict(zip(columns, line.rstrip("\n").split("\t"), strict=True))
+            for line in islice(lines, TOP)
+        ]
+    searched = any(row.get("closest_family", NA) != NA for row in rows)
+    if searched:
+        table.add_column("closest family", overflow="ellipsis", no_wrap=True, max_width=20)
+    for row in rows:
+        known = [Text(row["closest_family"])] if searched else []
+        scored = f"{row['n_scored']} of {row['n_chunks']}"
+        length = f"{int(row['length']):,}"
+        table.add_row(Text(row["seq_name"]), length, row[score], scored, *known)
     if record.counts["virus"] > TOP:
         table.add_row(Text(f"and {record.counts['virus'] - TOP:,} more", "dim"))
     return table
