@@ -59,3 +59,10 @@ def test_an_option_is_one_field():
     assert (found.exit_code, given[0].max_length) == (0, 5), found.output
     assert given[0].arguments() == ["--max-length=5"]
     assert "Skip longer sequences" in CliRunner().invoke(app, ["--help"]).output
+
+
+def test_the_way_of_a_sequence_is_twelve_files_that_are_there():
+    table = PAGE.partition("Twelve files lead")[2].partition("\n## ")[0]
+    files = re.findall(r"^\| `([\w/]+\.py)` \|", table, re.M)
+    package = Path(__file__).parents[1] / "virnucpro"
+    assert len(files) == 12 and all((package / name).is_file() for name in files), files

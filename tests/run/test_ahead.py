@@ -19,7 +19,8 @@ from command import GOLDEN, GOLDEN_MODEL, environment, virnucpro
 from virnucpro import cli
 from virnucpro.launch import World, cores
 from virnucpro.models.bundle import resolve_bundle
-from virnucpro.run.ahead import BUILDER_VARIABLE, LARGE, read_table, reading_ahead
+from virnucpro.run.ahead import BUILDER_VARIABLE, LARGE, reading_ahead
+from virnucpro.run.job import read_table
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.settings import ModelSettings, PredictSettings
 

@@ -85,8 +85,8 @@ def list_models() -> list[Row]:
         where = str(directory) if directory.is_dir() else "-"
         rows.append(Row(name, state, published.chunk_length, where, what))
     if (MINI / "bundle.json").is_file():
-        length = read_spec(MINI).chunk_length
-        rows.append(Row("mini", "installed", length, str(MINI), "small, shipped with the program"))
+        what, chunk_length = "small, shipped with the program", read_spec(MINI).chunk_length
+        rows.append(Row("mini", "installed", chunk_length, str(MINI), what))
     for file in sorted(models_dir().glob("*/bundle.json")):
         name = file.parent.name
         if name in PUBLISHED:

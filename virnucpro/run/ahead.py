@@ -1,5 +1,4 @@
-"""A run's inputs -> its table of frames; large ones are read by a process beside while the main
-process still imports torch.
+"""Large inputs are read by a process beside while the main process still imports torch.
 
 Knows which rules and tokenizers a run reads with. The process beside builds the same cached table
 under the same lock, and whoever wants it then waits for that. It has nothing to report: where it
@@ -19,7 +18,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from types import FrameType
@@ -34,10 +33,7 @@ from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.table import FrameTable, fingerprint_of
 from virnucpro.sequences.table_cache import (
-    PRIVATE_TABLES,
-    TablePlaces,
     build_ahead,
-    build_or_open,
 )
 from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import PredictSettings
@@ -53,18 +49,6 @@ SECONDS_TO_END = 5.0
 PROGRAM = (
     "import sys; sys.path[:] = {path!r}; from virnucpro.run.ahead import read_beside; read_beside()"
 )
-
-
-def read_table(
-    settings: PredictSettings, bundle: Bundle, say: Callable[[str], object]
-) -> FrameTable:
-    """The table, built now or taken from the cache.
-
-    Errors: UsageError for a wrong stride, those of `build_or_open`.
-    """
-    private = settings.output_dir / PRIVATE_TABLES
-    places = TablePlaces(settings.cache_dir, private, not settings.no_cache)
-    return build_or_open(*_wanted(settings, bundle), places, say, os.environ.get(BUILDER_VARIABLE))
 
 
 def whole_fingerprint(table: FrameTable, bundle: Bundle) -> str:
@@ -108,7 +92,9 @@ def read_beside() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(VirNucProError):
         bundle, _ = resolve_bundle(settings.model)
-        build_ahead(*_wanted(settings, bundle), settings.cache_dir, os.environ[BUILDER_VARIABLE])
+        build_ahead(
+            *what_to_read(settings, bundle), settings.cache_dir, os.environ[BUILDER_VARIABLE]
+        )
 
 
 def check_stride(settings: PredictSettings, bundle: Bundle) -> None:
@@ -121,9 +107,12 @@ def check_stride(settings: PredictSettings, bundle: Bundle) -> None:
         )
 
 
-def _wanted(
+def what_to_read(
     settings: PredictSettings, bundle: Bundle
 ) -> tuple[Sequence[InputFile], FrameRules, Tokenizers]:
+    """The inputs, the rules that cut them into frames, and the tokenizers. Errors: UsageError for
+    a wrong stride.
+    """
     check_stride(settings, bundle)
     rules = FrameRules(
         bundle.chunk_length,

@@ -8,51 +8,49 @@ part of a run, computes nothing but a sample of old rows.
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import torch
 
 from virnucpro import __version__
 from virnucpro.calling.answers import record_columns
 from virnucpro.calling.mates import Reads
 from virnucpro.embedding.coverage import any_answered, check_any_answered
 from virnucpro.embedding.matrix import check_room
-from virnucpro.embedding.older import OlderWork, find_older_work, import_older_rows, same_model
 from virnucpro.embedding.plan import Plan
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import (
-    ImportRows,
-    TokenColumn,
     Work,
     batch_tokens,
-    longest_tokens,
     make_work,
 )
 from virnucpro.errors import StoreError, VirNucProError
+from virnucpro.models.bundle import Bundle
 from virnucpro.models.choices import preferred_tokens
 from virnucpro.models.classifier import Classifier
-from virnucpro.models.encoder import Encoder
-from virnucpro.models.encoders import EncoderEntry
-from virnucpro.models.packing import pack
 from virnucpro.reporting.log import logging_to
 from virnucpro.reporting.outputs import Outputs
 from virnucpro.reporting.reasons import short_sequences
 from virnucpro.reporting.record import write_failures
-from virnucpro.run.ahead import read_table
+from virnucpro.run.ahead import BUILDER_VARIABLE, what_to_read
 from virnucpro.run.identity import has_finished, identity_of
-from virnucpro.run.preload import load_encoder
+from virnucpro.run.older import older_rows, older_work
 from virnucpro.run.session import Run
 from virnucpro.run.state import Identity
 from virnucpro.sequences.table import FrameTable, open_table
-from virnucpro.sequences.table_cache import PRIVATE_TABLES
+from virnucpro.sequences.table_cache import (
+    PRIVATE_TABLES,
+    TablePlaces,
+    build_or_open,
+)
+from virnucpro.settings import PredictSettings
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +140,7 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
             return None
         outputs.prepare()
         place.write_identity(identity)
-        older = _older_work(run)
+        older = older_work(run)
         work, dtype, hashes = (
             {},
             "float16" if settings.features == "float16" else "float32",
@@ -168,8 +166,8 @@ def _make_job(run: Run, stack: ExitStack) -> Job | None:
                 settings.batch_tokens,
                 int(preferred_tokens(run.device, entry.tiles).value),
             )
-            older_rows = _older_rows(entry, table, older, run)
-            work[name] = make_work(table, entry, store, tokens, older_rows)
+            rows = older_rows(entry, table, older, run)
+            work[name] = make_work(table, entry, store, tokens, rows)
         plans = {name: w.plan for name, w in work.items()}
         if settings.embeds_all:
             check_disk(run, len(table), work, plans)
@@ -270,40 +268,14 @@ def check_disk(run: Run, frames: int, work: dict[str, Work], plans: Mapping[str,
         check_room(run.place.hidden, matrix, "--output-dir")
 
 
-def _older_work(run: Run) -> OlderWork | None:
-    """What an older program left in the output directory; taken up with `--resume` only."""
-    if run.settings.resume:
-        return find_older_work(run.settings.output_dir)
-    with suppress(StoreError):
-        if found := find_older_work(run.settings.output_dir):
-            log.info("%s: with --resume it would be taken up", found)
-    return None
+def read_table(
+    settings: PredictSettings, bundle: Bundle, say: Callable[[str], object]
+) -> FrameTable:
+    """The table, built now or taken from the cache.
 
-
-def _older_rows(
-    entry: EncoderEntry, table: FrameTable, older: OlderWork | None, run: Run
-) -> ImportRows | None:
-    """How `make_work` gets an encoder's rows out of `older`, with this run's model to compare them
-    with.
+    Errors: UsageError for a wrong stride, those of `build_or_open`.
     """
-    if older is None:
-        return None
-    token_ids, longest = TokenColumn(table, entry), longest_tokens(table, entry)
-    loaded: list[Encoder] = []
-
-    @torch.inference_mode()
-    def embed(rows: np.ndarray) -> np.ndarray:
-        if not loaded:
-            loaded.append(load_encoder(entry, run))
-        parts = []
-        for row in rows.tolist():
-            batch = pack(token_ids(np.array([row])), longest, loaded[0].pad_id, max_length=longest)
-            parts.append(loaded[0].embed(batch.to(run.device)).cpu().numpy())
-        return np.concatenate(parts)
-
-    def agrees(rows: np.ndarray, old: np.ndarray) -> bool:
-        return same_model(old, embed(rows), run.settings.precision)
-
-    return lambda sharing, store, done: import_older_rows(
-        older, entry.name, table, run.bundle.widths, sharing, store, done, agrees
-    )
+    private = settings.output_dir / PRIVATE_TABLES
+    places = TablePlaces(settings.cache_dir, private, not settings.no_cache)
+    builder = os.environ.get(BUILDER_VARIABLE)
+    return build_or_open(*what_to_read(settings, bundle), places, say, builder)
