@@ -14,7 +14,8 @@ from urllib.parse import quote
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.files import digest, write_text, xxh3_of
 from virnucpro.reporting.outputs import Outputs
-from virnucpro.reporting.record import RunRecord, plain, read_record
+from virnucpro.reporting.record import RunRecord, read_record
+from virnucpro.reporting.typed import plain
 
 if TYPE_CHECKING:
     from rocrate.rocrate import ROCrate

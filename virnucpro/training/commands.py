@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from virnucpro.errors import Interrupted, UsageError
-from virnucpro.tools.commands import command
+from virnucpro.options import command
 from virnucpro.training.settings import (
     CalibrateSettings,
     EvaluateSettings,
