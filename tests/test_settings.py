@@ -81,6 +81,13 @@ def test_every_option_is_tried_here():
         ({"precision": "int4"}, "--precision int4: choose one of auto, bf16, fp16, fp32, int8"),
         ({"min_length": -1}, "--min-length -1: give 0 or more"),
         ({"batch_size": 0}, "--batch-size 0: give 1 or more"),
+        (
+            {"batch_size": 10**30},
+            "--batch-size 1000000000000000000000000000000: give 16,777,216 or",
+        ),
+        ({"threads": 10**30}, "--threads 1000000000000000000000000000000: give 4,096 or less"),
+        ({"num_processes": 10**9}, "--num-processes 1000000000: give 4,096 or less"),
+        ({"min_length": 10**9}, "--min-length 1000000000: give 999,999,999 or less"),
         ({"chunk_length": 3}, "--chunk-length 3: give 30 or more"),
         ({"resume": True, "force": True}, "give one of them"),
         ({"max_fdr": 5}, "--max-fdr 5: a share of false calls lies between 0 and 1"),

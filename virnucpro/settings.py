@@ -36,6 +36,9 @@ FRAME_POLICIES: tuple[str, ...] = ("open", "longest", STRETCHES)
 SHORTEST_CHUNK, LONGEST_CHUNK = 30, 100_000  # bases
 
 MOST_SHARDS = 100_000
+MOST_BASES = 999_999_999  # of a length
+MOST_PROCESSES = 4096  # or threads; more is a slip of the pen
+MOST_TOKENS = 1 << 24  # of a batch
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
 NO_REFERENCE, SHIPPED = "none", "shipped"
@@ -220,6 +223,7 @@ class Options:
         panel=INPUTS,
         metavar="BASES",
         min=0,
+        max=MOST_BASES,
     )
     stride: int | None = option(
         None,
@@ -274,6 +278,7 @@ class Options:
         "How many processes to start where no GPU is used. Default: 1.",
         panel=DEVICES,
         metavar="N",
+        max=MOST_PROCESSES,
     )
     threads: int | None = option(
         None,
@@ -281,6 +286,7 @@ class Options:
         panel=DEVICES,
         metavar="N",
         min=1,
+        max=MOST_PROCESSES,
     )
     precision: Precision = option(
         "auto",
@@ -296,6 +302,7 @@ class Options:
         panel=DEVICES,
         metavar="TOKENS",
         min=1,
+        max=MOST_TOKENS,
     )
     compile: Compile = option(
         "auto", "The program's own, faster model code; off: plain PyTorch.", panel=DEVICES
@@ -423,9 +430,13 @@ class Options:
     def __post_init__(self) -> None:
         check_words(self)
         for one in fields(self):
-            value, least = getattr(self, one.name), one.metadata["option"].min
-            if value is not None and least is not None and value < least:
-                raise UsageError(f"{flag(one.name)} {value}: give {least} or more")
+            value, meaning = getattr(self, one.name), one.metadata["option"]
+            if value is None:
+                continue
+            if meaning.min is not None and value < meaning.min:
+                raise UsageError(f"{flag(one.name)} {value}: give {meaning.min} or more")
+            if meaning.max is not None and value > meaning.max:
+                raise UsageError(f"{flag(one.name)} {value}: give {meaning.max:,} or less")
         if self.resume and self.force:
             raise UsageError("--resume continues and --force starts over; give one of them")
         if self.no_cache and self.cache_dir is not None:

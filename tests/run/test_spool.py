@@ -23,6 +23,7 @@ from virnucpro.run.start import default_output
 from virnucpro.sequences.reader import UnreadableInput, read_records
 
 ALONE = World(launched=False)
+LAUNCHED = World(True, self_launched=True)
 TEXT = b">a\nACGT\n>b\nGG\n"
 
 
@@ -60,7 +61,7 @@ def test_a_pipe_is_read_once_and_kept_while_the_run_lasts(tmp_path, pipe):
         for _ in range(2):
             assert [record.name for record in read_records(files[0])] == ["a", "b"]
         # as a process of our own launch sees it
-        assert run_inputs(given, tmp_path / "out", World(True), stack) == files
+        assert run_inputs(given, tmp_path / "out", LAUNCHED, stack) == files
     assert not (tmp_path / "out").exists() and SPOOL_VARIABLE not in os.environ
 
 
@@ -166,3 +167,11 @@ def test_a_pipe_in_processes_of_our_own(tmp_path):
     assert run.returncode == 0, error_line(run)
     rows = (tmp_path / "out" / "contigs.tsv").read_text().splitlines()
     assert rows[1].startswith("a\tstdin\t") and len(rows) > 3
+
+
+def test_the_variable_of_another_run_means_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv(SPOOL_VARIABLE, str(tmp_path / "elsewhere"))
+    (tmp_path / "a.fa").write_bytes(TEXT)
+    with ExitStack() as stack:
+        (file,) = run_inputs([str(tmp_path / "a.fa")], tmp_path / "out", ALONE, stack)
+    assert file.path == tmp_path / "a.fa" and SPOOL_VARIABLE not in os.environ

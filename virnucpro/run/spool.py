@@ -47,6 +47,8 @@ def run_inputs(
         raise UsageError(
             "input -: standard input cannot be mixed with files; name files, or - alone"
         )
+    if not world.self_launched:  # left over from elsewhere
+        os.environ.pop(SPOOL_VARIABLE, None)
     spool = os.environ.get(SPOOL_VARIABLE)
     if spool is None:
         once = {name: str(place) for place, name in enumerate(given) if is_read_once(name)}
