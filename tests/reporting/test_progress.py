@@ -107,6 +107,15 @@ def test_many_processes_fit_a_screen():
     assert "and 48 more" in shown(terminal(), display.render())
 
 
+def test_stages_of_several_rounds_have_a_line_each():
+    display = Dashboard(terminal())
+    for _ in range(5):
+        display.embedding("ESM-2", 3, 1)
+        display.stage("planning")
+    text = shown(terminal(), display.render())
+    assert text.count("ESM-2") == 1 and len(text.splitlines()) == 3
+
+
 def test_log_lines_appear_above_the_dashboard(capsys):
     logger = logging.getLogger("virnucpro")
     import sys

@@ -184,7 +184,7 @@ class Dashboard(Display):
     def __init__(self, console: Console, memory: Memory | None = None) -> None:
         super().__init__(memory)
         self._console = console
-        self._finished: list[tuple[str, float]] = []
+        self._finished: dict[str, float] = {}  # seconds, of all rounds and samples
         self._live = Live(
             console=console, get_renderable=self.render, refresh_per_second=4, transient=True
         )
@@ -218,14 +218,15 @@ class Dashboard(Display):
 
     def _close(self) -> None:
         if self.counters.stage:
-            self._finished.append((self.counters.stage, time.monotonic() - self.counters.began))
+            name, seconds = self.counters.stage, time.monotonic() - self.counters.began
+            self._finished[name] = self._finished.get(name, 0.0) + seconds
 
     def render(self) -> Group:
         """The picture of this moment."""
         counters = self.counters
         parts: list = [
             Text(f"  ✓ {name}  {clock(seconds)}", style="green dim")
-            for name, seconds in self._finished
+            for name, seconds in self._finished.items()
         ]
         if counters.stage:
             now = time.monotonic() - counters.began
