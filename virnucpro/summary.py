@@ -87,6 +87,13 @@ def summarize(
             )
         settings = settings.of_model(model.calibration)
         left_out = _left_out(table, lost, before)
+        same_tables = replace(settings, table_format=before.call.get("--table-format", "tsv"))
+        if left_out.any() and call_identity(same_tables) != before.call:
+            log.warning(
+                "%s: chunks were left out that the calls of the run did not need; calls that are"
+                " made otherwise may need them: predict --effort full looks at all",
+                directory,
+            )
         answered = scored(table, ~lost, scores, left_out)
         earlier = (failure for failure in before.failures if failure.stage != CLASSIFY)
         failures = (*earlier, *answered.failures)

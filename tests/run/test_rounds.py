@@ -97,7 +97,7 @@ def test_two_processes_look_at_the_same_chunks(place, whole):
     assert contents(place / "two") == contents(whole)
 
 
-def test_shards_and_summarize_know_what_was_not_needed(place, whole):
+def test_shards_and_summarize_know_what_was_not_needed(place, whole, capsys):
     for number in (1, 2):
         shard = ["--shard", f"{number}/2", "--effort", "balanced"]
         assert predict(place, f"shard{number}", *shard) == 0
@@ -107,6 +107,10 @@ def test_shards_and_summarize_know_what_was_not_needed(place, whole):
     again = ["--cache-dir", str(place / "cache"), *POINT, "-o", str(place / "again")]
     assert cli.run(["summarize", str(whole), *again]) == 0
     assert contents(place / "again") == contents(whole)
+    capsys.readouterr()
+    other = ["--cache-dir", str(place / "cache"), "--min-score", "0.6", "-o", str(place / "other")]
+    assert cli.run(["summarize", str(whole), *other]) == 0
+    assert "chunks were left out" in capsys.readouterr().err
 
 
 def test_another_effort_is_another_run(place, whole, capsys):
