@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -159,6 +160,34 @@ def test_a_path_that_may_not_be_looked_at_is_one_line(tmp_path, capfd, monkeypat
     assert cli.run(["predict", str(path)]) == 1
     said = capfd.readouterr().err
     assert f"virnucpro: error: {path}: cannot be opened: Permission denied; " in said
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (MemoryError(), "not enough memory"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+            "not enough memory",
+        ),
+        (ImportError("x.so: failed to map segment from shared object"), "not enough memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "not enough memory"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), "ulimit -u"),
+        (OSError(errno.EMFILE, "Too many open files", "x"), "ulimit -n"),
+        (OSError(errno.ENOSPC, "No space left on device", "x"), "x: no space left"),
+        (ValueError("no such"), "unexpected ValueError: no such"),
+    ],
+)
+def test_a_limit_of_the_machine_is_no_error_of_the_program(monkeypatch, capsys, error, said):
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr("virnucpro.models.library.list_models", fail)
+    assert cli.run(["models", "list"]) == 1
+    line = capsys.readouterr().err
+    assert said in line and line.count("\n") == 1
+    assert ("unexpected" in line) == isinstance(error, ValueError)
 
 
 @pytest.mark.parametrize(("stop", "code"), [(SystemExit(143), 143), (KeyboardInterrupt(), 130)])

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from virnucpro import __version__
-from virnucpro.errors import UsageError, VirNucProError, one_line
+from virnucpro.errors import UsageError, VirNucProError, limit_behind, one_line
 from virnucpro.run import commands as of_runs
 from virnucpro.run.hints import command_hint, option_hint
 from virnucpro.run.home import ensure_home
@@ -169,8 +169,8 @@ def _signal_within(error: BaseException | None) -> int | None:
 
 
 def _unexpected(error: Exception, verbose: bool, world: Any) -> int:
-    """Say what nobody has foreseen; the exit code."""
-    what = (
+    """Say what nobody has foreseen, or which limit was reached; the exit code."""
+    what = limit_behind(error) or (
         f"unexpected {type(error).__name__}: {error}; run again with -v for details and report it"
     )
     _complain(VirNucProError(what), verbose, world)

@@ -5,6 +5,7 @@ Knows the exit codes of the program; does not print and does not exit.
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 
 
@@ -15,6 +16,37 @@ class VirNucProError(Exception):
 
     def __init__(self, message: str):
         super().__init__(escaped(one_line(message)))
+
+
+NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
+
+
+def limit_behind(error: Exception) -> str:
+    """The limit of the machine or the job that an error comes from, and what to do; "" for others.
+
+    Errors of libraries without a type of their own are known by their words.
+    """
+    number, text = getattr(error, "errno", None), str(error)
+    if "can't start new thread" in text or isinstance(error, BlockingIOError):
+        return (
+            "no further thread or process can be started; raise the limit of processes or of memory"
+            " (ulimit -u, -v)"
+        )
+    if (
+        isinstance(error, MemoryError)
+        or number == errno.ENOMEM
+        or any(w in text for w in NO_MEMORY)
+    ):
+        return (
+            "not enough memory; free some, raise its limit (ulimit -v, or the job's), or give a"
+            " smaller --batch-size"
+        )
+    if number in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; raise the limit of open files (ulimit -n)"
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        where = getattr(error, "filename", None) or "the disk"
+        return f"{where}: no space left; free some and run the same command again"
+    return ""
 
 
 class UsageError(VirNucProError):

@@ -46,6 +46,7 @@ def test_prepare_clears_what_a_killed_run_left(tmp_path):
 def test_links_in_a_circle_are_one_line(tmp_path):
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     Outputs(tmp_path / "out").refuse_inputs([tmp_path / "loop"])  # it fails when it is read
+    Outputs(tmp_path / "out").refuse_inputs([tmp_path / "a\0b"])
     outputs = Outputs(tmp_path / "loop" / "out")
     outputs.refuse_inputs([tmp_path / "a.fa"])
     with pytest.raises(OutputError, match="loop/out: cannot be written"):

@@ -225,7 +225,7 @@ def refuse_inputs(
     ours |= _numbered(more)
     for path in given:
         found = set()
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             found = {_file_number(path.lstat()), _file_number(path.stat())} & ours.keys()
         inside = [folder for folder in (_real(path), *_real(path).parents) if folder in hidden]
         if found or inside:
@@ -251,8 +251,10 @@ def refuse_one_directory(folders: Iterable[Path]) -> None:
 
 
 def _real(path: Path) -> Path:
-    """Without links; unlike Path.resolve it takes links in a circle, which fail when opened."""
-    return Path(os.path.realpath(path))
+    """Without links; what no file can be called stays, and fails when it is opened."""
+    with contextlib.suppress(ValueError):
+        return Path(os.path.realpath(path))
+    return path
 
 
 def _numbered(paths: Iterable[Path]) -> dict[tuple[int, int], Path]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
-from virnucpro.errors import StoreError, VirNucProError, escaped, one_line
+from virnucpro.errors import StoreError, VirNucProError, escaped, limit_behind, one_line
 from virnucpro.files import explained, make_directory, read_json, write_json, write_text, writing
 from virnucpro.reporting.record import RunRecord, read_record
 
@@ -78,7 +78,8 @@ def failed(name: str, error: BaseException) -> SampleOutcome:
     """The outcome of a sample that ended with `error`."""
     if isinstance(error, VirNucProError):
         return SampleOutcome(name, error.exit_code, str(error))
-    what = f"unexpected {type(error).__name__}: {error}; report it"
+    what = isinstance(error, Exception) and limit_behind(error)
+    what = what or f"unexpected {type(error).__name__}: {error}; report it"
     return SampleOutcome(name, 1, escaped(one_line(what)))
 
 
