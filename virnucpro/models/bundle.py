@@ -21,6 +21,7 @@ import os
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,12 @@ from virnucpro.models.encoders import (
     as_listed,
     encoders_of,
     published_encoders,
+    read_tokenizers,
 )
 from virnucpro.models.files import directory_digest, file_digest, models_dir
 from virnucpro.models.parts import CLASSIFIER, Part, parse_part
 from virnucpro.models.weights import read_table
+from virnucpro.sequences.tokens import Tokenizers
 from virnucpro.settings import (
     FRAME_POLICIES,
     LONGEST_CHUNK,
@@ -57,7 +60,7 @@ ADVICE = "correct it, or take it from the bundle's source again"
 MINI = Path(__file__).parent / "mini"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bundle:
     """A bundle whose parts are all on this machine: directories of encoders by their names, and the
     file of a classifier.
@@ -83,6 +86,13 @@ class Bundle:
     def encoders(self) -> tuple[EncoderEntry, ...]:
         """In the order of a feature row."""
         return encoders_of(self.directories)
+
+    @cached_property
+    def tokenizers(self) -> Tokenizers:
+        """Of the encoders; many samples share them, as making one takes a third of a second.
+        Raises ModelError.
+        """
+        return read_tokenizers(self.directories)
 
     @property
     def widths(self) -> dict[str, int]:

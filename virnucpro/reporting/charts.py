@@ -31,6 +31,8 @@ ROLES = {
 }
 LENGTH_EDGES = (0, 500, 1000, 3000, 10_000, 30_000, 100_000)
 LENGTH_NAMES = ("< 500", "500-1k", "1k-3k", "3k-10k", "10k-30k", "30k-100k", "≥ 100k")
+# in inches; in points: what lies left of the numbers beside the axes, and a digit of these
+CHART_SIZE, POINTS_OF_LABEL, POINTS_OF_DIGIT = (6.2, 2.9), 24, 5.5
 LENGTH_TICKS = tuple(n * 10**power for power in range(10) for n in (1, 3))
 # in inches: the size of a track, the part below its axes and the height of these; rows of arrows
 TRACK_SIZE, TRACK_BELOW, TRACK_HEIGHT, ARROWS_HEIGHT = (9.6, 0.95), 0.24, 0.6, 0.36
@@ -66,15 +68,10 @@ def score_histogram(
     score: NDArray[np.float64], call: NDArray[np.str_], points: Sequence[float], label: str
 ) -> str:
     """How many sequences have which score, stacked by call; `points` are drawn as lines."""
-    figure, axes = _figure(6.2, 2.9)
     bins = np.linspace(0, 1, 41)
-    _stack(
-        axes,
-        bins[:-1],
-        [np.histogram(score[call == word], bins)[0] for word in CALLS],
-        0.025 * 0.92,
-        "edge",
-    )
+    counts = [np.histogram(score[call == word], bins)[0] for word in CALLS]
+    figure, axes = _figure(*CHART_SIZE, _margins(f"{np.sum(counts, axis=0).max():,}"))
+    _stack(axes, bins[:-1], counts, 0.025 * 0.92, "edge")
     for point in sorted(set(points)):
         axes.axvline(point, color=ROLES["line"], lw=1, ls=(0, (4, 3)))
     axes.set(xlim=(0, 1), xlabel=label, ylabel="sequences")
@@ -88,7 +85,7 @@ def length_against_score(
     """Length and score of every sequence: points in the colours of the calls where they are few,
     else a map of how many there are, the darker the more (on a logarithmic scale).
     """
-    figure, axes = _figure(6.2, 2.9)
+    figure, axes = _figure(*CHART_SIZE, _margins("0.0"))
     axes.set_xscale("log")
     if len(length):
         # a decade at least, so that a single sequence has an axis to be read by
@@ -136,7 +133,7 @@ def calls_by_length(length: NDArray[np.int64], call: NDArray[np.str_]) -> str:
     """The share of each call among the sequences of each range of lengths, with their
     number above.
     """
-    figure, axes = _figure(6.2, 2.9)
+    figure, axes = _figure(*CHART_SIZE, _margins("100"))
     group = np.searchsorted(LENGTH_EDGES, length, side="right") - 1
     totals = np.bincount(group, minlength=len(LENGTH_NAMES))
     x = np.arange(len(LENGTH_NAMES))
@@ -167,7 +164,7 @@ def track(data: Track) -> str:
         "bottom": TRACK_BELOW / height,
         "top": (TRACK_BELOW + TRACK_HEIGHT) / height,
     }
-    figure, axes = _figure(width, height, margins=margins)
+    figure, axes = _figure(width, height, margins)
     edges, scores = _binned(data)
     gap = np.isnan(scores)
     axes.stairs(np.where(gap, 1.0, 0.0), edges, fill=True, color=ROLES["gap"], lw=0)
@@ -265,19 +262,33 @@ def _boxes(axes, left, right, bottom, top, color: str = ROLES["virus"], alpha: f
     axes.add_patch(PathPatch(Path(corners, codes), facecolor=color, alpha=alpha, lw=0))
 
 
-def _figure(width: float, height: float, margins: Mapping[str, float] | None = None):
+def _margins(widest: str) -> Mapping[str, float]:
+    """The edges of a chart's axes as shares of the chart, for numbers beside them as long as
+    `widest`. Matplotlib would find them by drawing twice more, half of a small run's report.
+    """
+    width, height = (72 * inches for inches in CHART_SIZE)
+    left = POINTS_OF_LABEL + POINTS_OF_DIGIT * len(widest)
+    return {
+        "left": left / width,
+        "right": 1 - 10 / width,
+        "bottom": 36 / height,
+        "top": 1 - 6 / height,
+    }
+
+
+def _figure(width: float, height: float, margins: Mapping[str, float]):
     """An empty, quiet pair of axes; `width` and `height` in inches of 72 points.
 
-    margins: edges of the axes as shares of the figure, where they are known: to find them takes as
-    long as to draw.
+    margins: edges of the axes as shares of the figure.
     """
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout=None if margins else "constrained")
-    if margins:
-        figure.subplots_adjust(**margins)
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(**margins)
+    figure.patch.set_alpha(0)
     axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(ROLES["grid"])
@@ -294,11 +305,13 @@ def _svg(figure, label: str) -> str:
     data.
     """
     import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
     stream = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "virnucpro"}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
+        # `savefig` would draw everything once before, to find a layout that is known here
+        FigureCanvasSVG(figure).print_svg(stream, metadata=nothing)
     text = stream.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.S)

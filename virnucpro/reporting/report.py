@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -28,6 +26,7 @@ from virnucpro.reporting import charts
 from virnucpro.reporting.citation import CITATIONS
 from virnucpro.reporting.multiqc import ORDER, calls_by_input
 from virnucpro.reporting.outputs import Outputs
+from virnucpro.reporting.pages import asset, template
 from virnucpro.reporting.reasons import reasons
 from virnucpro.reporting.relatives import MOST_FAMILIES, arrows, families, relative
 from virnucpro.reporting.tables import counts
@@ -71,7 +70,6 @@ MOST_REGIONS = 100
 MOST_REGION_TRACKS = 8
 MOST_INPUTS = 100
 MOST_FAILURES = 10
-MOST_LETTERS = 200  # of a name; a page is not the place for longer ones
 TRACK_CHUNKS = 3  # a sequence with fewer scored ones has no course to show
 
 # stand elsewhere
@@ -89,24 +87,10 @@ def write_report(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) 
 
 def render(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> str:
     """The page as text."""
-    import jinja2
     from markupsafe import Markup
 
-    folder = files("virnucpro.reporting")
-    style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("report.css", "report.js")
-    )
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    environment.filters["score"] = lambda value: "NA" if math.isnan(value) else f"{value:.4f}"
-    environment.filters["percent"] = lambda value: (
-        "NA" if math.isnan(value) else f"{100 * value:.0f} %"
-    )
-    environment.filters["short"] = shortened
-    template = environment.from_string((folder / "report.html").read_text(encoding="utf-8"))
-    return template.render(
+    style, script = asset("report.css"), asset("report.js")
+    return template("report.html").render(
         **page(outputs, answers, record),
         style=Markup(style),
         script=Markup(script),
@@ -330,11 +314,6 @@ def _words(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " ".join(_words(item) for item in value)
     return "" if value is None else str(value)
-
-
-def shortened(text: str) -> str:
-    """A name that fits a page."""
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
 
 
 def policy_hash(script: str) -> str:

@@ -7,11 +7,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 
 from virnucpro.errors import StoreError, VirNucProError, escaped, limit_behind, one_line
 from virnucpro.files import explained, make_directory, read_json, write_json, write_text, writing
+from virnucpro.reporting.pages import asset, template
 from virnucpro.reporting.record import RunRecord, read_record
 
 SUMMARY, INDEX, STATUS = "summary.tsv", "index.html", "status.json"
@@ -156,18 +156,11 @@ def _row(sample: SampleOutcome) -> list[str]:
 
 def render(samples: Sequence[SampleOutcome]) -> str:
     """The page of all samples: self-contained, but for its links to the samples' own reports."""
-    import jinja2
     from markupsafe import Markup
 
-    folder = files("virnucpro.reporting")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = lambda value: f"{value:,}"
-    template = environment.from_string((folder / "samples.html").read_text(encoding="utf-8"))
     total = {key: sum(sample.counts.get(key, 0) for sample in samples) for key in COUNTS}
-    return template.render(
+    return template("samples.html").render(
         samples=samples,
         total=total,
-        style=Markup((folder / "report.css").read_text(encoding="utf-8")),
+        style=Markup(asset("report.css")),
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from typing import Protocol
 
@@ -95,8 +96,14 @@ def dated(record: RunRecord) -> RunRecord:
         working_directory=os.getcwd(),
         finished=datetime.now(timezone.utc).isoformat(timespec="seconds"),
         python=platform.python_version(),
-        libraries={name: metadata.version(name) for name in LIBRARIES},
+        libraries=versions_of_libraries(),
     )
+
+
+@cache
+def versions_of_libraries() -> Mapping[str, str]:
+    """Of those that decide a digit of the result."""
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def throughput(seconds: Mapping[str, float], record: RunRecord) -> dict[str, dict[str, float]]:

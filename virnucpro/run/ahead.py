@@ -26,7 +26,6 @@ from types import FrameType
 from virnucpro.errors import UsageError, VirNucProError
 from virnucpro.launch import World, cores
 from virnucpro.models.bundle import Bundle, resolve_bundle
-from virnucpro.models.encoders import read_tokenizers
 from virnucpro.run.stopping import SIGNALS
 from virnucpro.run.workers import module_path
 from virnucpro.sequences.frame_columns import FrameRules
@@ -54,8 +53,7 @@ PROGRAM = (
 def whole_fingerprint(table: FrameTable, bundle: Bundle) -> str:
     """The fingerprint of the table that the shards of `table` make together."""
     hashes = [file["sha256"] for file in table.inputs]
-    tokenizers = read_tokenizers(bundle.directories)
-    return fingerprint_of(hashes, replace(table.rules, shard=""), tokenizers)
+    return fingerprint_of(hashes, replace(table.rules, shard=""), bundle.tokenizers)
 
 
 @contextmanager
@@ -121,7 +119,7 @@ def what_to_read(
         settings.stride,
         settings.shard,
     )
-    return settings.inputs, rules, read_tokenizers(bundle.directories)
+    return settings.inputs, rules, bundle.tokenizers
 
 
 def _are_large(inputs: Sequence[InputFile]) -> bool:
