@@ -21,7 +21,7 @@ class VirNucProError(Exception):
 NO_MEMORY = ("failed to map segment", "annot allocate memory", "can't allocate memory")
 
 
-def limit_behind(error: Exception) -> str:
+def limit_behind(error: BaseException) -> str:
     """The limit of the machine or the job that an error comes from, and what to do; "" for others.
 
     Errors of libraries without a type of their own are known by their words.

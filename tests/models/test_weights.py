@@ -133,6 +133,18 @@ def test_a_truncated_safetensors_file_says_so(bundle, tmp_path):
         load_esm2(tmp_path / "esm2", "cpu", "fp32")
 
 
+def test_too_little_memory_is_not_taken_for_a_broken_file(bundle, monkeypatch):
+    """As under `ulimit -v`; else gigabytes would be downloaded again."""
+
+    def refuse(*_, **__):
+        raise RuntimeError("unable to mmap 1432532 bytes: Cannot allocate memory (12)")
+
+    monkeypatch.setattr("safetensors.safe_open", refuse)
+    with pytest.raises(ModelError, match="cannot be read: not enough memory") as caught:
+        load_esm2(bundle / "esm2", "cpu", "fp32")
+    assert "download" not in str(caught.value)
+
+
 def test_a_bert_that_is_no_esm_is_refused(bundle):
     with pytest.raises(ModelError, match="model_type is 'bert', where this encoder has 'esm'"):
         load_esm2(bundle / "dnabert_s", "cpu", "fp32")

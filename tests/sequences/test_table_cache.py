@@ -137,6 +137,19 @@ def test_a_table_that_another_user_has_put_there_is_built_again(table_of, monkey
     assert not again.reused or again.frames.to_pydict() == expected
 
 
+def test_too_little_memory_costs_no_table(table_of, monkeypatch, warned):
+    directory = table_of().directory
+
+    def refuse(*_, **__):
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    with monkeypatch.context() as poor:
+        poor.setattr(table_module.mmap, "mmap", refuse)
+        with pytest.raises(StoreError, match="cannot be read: not enough memory"):
+            table_of()
+    assert table_of().reused and directory.exists() and not warned
+
+
 def test_a_link_in_the_place_of_a_users_directory_is_not_followed(tmp_path, table_of, warned):
     (tmp_path / "cache" / "virnucpro").mkdir(parents=True)
     (tmp_path / "precious").mkdir()

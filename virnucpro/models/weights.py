@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from virnucpro.errors import ModelError
+from virnucpro.errors import ModelError, limit_behind
 from virnucpro.files import is_plain_name
 from virnucpro.models.pickles import RefusedGlobal, check_pickled
 
@@ -158,8 +158,10 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         with safetensors.safe_open(file, "pt") as opened:
             return {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no iterator)
     except (safetensors.SafetensorError, OSError) as error:
+        _check_limit(file, error)
         raise ModelError(f"{file}: not a complete safetensors file ({error}); {again}") from None
     except (ValueError, TypeError, AttributeError, RuntimeError, KeyError, MemoryError) as error:
+        _check_limit(file, error)
         reason = f"{type(error).__name__}: {error}"
         raise ModelError(f"{file}: not a usable safetensors file ({reason}); {again}") from None
 
@@ -190,10 +192,17 @@ def load_checked(file: Path, classes: dict[str, type] | None = None) -> Any:
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}; name a file of weights") from None
     except (ValueError, MemoryError) as error:
+        _check_limit(file, error)
         raise ModelError(
             f"{file}: not a readable weights file ({error}); download it again"
         ) from None
     return load_restricted(file, tuple((kind, name) for name, kind in classes.items()))
+
+
+def _check_limit(file: Path, error: Exception) -> None:
+    """Raise ModelError where the machine and not the file is why it cannot be read."""
+    if limit := limit_behind(error):
+        raise ModelError(f"{file}: cannot be read: {limit}") from None
 
 
 def _refused(file: Path, name: str) -> ModelError:
@@ -222,6 +231,7 @@ def load_restricted(file: Path, safe_globals: tuple = ()) -> Any:
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         if named:
             raise _refused(file, named[1]) from None
+        _check_limit(file, error)
         raise ModelError(
             f"{file}: not a readable weights file ({type(error).__name__}); download it again"
         ) from None

@@ -78,8 +78,7 @@ def failed(name: str, error: BaseException) -> SampleOutcome:
     """The outcome of a sample that ended with `error`."""
     if isinstance(error, VirNucProError):
         return SampleOutcome(name, error.exit_code, str(error))
-    what = isinstance(error, Exception) and limit_behind(error)
-    what = what or f"unexpected {type(error).__name__}: {error}; report it"
+    what = limit_behind(error) or f"unexpected {type(error).__name__}: {error}; report it"
     return SampleOutcome(name, 1, escaped(one_line(what)))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from virnucpro.errors import StoreError, one_line
+from virnucpro.errors import StoreError, limit_behind, one_line
 from virnucpro.files import CACHE, FULL, OUTPUT, Purpose, make_directory
 from virnucpro.locks import Lock
 from virnucpro.sequences.cache import Hold, keep_below_limit
@@ -192,6 +192,8 @@ def _reusable(
     try:
         return open_table(directory, inputs, builder)
     except StoreError as error:
+        if limit := limit_behind(error.__cause__ or error):
+            raise StoreError(f"{directory}: cannot be read: {limit}") from error
         log.warning("frames: the cached table is damaged and is built again (%s)", error)
         shutil.rmtree(directory)
         return None
