@@ -68,16 +68,20 @@ def test_short_sequences_and_regions_elsewhere_are_told(tmp_path, golden):
     assert "2 virus-like regions in 1 sequence not called virus" in text
 
 
-def test_the_closest_family_of_a_hit_is_shown_where_proteins_were_searched(tmp_path, golden):
+def test_the_closest_family_or_virus_of_a_hit_is_shown_where_proteins_were_searched(
+    tmp_path, golden
+):
     outputs = written(tmp_path, golden)
-    assert "closest family" not in printed(outputs)
+    assert "closest known" not in printed(outputs)
     header, *rows = outputs.virus_summary.read_text().splitlines()
-    at = header.split("\t").index("closest_family")
+    virus, family = (header.split("\t").index(f"closest_{name}") for name in ("virus", "family"))
     cells = [row.split("\t") for row in rows]
-    cells[0][at] = "Autographiviridae"
+    cells[0][virus], cells[0][family] = "Enterobacteria phage T7", "Autographiviridae"
+    cells[1][virus] = "a virus without a family"
     outputs.virus_summary.write_text("\n".join([header, *map("\t".join, cells)]) + "\n")
     text = printed(outputs)
-    assert "closest family" in text and "Autographiviridae" in text
+    assert "closest known" in text and "Autographiviridae" in text
+    assert "a virus without" in text and "phage T7" not in text
     assert max(len(line) for line in text.splitlines() if LONG not in line) <= 80
 
 

@@ -103,11 +103,12 @@ def _hits(outputs: Outputs, record: RunRecord) -> Table:
             dict(zip(columns, line.rstrip("\n").split("\t"), strict=True))
             for line in islice(lines, TOP)
         ]
-    searched = any(row.get("closest_family", NA) != NA for row in rows)
+    searched = any(row.get("closest_virus", NA) != NA for row in rows)
     if searched:
-        table.add_column("closest family", overflow="ellipsis", no_wrap=True, max_width=20)
+        table.add_column("closest known", overflow="ellipsis", no_wrap=True, max_width=24)
     for row in rows:
-        known = [Text(row["closest_family"])] if searched else []
+        family = row.get("closest_family", NA)
+        known = [Text(row["closest_virus"] if family == NA else family)] if searched else []
         scored = f"{row['n_scored']} of {row['n_chunks']}"
         length = f"{int(row['length']):,}"
         table.add_row(Text(row["seq_name"]), length, row[score], scored, *known)
