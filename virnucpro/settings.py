@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -41,6 +41,10 @@ MOST_PROCESSES = 4096  # or threads; more is a slip of the pen
 MOST_TOKENS = 1 << 24  # of a batch
 
 RELAXED, DEFAULT, CONSERVATIVE = 0.3, 0.5, 0.8
+PRESETS = {"relaxed": RELAXED, "default": DEFAULT, "conservative": CONSERVATIVE}
+# shares of cellular sequences that are called virus by the presets of a model with such points
+PROMISED = {"relaxed": "5%", "default": "1%", "conservative": "0.1%"}
+AMBIGUOUS = PROMISED["relaxed"]
 NO_REFERENCE, SHIPPED = "none", "shipped"
 REFERENCE_VARIABLE = "VIRNUCPRO_REFERENCE"  # what --reference is where it is not given
 FULL = "full"  # the effort that scores every chunk
@@ -71,13 +75,15 @@ class Choice:
 class CallPoints:
     """Thresholds on a sequence's score: at or over `virus` it is called virus, at or over `relaxed`
     ambiguous. Instead of `virus`: the fdr of a sequence that is called virus is at most `max_fdr`,
-    or as many cells as `false_positives` says are called virus by the model's own points.
+    or as many cells as `false_positives` says are called virus, by points of the model, which a
+    `preset` stands for where the model has them.
     """
 
     virus: float = DEFAULT
     relaxed: float = RELAXED
     max_fdr: float | None = None
     false_positives: str | None = None
+    preset: str | None = "default"
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.virus <= 1.0:
@@ -91,14 +97,22 @@ class CallPoints:
                 " value such as 0.05"
             )
 
+    def of_model(self, measured: Collection[str]) -> CallPoints:
+        """The points for a model that has some for the `measured` shares of false positives."""
+        share = self.false_positives or PROMISED.get(self.preset or "")
+        return replace(self, false_positives=share if share in measured else None)
+
     @property
     def rule(self) -> str:
-        """What is called virus, in words."""
+        """What is called virus and what ambiguous, in words."""
         if self.max_fdr is not None:
-            return f"virus where the fdr is at most {self.max_fdr}"
+            return f"virus where fdr is at most {self.max_fdr}, ambiguous from {self.relaxed}"
         if self.false_positives is not None:
-            return f"virus from the value that {self.false_positives} of cells of its length reach"
-        return f"virus from {self.virus}"
+            return (
+                f"virus from the value that {self.false_positives} of cellular sequences of its"
+                f" length reach, ambiguous from that of {AMBIGUOUS}"
+            )
+        return f"virus from {self.virus}, ambiguous from {self.relaxed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +160,13 @@ class CallSettings:
         call_by = self.call_by or ("both" if weighs and reference != NO_REFERENCE else "model")
         if self.points.max_fdr is not None and not calibration and call_by != "both":
             raise UsageError("--max-fdr: this model has no probabilities; add --call-by both")
-        if self.points.false_positives is not None and not (weighs and call_by == "both"):
+        evidence = (calibration or {}).get("evidence", {}) if call_by == "both" else {}
+        points = self.points.of_model(evidence.get("points", ()))
+        if points.false_positives is None and self.points.false_positives is not None:
             raise UsageError(
                 "--false-positives: was measured for mini with --call-by both; give --min-score"
             )
-        return replace(self, reference=reference, call_by=call_by)
+        return replace(self, points=points, reference=reference, call_by=call_by)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,18 +381,24 @@ class Options:
     )
     min_score: float | None = option(
         None,
-        "Call a sequence virus from this score on, between 0 and 1. Default: 0.5.",
+        "Call a sequence virus from this score on, between 0 and 1. Default: 0.5, or the model's"
+        " points at which 1 % of cellular sequences are called so (mini).",
         panel=CALLS,
         metavar="SCORE",
     )
     conservative: bool = option(
         False,
-        "Virus from 0.8 on: fewer false positives, fewer viruses.",
+        "Fewer false positives, fewer viruses: virus from 0.8 on, or, by models with measured"
+        " points (mini), where 0.1 % of cellular sequences are called so.",
         "--conservative",
         panel=CALLS,
     )
     relaxed: bool = option(
-        False, "Virus from 0.3 on: more viruses, more false positives.", "--relaxed", panel=CALLS
+        False,
+        "More viruses, more false positives: virus from 0.3 on, or, by models with measured points,"
+        " where 5 % of cellular sequences are called so.",
+        "--relaxed",
+        panel=CALLS,
     )
     max_fdr: float | None = option(
         None,
@@ -543,9 +565,10 @@ def call_points(
             "--min-score, --conservative, --relaxed, --max-fdr and --false-positives exclude each"
             " other; give one of them"
         )
-    preset = CONSERVATIVE if conservative else RELAXED if relaxed else DEFAULT
-    virus = preset if min_score is None else min_score
-    return CallPoints(virus, min(virus, RELAXED), max_fdr, false_positives)
+    name = "conservative" if conservative else "relaxed" if relaxed else "default"
+    virus = PRESETS[name] if min_score is None else min_score
+    preset = name if min_score is None and max_fdr is None else None
+    return CallPoints(virus, min(virus, RELAXED), max_fdr, false_positives, preset)
 
 
 def _path(given: Path | str | None) -> Path | None:

@@ -116,12 +116,20 @@ def wilson(called: int, of: int) -> tuple[float, float]:
 def refresh() -> None:
     """Write what is drawn of mini's measurements."""
     measured = json.loads((HERE.parents[1] / "recipes" / "mini" / "mini_evidence.json").read_text())
-    names = sorted(measured["500"]["both"]["false_positives"])
+    for name, figure in (("accuracy", "auroc"), ("calibration", "calibration_error")):
+        path = HERE / f"{name}.json"
+        data = json.loads(path.read_text())
+        for label, model in (("network and known proteins", "both"), ("network alone", "network")):
+            data["series"][label] = [
+                [round(value, 3) for value in measured[str(length)][model][figure]]
+                for length in data["lengths"]
+            ]
+        path.write_text(json.dumps(data) + "\n")
+    called = {n: measured[n]["points"]["1%"]["false_positives"] for n in ("500", "3000")}
+    names = sorted(called["500"])
     series = {
-        f"{int(length):,} bases": [
-            measured[length]["both"]["false_positives"].get(name, [0, 0])[:2] for name in names
-        ]
-        for length in ("500", "3000")
+        f"{int(length):,} bases": [of.get(name, [0, 0]) for name in names]
+        for length, of in called.items()
     }
     data = {
         "kind": "classes",

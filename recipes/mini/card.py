@@ -11,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from recipes.mini.evidence_fit import IDENTITIES
 from virnucpro.files import write_text
 
 LENGTHS = ("300", "500", "1000", "3000", "10000")  # bases of the contigs
@@ -46,6 +47,7 @@ HOW = {
     "network": ("virnucpro-folds", "network alone"),
     "both": ("virnucpro-folds-with-known-proteins", "network and known proteins"),
 }
+MODELS = ("network", "search", "both")
 TEXT = Path(__file__).with_suffix(".md")  # with places for the figures
 
 
@@ -61,7 +63,7 @@ def with_interval(values: list[float]) -> str:
 
 def called(counts: dict[str, list[int]], category: str) -> str:
     """Which of the contigs of a category are called virus."""
-    n, of, _ = counts.get(category, [0, 0, 0])
+    n, of = counts.get(category, [0, 0])
     return f"{n} of {of}" if of else "-"
 
 
@@ -79,15 +81,24 @@ def accuracy_row(length: str, of: dict) -> str:
     return f"| {int(length):,} | {groups} | " + " | ".join(cells) + " |"
 
 
-def calls_row(length: str, both: dict) -> str:
+def calls_row(length: str, of: dict) -> str:
     """A line of the second table."""
-    kinds = [called(both["false_positives"], c) for c in ("plasmids", "bacteria", "fungi")]
+    default = of["points"]["1%"]
+    kinds = [called(default["false_positives"], c) for c in ("plasmids", "bacteria", "fungi")]
     figures = [
-        share(both["recall"][0]),
-        share(both["false_positive_rate"][0]),
-        f"{both['calibration_error'][0]:.3f}",
+        f"{default['point']:.2f}",
+        share(default["recall"][0]),
+        share(default["false_positive_rate"][0]),
+        f"{of['both']['calibration_error'][0]:.3f}",
     ]
     return f"| {int(length):,} | " + " | ".join(figures + kinds) + " |"
+
+
+def identity_row(name: str, of: dict) -> str:
+    """A line of the third table: recall by the identity of the closest known viral protein."""
+    found = [of[model]["recall_at_5pct_by_identity"].get(name) for model in MODELS]
+    n = next(filter(None, found), [0, 0])[1]
+    return f"| {name} | {n} | " + " | ".join(share(f[0]) if f else "-" for f in found) + " |"
 
 
 def card(warm: dict, evidence: dict, version: str) -> str:
@@ -105,7 +116,7 @@ def card(warm: dict, evidence: dict, version: str) -> str:
         for name, (kind, how) in HOW.items()
         for n in LISTED
     ]
-    worst = evidence["3000 and more"]["both"]["worst_tenth"]
+    worst = evidence["3000 and more"]
     took = [e["took"]["seconds"] for e in warm["log"] if e["event"] == "fold"]
     eight = ", ".join(
         f"{warm['version 8'][n]['auroc'][0]:.3f} ({int(n):,} bases; these networks "
@@ -115,12 +126,12 @@ def card(warm: dict, evidence: dict, version: str) -> str:
     text = TEXT.read_text().format(
         version=version,
         rows="\n".join(accuracy_row(n, evidence[n]) for n in LENGTHS),
-        calls="\n".join(calls_row(n, evidence[n]["both"]) for n in LENGTHS),
-        viruses=share(worst["viruses"]),
-        cells=share(worst["cells"]),
-        nothing=share(evidence["500"]["both"]["recall_by_identity"]["no hit"][0]),
+        calls="\n".join(calls_row(n, evidence[n]) for n in LENGTHS),
+        viruses=share(worst["worst tenth of viruses"]),
+        cells=share(worst["worst tenth of cells"]),
+        identity="\n".join(identity_row(name, evidence["500"]) for name in IDENTITIES),
         eight=eight,
-        archaea=f"{evidence['500']['both']['false_positives']['archaea'][1]} contigs of 500 bases",
+        archaea=evidence["500"]["points"]["1%"]["false_positives"]["archaea"][1],
         seconds=sum(took) / len(took),
     )
     return HEAD + "".join(heads) + "---\n\n" + text

@@ -29,11 +29,11 @@ BATCH = 2_000_000  # bases
 MOST_HITS = 60  # hits of a stretch, of which the group's own proteins are dropped
 # by length: of viruses, and of each category of cells
 MOST_CONTIGS = {
-    300: (400, 100),
-    500: (1200, 250),
-    1000: (600, 150),
-    3000: (600, 200),
-    10000: (200, 40),
+    300: (400, 200),
+    500: (1200, 600),
+    1000: (600, 350),
+    3000: (600, 400),
+    10000: (200, 80),
 }
 
 
@@ -72,7 +72,9 @@ def own_of_units(
 
 
 def sample(table: dict[str, np.ndarray], seed: int = 21) -> np.ndarray:
-    """Rows of MOST_CONTIGS of every category and length, of all its groups in turn, mixed."""
+    """Rows of MOST_CONTIGS with a score of every category and length, of all its groups in turn,
+    mixed.
+    """
     rng, n = np.random.default_rng(seed), len(table["length"])
     order, turn = rng.permutation(n), np.zeros(n)
     seen: dict[tuple[str, str, int], int] = defaultdict(int)
@@ -85,6 +87,7 @@ def sample(table: dict[str, np.ndarray], seed: int = 21) -> np.ndarray:
     for category in sorted(set(table["category"].tolist())):
         for length, (viral, other) in MOST_CONTIGS.items():
             mine = (table["category"] == category) & (table["length"] == length)
+            mine &= ~np.isnan(table["logit"])
             kept.append(order[mine[order]][: viral if category == "viral" else other])
     return rng.permutation(np.concatenate(kept))
 
@@ -122,7 +125,9 @@ def read_features(folder: Path, length: np.ndarray) -> tuple[np.ndarray, Evidenc
             hits = Hits(*(z[f.name] for f in fields(Hits))).select(np.flatnonzero(~z["own"]))
             rows.append(z["row"])
         parts.append(weigh(hits, length[rows[-1]], reference))
-    return np.concatenate(rows), Evidence.concatenate(parts)
+    found, first = np.unique(np.concatenate(rows), return_index=True)
+    together = Evidence.concatenate(parts)
+    return found, Evidence(*(getattr(together, f.name)[first] for f in fields(Evidence)))
 
 
 def main() -> None:
@@ -135,7 +140,7 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, default=SHIPPED_DIRECTORY)
     options = parser.parse_args()
     with np.load(options.table) as z:
-        table = {k: z[k] for k in ("id", "unit", "category", "group", "length")}
+        table = {k: z[k] for k in ("id", "unit", "category", "group", "length", "logit")}
     run(table, options.fasta, options.relatives, options.hits, options.reference)
 
 

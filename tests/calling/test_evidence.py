@@ -14,7 +14,7 @@ from virnucpro.errors import InputError, UsageError
 from virnucpro.homology.reference import ProteinLabel, build
 from virnucpro.homology.weights import FEATURES
 from virnucpro.models.bundle import MINI
-from virnucpro.settings import CallPoints, CallSettings
+from virnucpro.settings import CallPoints, CallSettings, Options
 
 LETTERS = "ARNDCQEGHILKMFPSTWYV"
 GENES = dict(
@@ -185,17 +185,37 @@ def test_both_needs_proteins():
         CallSettings(call_by="both", reference="none")
 
 
+MEASURED = {"evidence": {"points": {"5%": [], "1%": [], "0.1%": []}}}
+
+
 def test_rules_that_a_model_cannot_follow_are_told_before_anything_is_computed():
     fdr, share = CallPoints(max_fdr=0.1), CallPoints(false_positives="1%")
     with pytest.raises(UsageError, match="--max-fdr: this model has no probabilities"):
         CallSettings(points=fdr).of_model(None)
-    with pytest.raises(UsageError, match="--false-positives: was measured for mini"):
-        CallSettings(points=share, reference="none").of_model({"evidence": {}})
-    for settings in (
-        CallSettings(points=fdr, reference="x"),
-        CallSettings(points=share, reference="x"),
-    ):
-        assert settings.of_model({"evidence": {}}).points == settings.points
+    for calibration, reference in ((MEASURED, "none"), ({"evidence": {}}, "x"), (None, "x")):
+        with pytest.raises(UsageError, match="--false-positives: was measured for mini"):
+            CallSettings(points=share, reference=reference).of_model(calibration)
+    assert CallSettings(points=fdr, reference="x").of_model(MEASURED).points.max_fdr == 0.1
+    assert CallSettings(points=share, reference="x").of_model(MEASURED).points == share
+
+
+@pytest.mark.parametrize(
+    ("given", "share", "virus"),
+    [
+        ({}, "1%", 0.5),
+        ({"relaxed": True}, "5%", 0.3),
+        ({"conservative": True}, "0.1%", 0.8),
+        ({"min_score": 0.5}, None, 0.5),
+        ({"max_fdr": 0.05}, None, 0.5),
+        ({"false_positives": "5%"}, "5%", 0.5),
+    ],
+)
+def test_a_preset_is_a_share_of_false_positives_where_the_model_has_its_points(given, share, virus):
+    settings = Options(reference="x", **given).call_settings()
+    assert settings.of_model(MEASURED).points.false_positives == share
+    if "false_positives" not in given:
+        plain = settings.of_model({"method": "logistic"}).points
+        assert (plain.false_positives, plain.virus) == (None, virus)
 
 
 def test_shards_are_searched_when_they_are_joined(folder, runs):

@@ -12,7 +12,7 @@ def test_weights_are_interpolated_between_lengths():
     odds = weights.log_odds(np.ones((5, 2)), lengths)
     assert odds.tolist() == pytest.approx([1, 1, 4, 7, 7])
     weights = replace(weights, points={"5%": (0.9, 0.5)})
-    assert weights.point("5%", lengths).tolist() == pytest.approx([0.9, 0.9, 0.7, 0.5, 0.5])
+    assert weights.points_at(lengths, "5%")[0].tolist() == pytest.approx([0.9, 0.9, 0.7, 0.5, 0.5])
     again = Weights.from_json(weights.to_json(), 2)
     assert again == weights
     assert again.log_odds(np.ones((5, 2)), lengths)[2] == odds[2]

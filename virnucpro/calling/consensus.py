@@ -32,7 +32,7 @@ from virnucpro.calling.columns import (
 from virnucpro.calling.sample import in_sample
 from virnucpro.models.encoders import ENCODERS, longest_protein
 from virnucpro.sequences.chunks import Spans, all_spans, all_windows
-from virnucpro.settings import STRETCHES, CallPoints
+from virnucpro.settings import AMBIGUOUS, STRETCHES, CallPoints
 
 if TYPE_CHECKING:
     from virnucpro.calling.evidence import EvidenceColumns
@@ -234,12 +234,16 @@ def call_sequences(
     little = (n_scored + not_needed < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
     little &= has_score & (records.length >= EVIDENCE_LENGTH)
     deciding = probability if calibrated else virus_score
-    over = deciding >= rules.points.virus
+    over, ambiguous = deciding >= rules.points.virus, deciding >= rules.points.relaxed
     if rules.points.max_fdr is not None:
         over = fdr <= rules.points.max_fdr
     if rules.points.false_positives is not None and calibration and calibration.evidence:
-        point = calibration.evidence.point(rules.points.false_positives, records.length)
-        over = deciding >= shift_prevalence(point, trained, prevalence)
+        over, ambiguous = (
+            deciding >= shift_prevalence(point, trained, prevalence)
+            for point in calibration.evidence.points_at(
+                records.length, rules.points.false_positives, AMBIGUOUS
+            )
+        )
     notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value
     notes[has_score] |= 0 if calibrated else Note.uncalibrated.value
@@ -251,7 +255,7 @@ def call_sequences(
         max_chunk_score=max_chunk_score,
         n_virus_chunks=np.bincount(chunks.record[chunks.is_virus], minlength=n).astype(np.int32),
         n_open_frames=n_open_frames,
-        call=_calls(deciding, over, has_score, eligible, little, rules.points.relaxed),
+        call=_calls(over, ambiguous, has_score, eligible, little),
         fdr=fdr,
         notes=notes,
         model_probability=model_probability,
@@ -298,20 +302,19 @@ def _scores(
 
 
 def _calls(
-    deciding: NDArray[np.float64],
     over: NDArray[np.bool_],
+    ambiguous: NDArray[np.bool_],
     has_score: NDArray[np.bool_],
     eligible: NDArray[np.bool_],
     little: NDArray[np.bool_],
-    relaxed: float,
 ) -> NDArray[np.uint8]:
-    """The call of each sequence by the score that decides and whether it is over the point of a
-    virus; `little` evidence never calls virus.
+    """The call of each sequence by whether what decides is over the point of a virus or of an
+    ambiguous one; `little` evidence never calls virus.
 
     eligible: those with a score that are long enough for a call.
     """
-    call = np.full(len(deciding), Call.non_virus, np.uint8)
-    call[deciding >= relaxed] = Call.ambiguous
+    call = np.full(len(over), Call.non_virus, np.uint8)
+    call[ambiguous] = Call.ambiguous
     call[over] = Call.virus
     call[little & (call == Call.virus)] = Call.ambiguous
     call[~eligible] = Call.too_short

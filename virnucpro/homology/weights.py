@@ -69,9 +69,9 @@ class Weights:
         # not @: a BLAS product's last bit may depend on N
         return rows[:, 0] + (rows[:, 1:] * features).sum(axis=1)
 
-    def point(self, share: str, lengths: np.ndarray) -> np.ndarray:
-        """float64 [N]: the probability that this share of the cells of each length reaches."""
-        return self._between(self.points[share], lengths)
+    def points_at(self, lengths: np.ndarray, *shares: str) -> list[np.ndarray]:
+        """float64 [N] of each share: the probability that so many cells of each length reach."""
+        return [self._between(self.points[share], lengths) for share in shares]
 
     def _between(self, values: Sequence[float], lengths: np.ndarray) -> np.ndarray:
         """Values of the fitted lengths, interpolated; beyond these the nearest."""

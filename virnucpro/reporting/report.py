@@ -57,9 +57,9 @@ LIMITS_OF_ANY = (
 LIMITS = {
     "mini": (
         "It is the small model: for results to publish, use 500.",
-        "It is weak on sequences below 3,000 bases.",
-        "Of an archaeal family that it was not trained on, up to a quarter of the contigs were"
-        " called virus; of plasmids 16 %.",
+        "It is weak on sequences below 1,000 bases.",
+        "Plasmids are its usual false positives; few archaea were among the groups that it was"
+        " measured on.",
         "Large DNA viruses and many phage families are often missed.",
         *LIMITS_OF_ANY,
     )
@@ -117,6 +117,7 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
         "calibrated": calibrated,
         "label": label,
         "points": points,
+        "lines": _lines(answers.rules),
         "chunk_length": answers.rules.chunk_length,
         "reasons": reasons(number),
         "charts": _charts(answers, label),
@@ -152,18 +153,24 @@ def page(outputs: Outputs, answers: Answers, record: Mapping[str, Any]) -> dict[
 
 def _charts(answers: Answers, label: str) -> list[tuple[str, str]]:
     """(heading, drawing) of each chart; `label` is that of the score that decides."""
-    called, points = answers.sequences.called, answers.rules.points
+    called = answers.sequences.called
     deciding, length = answers.sequences.deciding_score, answers.records.length
     words = np.array(CALL_WORDS)[answers.sequences.call]
-    by_score = points.max_fdr is None and points.false_positives is None
-    drawn = (points.virus, points.relaxed) if by_score else (points.relaxed,)
-    histogram = charts.score_histogram(deciding[called], words[called], drawn, label)
+    lines = _lines(answers.rules)
+    histogram = charts.score_histogram(deciding[called], words[called], lines, label)
     by_length = charts.length_against_score(length[called], deciding[called], words[called], label)
     return [
         (f"{label.capitalize()} of every called sequence", histogram),
         (f"Length against {label}", by_length),
         ("Calls by length", charts.calls_by_length(length, words)),
     ]
+
+
+def _lines(rules: CallRules) -> tuple[float, ...]:
+    """The points of a call that are the same for every sequence."""
+    points = rules.points
+    by_score = points.max_fdr is None and points.false_positives is None
+    return (points.virus, points.relaxed) if by_score else ()
 
 
 def _rows(answers: Answers, rows: NDArray[np.int64]) -> list[tuple[int, str]]:
@@ -275,7 +282,6 @@ def facts(answers: Answers, record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("Chunk length", f"{rules.chunk_length} bases"),
         ("Called", rules.points.rule),
-        ("Ambiguous from", rules.points.relaxed),
         ("Short sequences called", "yes" if rules.allow_short else "no"),
         ("Regions from windows", f"every {rules.stride} bases" if rules.stride else None),
         ("Device", record.get("device")),
