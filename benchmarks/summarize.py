@@ -17,7 +17,7 @@ import numpy as np
 
 from virnucpro import api
 from virnucpro.embedding.matrix import write_matrix
-from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
+from virnucpro.embedding.store import EncoderRows, FeatureRows, FeatureStore
 from virnucpro.files import sha256_of
 from virnucpro.models.bundle import MINI
 from virnucpro.models.encoders import read_tokenizers
@@ -68,7 +68,7 @@ def made_up(frames: int, folder: Path) -> tuple[FrameTable, Outputs]:
         store.load()
         store.add(np.arange(DIFFERENT), rng.normal(size=(DIFFERENT, width)).astype(np.float32))
         # sorted: written from first to last
-        parts.append(Part(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))
+        parts.append(EncoderRows(store, np.sort(rng.integers(0, DIFFERENT, len(table)))))
     write_matrix(outputs.features, table.frame_ids(), FeatureRows(parts), {})
     random_classifier(sum(WIDTHS), HIDDEN).save(folder / "classifier.safetensors")
     classifier = folder / "classifier.safetensors"

@@ -20,8 +20,8 @@ from virnucpro.embedding.batches import PlannedBatches
 from virnucpro.embedding.coverage import Coverage, coverage
 from virnucpro.embedding.extract import Extraction, extract
 from virnucpro.embedding.group import close_group
-from virnucpro.embedding.matrix import Rows, writing_matrix
-from virnucpro.embedding.store import FeatureRows, Part
+from virnucpro.embedding.matrix import MatrixRows, writing_matrix
+from virnucpro.embedding.store import EncoderRows, FeatureRows
 from virnucpro.embedding.work import TokenColumn, longest_tokens
 from virnucpro.homology.choice import find_reference
 from virnucpro.launch import code_for_launcher
@@ -33,7 +33,7 @@ from virnucpro.reporting.record import ModelRecord, RunRecord, read_record
 from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.job import Job, join, prepare
-from virnucpro.run.preload import LoadAhead, load_ahead, load_encoder
+from virnucpro.run.preload import Preloader, load_encoder, preload
 from virnucpro.run.records import calibration_of, run_record, with_failures, with_files
 from virnucpro.run.rounds import Rounds, add, next_job
 from virnucpro.run.screen import screen_session, screen_settings
@@ -58,8 +58,8 @@ def predict(
             predict(screen_settings(settings), first, number, number + 2)  # not the last of all
         first.end_run()
     run = session.new_run(settings, number)
-    ahead_of_time = LoadAhead({}, run.device) if session.encoders else load_ahead(run)
-    with ExitStack() as stack, finished_work_kept(run), ahead_of_time as ahead:
+    preloader = Preloader({}, run.device) if session.encoders else preload(run)
+    with ExitStack() as stack, finished_work_kept(run), preloader as ahead:
         job = prepare(run, stack) if run.world.is_main else join(run)
         session.computing = True
         rounds = Rounds(job, run) if job and job.work and not settings.embeds_all else None
@@ -82,7 +82,7 @@ def _finished_before(settings: PredictSettings) -> Result:
 
 
 def _embed_rounds(
-    job: Job, run: Run, session: Session, ahead: LoadAhead, rounds: Rounds | None
+    job: Job, run: Run, session: Session, ahead: Preloader, rounds: Rounds | None
 ) -> dict[str, Extraction]:
     """Frames to embeddings: all of them, or a round after the other as long as a call needs more;
     the encoders stay loaded meanwhile. rounds: the main process's.
@@ -99,7 +99,7 @@ def _embed_rounds(
     return done
 
 
-def _embed_all(job: Job, run: Run, session: Session, ahead: LoadAhead) -> dict[str, Extraction]:
+def _embed_all(job: Job, run: Run, session: Session, ahead: Preloader) -> dict[str, Extraction]:
     """Frames to embeddings: every encoder over all that is missing of it. The weights are read
     only if something is, and once a session.
     """
@@ -147,7 +147,9 @@ def _answer(
         run.display.stage("joining features")
         rows = np.flatnonzero(covered.kept)
         works = [job.work[name] for name in run.bundle.widths]
-        features = FeatureRows([Part(w.store, w.sharing.representative[rows]) for w in works])
+        features = FeatureRows(
+            [EncoderRows(w.store, w.duplicates.representative[rows]) for w in works]
+        )
     record = run_record(job, done, run)
     stored = None if run.settings.features == "none" else features
     with matrix_written(job.outputs, job.table, rows, stored, record.model) as saved:
@@ -171,7 +173,11 @@ def _answer(
 
 
 def matrix_written(
-    outputs: Outputs, table: FrameTable, rows: np.ndarray, features: Rows | None, model: ModelRecord
+    outputs: Outputs,
+    table: FrameTable,
+    rows: np.ndarray,
+    features: MatrixRows | None,
+    model: ModelRecord,
 ) -> AbstractContextManager[Callable[[], object] | None]:
     """While entered, `merged_features.pt` of the frames `rows` is written, unless `features` is
     None; gives what waits for it.

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from virnucpro.embedding.matrix import check_room, read_matrix, write_matrix
-from virnucpro.embedding.store import FeatureRows, FeatureStore, Part
+from virnucpro.embedding.store import EncoderRows, FeatureRows, FeatureStore
 from virnucpro.errors import StoreError
 
 
@@ -34,7 +34,7 @@ def test_every_frame_gets_the_rows_of_its_representatives(tmp_path):
     write_matrix(
         tmp_path / "merged_features.pt",
         ids,
-        FeatureRows([Part(dna, first), Part(protein, second)]),
+        FeatureRows([EncoderRows(dna, first), EncoderRows(protein, second)]),
         {"name": "tiny"},
     )
     content = torch.load(tmp_path / "merged_features.pt", weights_only=True)
@@ -50,7 +50,7 @@ def test_rows_joined_where_they_lie_are_the_rows_of_the_matrix(tmp_path):
     dna, dna_rows = store_of(tmp_path / "dna", 3, 10, 0)
     protein, protein_rows = store_of(tmp_path / "protein", 5, 10, 1)
     first, second = np.array([0, 1, 0, 3, 3]), np.array([9, 9, 9, 2, 0])
-    joined = FeatureRows([Part(dna, first), Part(protein, second)])
+    joined = FeatureRows([EncoderRows(dna, first), EncoderRows(protein, second)])
     expected = np.concatenate([dna_rows[first], protein_rows[second]], axis=1)
     assert (
         joined.shape == expected.shape
@@ -58,13 +58,13 @@ def test_rows_joined_where_they_lie_are_the_rows_of_the_matrix(tmp_path):
         and (joined[2:4] == expected[2:4]).all()
     )
     with pytest.raises(StoreError, match="2 rows are missing"):
-        FeatureRows([Part(dna, np.array([0, 77, 11]))])
-    assert FeatureRows([Part(dna, np.empty(0, dtype=np.int64))])[0:7].shape == (0, 3)
+        FeatureRows([EncoderRows(dna, np.array([0, 77, 11]))])
+    assert FeatureRows([EncoderRows(dna, np.empty(0, dtype=np.int64))])[0:7].shape == (0, 3)
 
 
 def test_a_shard_cut_short_under_the_reader_is_an_error_not_a_dead_process(tmp_path):
     store, _ = store_of(tmp_path / "dna", 3, 10, 0)
-    joined = FeatureRows([Part(store, np.arange(10))])
+    joined = FeatureRows([EncoderRows(store, np.arange(10))])
     cut = store.files()[1]
     os.truncate(cut, 100)
     with pytest.raises(StoreError, match=f"{cut.name}: has 100 of "):
@@ -79,7 +79,7 @@ def test_without_frames_the_matrix_has_its_width(tmp_path):
     write_matrix(
         tmp_path / "merged_features.pt",
         [],
-        FeatureRows([Part(store, np.empty(0, dtype=np.int64))]),
+        FeatureRows([EncoderRows(store, np.empty(0, dtype=np.int64))]),
         {},
     )
     ids, data = read_matrix(tmp_path / "merged_features.pt")

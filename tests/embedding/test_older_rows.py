@@ -72,7 +72,7 @@ def test_rows_of_the_same_model_are_taken_and_nothing_is_left_to_do(table, old, 
         return proteins[rows]
 
     work = work_with(table, old, FeatureStore(tmp_path / "rows", 32), embed)
-    assert work.taken_up == len(work.sharing.unique) and len(work.plan) == 0
+    assert work.taken_up == len(work.duplicates.unique) and len(work.plan) == 0
     assert len(asked) == SAMPLE
     for index, rows in work.store.shards():
         np.testing.assert_allclose(rows, proteins[index], rtol=0, atol=2e-5)
@@ -88,5 +88,5 @@ def test_rows_of_another_model_are_not(table, old, tmp_path, proteins, caplog):
             FeatureStore(tmp_path / "rows", 32),
             lambda rows: proteins[rows] + np.float32(0.01),
         )
-    assert work.taken_up == 0 and len(work.plan.rows) == len(work.sharing.unique)
+    assert work.taken_up == 0 and len(work.plan.rows) == len(work.duplicates.unique)
     assert "another model's" in caplog.text

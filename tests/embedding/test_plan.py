@@ -7,7 +7,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from virnucpro.embedding.plan import Deal, Plan, make_plan, share
+from virnucpro.embedding.plan import Plan, Schedule, find_duplicates, make_plan
 
 
 def keys(words: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -21,21 +21,21 @@ def hash_of(word: str) -> int:
 
 
 def test_equal_sequences_share_the_row_of_the_first():
-    sharing = share(*keys(["MK", "AV", "MK", "L", "AV"]), np.ones(5, dtype=bool))
-    assert sharing.representative.tolist() == [0, 1, 0, 3, 1]
-    assert sharing.unique.tolist() == [0, 1, 3]
+    duplicates = find_duplicates(*keys(["MK", "AV", "MK", "L", "AV"]), np.ones(5, dtype=bool))
+    assert duplicates.representative.tolist() == [0, 1, 0, 3, 1]
+    assert duplicates.unique.tolist() == [0, 1, 3]
 
 
 def test_a_sequence_the_encoder_does_not_take_has_no_representative():
-    sharing = share(*keys(["MK", "AV", "MK"]), np.array([False, True, True]))
-    assert sharing.representative.tolist() == [-1, 1, 2]
-    assert sharing.unique.tolist() == [1, 2]
+    duplicates = find_duplicates(*keys(["MK", "AV", "MK"]), np.array([False, True, True]))
+    assert duplicates.representative.tolist() == [-1, 1, 2]
+    assert duplicates.unique.tolist() == [1, 2]
 
 
 def test_no_frames_at_all():
     empty = np.empty(0, dtype=np.uint64)
-    sharing = share(empty, empty, np.empty(0, dtype=bool))
-    plan = make_plan(sharing.unique, np.empty(0, dtype=np.int64), 100)
+    duplicates = find_duplicates(empty, empty, np.empty(0, dtype=bool))
+    plan = make_plan(duplicates.unique, np.empty(0, dtype=np.int64), 100)
     assert len(plan) == 0
 
 
@@ -78,26 +78,29 @@ def test_a_plan_that_is_not_the_announced_one_is_refused(tmp_path):
 
 def test_room_in_a_gather_covers_the_batches_that_accelerate_repeats():
     plan = Plan(np.arange(10), np.array([0, 6, 7, 10]), 100)  # batches of 6, 1 and 3
-    deal = Deal.of(plan, 2)
-    assert [deal.room_at(step) for step in (0, 1)] == [6, 6]  # step 1: batch 2 and, again, batch 0
-    assert [deal.at(step) for step in (0, 1)] == [(2, 7), (1, 3)]
-    assert Deal.of(plan, 5).room_at(0) == 6
+    schedule = Schedule.of(plan, 2)
+    assert [schedule.room_at(step) for step in (0, 1)] == [
+        6,
+        6,
+    ]  # step 1: batch 2 and, again, batch 0
+    assert [schedule.at(step) for step in (0, 1)] == [(2, 7), (1, 3)]
+    assert Schedule.of(plan, 5).room_at(0) == 6
 
 
 @pytest.mark.parametrize("batches", [1, 2, 5, 16, 23, 64, 103, 1000])
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 def test_parts_hold_every_batch_once_and_burden_processes_alike(batches, processes):
     plan = Plan(np.arange(2 * batches), np.arange(0, 2 * batches + 1, 2), 100)
-    deal = Deal.of(plan, processes, most=7)
-    parts = [list(deal.part(number)) for number in range(len(deal))]
+    schedule = Schedule.of(plan, processes, most=7)
+    parts = [list(schedule.part(number)) for number in range(len(schedule))]
     assert [batch for part in parts for batch in part] == list(range(batches))
     shares = [sum(map(len, parts[rank::processes])) for rank in range(processes)]
     # as the dashboard reckons
     assert shares == [len(range(rank, batches, processes)) for rank in range(processes)]
-    steps = -(-len(deal) // processes)
-    assert sum(deal.at(step)[0] for step in range(steps)) == batches
+    steps = -(-len(schedule) // processes)
+    assert sum(schedule.at(step)[0] for step in range(steps)) == batches
     assert steps >= min(8, -(-batches // processes)) and max(map(len, parts)) <= 7
     assert all(
-        deal.room_at(step) == 2 * max(map(len, parts[step * processes :][:processes]))
-        for step in range(len(deal) // processes)
+        schedule.room_at(step) == 2 * max(map(len, parts[step * processes :][:processes]))
+        for step in range(len(schedule) // processes)
     )

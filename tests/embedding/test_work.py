@@ -23,7 +23,7 @@ def frames(length: int) -> Frames:
     return Frames(
         check=lambda: None,
         encoders=(DNABERT_S, ESM2),
-        frames=SimpleNamespace(data=SimpleNamespace(table=lengths)),
+        frames=lengths,
     )
 
 

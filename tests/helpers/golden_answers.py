@@ -12,7 +12,7 @@ import pyarrow as pa
 from virnucpro.calling.answers import Answers, assemble, frame_columns
 from virnucpro.calling.consensus import CallRules
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
-from virnucpro.sequences.compressed import sha256_of
+from virnucpro.sequences.compressed import sha256_on_disk
 from virnucpro.sequences.inputs import find_inputs
 from virnucpro.sequences.reader import read_records
 
@@ -70,7 +70,7 @@ def answers_of(path: Path, results: Path, **options) -> Answers:
             "path": file.path,
             "source": file.source,
             "stem": file.stem,
-            "sha256": sha256_of(file.path),
+            "sha256": sha256_on_disk(file.path),
         }
         for file in find_inputs([path])
     ]

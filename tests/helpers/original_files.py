@@ -10,14 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from virnucpro.tools.figures import Figures, Given, Rows
+from virnucpro.tools.figures import Figures, Given, ScoredRows
 
 DATA = Path(__file__).parents[1] / "data"
 GOLDEN = DATA / "golden"
 PUBLISHED = DATA / "published"
 
 
-def original_rows(merged: Path, table: Path) -> Rows:
+def original_rows(merged: Path, table: Path) -> ScoredRows:
     """Features of an `output_N_merged.pt` with the scores of its `prediction_results.txt`."""
     content = torch.load(merged, weights_only=True)
     with table.open(newline="") as opened:
@@ -25,15 +25,15 @@ def original_rows(merged: Path, table: Path) -> Rows:
     ordered = [lines[name] for name in content["ids"]]
     scores = np.array([[float(line["score1"]), float(line["score2"])] for line in ordered])
     labels = [line["Prediction"] for line in ordered]
-    return Rows(content["ids"], content["data"].numpy(), scores, labels)
+    return ScoredRows(content["ids"], content["data"].numpy(), scores, labels)
 
 
-def published_rows(name: str) -> Rows:
+def published_rows(name: str) -> ScoredRows:
     folder = PUBLISHED / name / f"{name}_merged"
     return original_rows(folder / "output_1_merged.pt", folder / "prediction_results.txt")
 
 
-def golden_rows() -> Rows:
+def golden_rows() -> ScoredRows:
     folder = GOLDEN / "expected"
     return original_rows(folder / "output_1_merged.pt", folder / "prediction_results.txt")
 

@@ -76,14 +76,14 @@ def play() -> None:
     from original_files import GOLDEN, golden_rows
     from played_models import DNABERT_S, ESM2, stand_in
 
-    from virnucpro.tools.figures import Figures, Given, Rows
+    from virnucpro.tools.figures import Figures, Given, ScoredRows
 
     hub = Hub({ESM2: GOLDEN / "esm2", DNABERT_S: GOLDEN / "dnabert_s"}, address="http://none")
     stand_in(setattr, dict.__setitem__, hub)
     records, rows = (GOLDEN / "input.fa").read_text().split(">")[1:5], golden_rows()
     names = {record.split()[0] for record in records}
     kept = [i for i, name in enumerate(rows.ids) if name.rpartition("_chunk_")[0] in names]
-    some = Rows(
+    some = ScoredRows(
         *([rows.ids[i] for i in kept], rows.features[kept], rows.scores[kept]),
         [rows.labels[i] for i in kept],
     )

@@ -12,8 +12,8 @@ from golden_run import GOLDEN
 
 from virnucpro.models.dnabert_s import DnabertEncoder
 from virnucpro.models.weights import without_values
-from virnucpro.run import preload as load_ahead
-from virnucpro.run.preload import LoadAhead
+from virnucpro.run import preload as preload
+from virnucpro.run.preload import Preloader
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,7 @@ def test_the_encoders_come_in_order_and_once():
         return DnabertEncoder.load(GOLDEN / "dnabert_s", CPU, "fp32")
 
     usual = sys.getswitchinterval()
-    with LoadAhead(
+    with Preloader(
         {name: lambda name=name: load(name) for name in ("first", "second")}, CPU
     ) as ahead:
         second = ahead.take("second")
@@ -39,7 +39,7 @@ def test_the_encoders_come_in_order_and_once():
 
 
 def test_what_cannot_be_loaded_is_left_to_the_ordinary_way(tmp_path):
-    with LoadAhead(
+    with Preloader(
         {"esm2": lambda: DnabertEncoder.load(tmp_path, CPU, "fp32"), "none": lambda: None}, CPU
     ) as ahead:
         assert ahead.take("esm2") is None and ahead.take("none") is None
@@ -54,7 +54,7 @@ def test_leaving_waits_for_what_is_being_loaded_and_loads_no_more():
         done.append("slow")
 
     usual = sys.getswitchinterval()
-    with LoadAhead({"slow": slow, "never": lambda: done.append("never")}, CPU):
+    with Preloader({"slow": slow, "never": lambda: done.append("never")}, CPU):
         begun.wait(10)
         assert sys.getswitchinterval() < usual / 10  # else whoever computes meanwhile stands still
         threading.Timer(0.2, go_on.set).start()
@@ -63,7 +63,7 @@ def test_leaving_waits_for_what_is_being_loaded_and_loads_no_more():
 
 def test_who_never_enters_changes_nothing():
     usual, begun = sys.getswitchinterval(), threading.Event()
-    LoadAhead({"never": begun.set}, CPU)
+    Preloader({"never": begun.set}, CPU)
     assert sys.getswitchinterval() == usual and not begun.wait(0.1)
 
 
@@ -81,7 +81,7 @@ def test_a_thread_uses_the_gpu_of_its_process_cuda():
     for device in (last, torch.device("cuda")):
         with (
             torch.cuda.device(last),
-            LoadAhead({"it": lambda: [torch.cuda.current_device()]}, device) as ahead,
+            Preloader({"it": lambda: [torch.cuda.current_device()]}, device) as ahead,
         ):
             assert ahead.take("it") == [last.index]
 
@@ -91,6 +91,6 @@ def test_weights_wait_where_they_would_take_the_room_to_compute(gib, fits, tmp_p
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.truncate(5 << 30)  # ESM-2 3B in 16 bits; takes no disk
     monkeypatch.setattr(
-        load_ahead.torch.cuda, "mem_get_info", lambda device: ((gib << 30) - (1 << 29), gib << 30)
+        preload.torch.cuda, "mem_get_info", lambda device: ((gib << 30) - (1 << 29), gib << 30)
     )
-    assert load_ahead.fits_beside(tmp_path, torch.device("cuda")) == fits
+    assert preload.fits_beside(tmp_path, torch.device("cuda")) == fits

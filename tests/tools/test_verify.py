@@ -21,7 +21,7 @@ from virnucpro.errors import ModelError
 from virnucpro.models.files import read_verification
 from virnucpro.tools import verify as module
 from virnucpro.tools.commands import models
-from virnucpro.tools.figures import NEAR, PASSED, WRONG, Figures, Given, Rows
+from virnucpro.tools.figures import NEAR, PASSED, WRONG, Figures, Given, ScoredRows
 from virnucpro.tools.verify import Verification, sign_off, verify
 
 WIDTHS = {"dnabert_s": 48, "esm2": 32}
@@ -81,19 +81,19 @@ def test_a_sound_bundle_passes_and_a_changed_weight_does_not(tmp_path: Path):
     assert comparison.max_feature_deviation["dnabert_s"] < 2e-5
 
 
-def answering(monkeypatch, change: Callable[[Rows, str], Rows]):
+def answering(monkeypatch, change: Callable[[ScoredRows, str], ScoredRows]):
     """A pipeline that answers with the published files, changed; stands in for weights that are not
     to be had here.
     """
 
-    def read(directory: Path, name: str) -> Rows:
+    def read(directory: Path, name: str) -> ScoredRows:
         return change(published_rows(name), directory.read_text())
 
     monkeypatch.setattr(module, "read_rows", read)
     return lambda file, directory, precision: directory.write_text(precision)
 
 
-def one_column(rows: Rows, precision: str) -> Rows:
+def one_column(rows: ScoredRows, precision: str) -> ScoredRows:
     """A single of 3,328 columns is off."""
     features = rows.features.copy()
     features[:, 2000] += 1e-3
@@ -122,7 +122,7 @@ def test_a_near_miss_is_told_apart_from_another_model(monkeypatch, change, verdi
     assert said in comparison.line()
 
 
-def blurred(rows: Rows, precision: str) -> Rows:
+def blurred(rows: ScoredRows, precision: str) -> ScoredRows:
     """Noise of a precision's size, and one that is too much."""
     size = {"fp32": 0.0, "fp16": 0.0002, "bf16": 0.002, "int8": 0.05}[precision]
     noise = np.random.default_rng(1).normal(0, size, rows.features.shape)

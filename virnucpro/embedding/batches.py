@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -27,22 +26,6 @@ NO_MEMORY_WORDS = (
     "CUDA out of memory",
     "DefaultCPUAllocator: can't allocate",
 )
-
-
-class Encoder(Protocol):
-    """Token ids to vectors; see virnucpro.models."""
-
-    name: str
-    width: int
-    pad_id: int
-    in_16_bits_below: int  # tokens; what is shorter `embed` computes in 16 bits, in a run of 8
-    weights: int  # how many numbers: a token costs two operations each
-
-    def embed(self, batch: PackedBatch) -> torch.Tensor:
-        """fp32 [rows, width], rows in the order given to `pack`."""
-
-    def recompute_fp32(self, batch: PackedBatch) -> torch.Tensor:
-        """The same from the full weights in fp32."""
 
 
 @dataclass(frozen=True, slots=True)

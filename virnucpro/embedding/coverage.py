@@ -61,7 +61,7 @@ def coverage(
     for name, extraction in done.items():
         lost = np.array(sorted(extraction.failed), dtype=np.int64)
         if len(lost):
-            representative = work[name].sharing.representative
+            representative = work[name].duplicates.representative
             hit = np.isin(representative, lost)
             if left_out is not None:
                 hit &= ~left_out

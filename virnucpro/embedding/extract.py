@@ -24,14 +24,14 @@ from virnucpro.embedding.batches import (
     NOT_FINITE,
     PLAIN,
     SPLIT,
-    Encoder,
     PlannedBatch,
     PlannedBatches,
     embed_or_split,
 )
 from virnucpro.embedding.group import peers
-from virnucpro.embedding.plan import Deal, make_plan
+from virnucpro.embedding.plan import Schedule, make_plan
 from virnucpro.embedding.store import FeatureStore
+from virnucpro.models.encoder import Encoder
 from virnucpro.run.timing import LoopSeconds, Meter
 
 log = logging.getLogger(__name__)
@@ -73,18 +73,18 @@ class Extraction:
 
 @dataclass(frozen=True, slots=True)
 class Parts(Dataset):
-    """The dataset's items are parts of the deal, so Accelerate deals whole batches, not sequences,
-    to the processes.
+    """The dataset's items are parts of the schedule, so Accelerate gives whole batches, not
+    sequences, to the processes.
     """
 
     batches: PlannedBatches
-    deal: Deal
+    schedule: Schedule
 
     def __len__(self) -> int:
-        return len(self.deal)
+        return len(self.schedule)
 
     def __getitem__(self, number: int) -> tuple[PlannedBatch, ...]:
-        return tuple(self.batches[batch] for batch in self.deal.part(number))
+        return tuple(self.batches[batch] for batch in self.schedule.part(number))
 
 
 def extract(
@@ -171,14 +171,17 @@ def _pass(
     if len(batches) == 0:
         return result
     device, processes = accelerator.device, accelerator.num_processes
-    deal = Deal.of(
+    schedule = Schedule.of(
         batches.plan,
         processes,
         batches_between_meetings(device, encoder.weights, batches.plan.tokens),
     )
     loader = accelerator.prepare(
         DataLoader(
-            Parts(batches, deal), batch_size=1, collate_fn=_only, pin_memory=device.type == "cuda"
+            Parts(batches, schedule),
+            batch_size=1,
+            collate_fn=_only,
+            pin_memory=device.type == "cuda",
         )
     )
     meter = Meter(device)
@@ -192,7 +195,7 @@ def _pass(
             ]
             mine = tuple(
                 map(
-                    partial(_padded, deal.room_at(number)),
+                    partial(_padded, schedule.room_at(number)),
                     zip(*done, strict=True),
                     (-1, 0.0, PLAIN),
                 )
@@ -209,7 +212,7 @@ def _pass(
                 if waiting is not None:
                     result.keep(store, _wait(waiting))
                 waiting = ready
-                count, rows = deal.at(number)
+                count, rows = schedule.at(number)
                 on_step(Step(number + 1, len(loader), count, rows, batches.plan.tokens * count))
     if waiting is not None:
         result.keep(store, _wait(waiting))

@@ -41,7 +41,7 @@ class Ids(Protocol):
     def __getitem__(self, part: slice, /) -> Sequence[str]: ...
 
 
-class Rows(Protocol):
+class MatrixRows(Protocol):
     """What is written: a matrix [frames, width] of which slices of frames are asked for, in order,
     and nothing else.
     """
@@ -66,18 +66,18 @@ def _size(n: int) -> str:
     return f"{n / 1e9:.1f} GB" if n >= 1e8 else f"{n / 1e3:,.0f} kB"
 
 
-def write_matrix(path: Path, ids: Ids, rows: Rows, model: Mapping[str, str]) -> None:
+def write_matrix(path: Path, ids: Ids, rows: MatrixRows, model: Mapping[str, str]) -> None:
     """Write {"ids", "data" = rows [len(ids), width], "model"} to `path`, whole or not at all.
     Errors: StoreError.
     """
     room = None
     try:
         room = tempfile.mkdtemp(prefix=LEFTOVER, dir=path.parent)
-        beside = Path(room, path.name)  # the archive carries its own file name
-        _write_empty(beside, ids, rows.shape, rows.dtype, model)
+        temporary = Path(room, path.name)  # the archive carries its own file name
+        _write_empty(temporary, ids, rows.shape, rows.dtype, model)
         if len(ids):
-            _fill(beside, rows)
-        put_in_place(beside, path)
+            _fill(temporary, rows)
+        put_in_place(temporary, path)
     # torch reports a failed write as the latter, without a reason
     except (OSError, RuntimeError) as error:
         reason = (getattr(error, "strerror", None) or "is the disk full?").lower()
@@ -91,7 +91,7 @@ def write_matrix(path: Path, ids: Ids, rows: Rows, model: Mapping[str, str]) -> 
 
 @contextmanager
 def writing_matrix(
-    path: Path, ids: Ids, rows: Rows, model: Mapping[str, str]
+    path: Path, ids: Ids, rows: MatrixRows, model: Mapping[str, str]
 ) -> Iterator[Callable[[], object]]:
     """A thread writes the matrix while tables are made: it is the disk's work. Gives what waits for
     it.
@@ -165,8 +165,7 @@ def _pickle_with(ids: Ids) -> SimpleNamespace:
     """For torch.save, a pickle whose Pickler fills the empty list `ids` of what it is given, a
     slice at a time.
 
-    It notes no string in order to refer to it again: with ten million of them, that alone would
-    take a gigabyte.
+    Without memoisation (`fast`): remembering ten million strings would take a gigabyte.
     """
 
     class WithIds(pickle.Pickler):
@@ -200,7 +199,7 @@ def _items(values: list[str]) -> bytes:
     return buffer.getvalue()[len(pickle.PROTO + b"\2" + pickle.EMPTY_LIST) : -len(pickle.STOP)]
 
 
-def _fill(path: Path, rows: Rows) -> None:
+def _fill(path: Path, rows: MatrixRows) -> None:
     """Write the data into its hole, and its checksum into the archive (APPNOTE.TXT 4.3): any zip
     reader accepts the file.
     """

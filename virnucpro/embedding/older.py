@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from virnucpro.embedding.older_files import OlderFile, OlderWork, find_older_work, load, read_fasta
-from virnucpro.embedding.plan import Sharing
+from virnucpro.embedding.plan import Duplicates
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.embedding.work import column, embeddable
 from virnucpro.errors import ModelError
@@ -154,7 +154,7 @@ def _usable(
     if file.kind == MERGED:
         columns = [widths[name] for name in _encoders_in(MERGED)]
         whole, first = sum(columns), sum(columns[: _encoders_in(MERGED).index(encoder)])
-    beside = read_fasta(file.fasta(ENCODERS[encoder].reads))
+    embedded = read_fasta(file.fasta(ENCODERS[encoder].reads))
     own = frames.sequences(index, ENCODERS[encoder].column)
     counts = dict.fromkeys((f.name for f in fields(Counts)), 0)
     twice = {name for name, times in Counter(ids).items() if times > 1}
@@ -166,9 +166,9 @@ def _usable(
             what = "no_match"
         elif name in twice:
             what = "ambiguous"
-        elif name not in beside:
+        elif name not in embedded:
             what = "no_sequence"
-        elif beside[name] != own[row]:
+        elif embedded[name] != own[row]:
             what = "other_sequence"
         elif not np.isfinite(values[first : first + width]).all():
             what = "not_finite"
@@ -257,7 +257,7 @@ def import_older_rows(
     encoder: str,
     table: FrameTable,
     widths: Mapping[str, int],
-    sharing: Sharing,
+    duplicates: Duplicates,
     store: FeatureStore,
     done: np.ndarray,
     agrees: Agrees,
@@ -276,7 +276,7 @@ def import_older_rows(
             log.warning("%s: %s; its rows are embedded anew", old.source, old.problem)
             continue
         counts += old.counts
-        keys, first = np.unique(sharing.representative[old.index], return_index=True)
+        keys, first = np.unique(duplicates.representative[old.index], return_index=True)
         new = ~np.isin(keys, done)
         keys, first = keys[new], first[new]
         if len(keys) == 0:

@@ -19,7 +19,7 @@ MAX_ROWS = 1024  # sequences in one batch: bounds the rows that travel in one ga
 
 
 @dataclass(frozen=True, slots=True)
-class Sharing:
+class Duplicates:
     """Who shares an embedding with whom.
 
     representative: int64 [frames], the row of the first frame with the same sequence; -1 where the
@@ -74,7 +74,7 @@ FEWEST_MEETINGS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Deal:
+class Schedule:
     """A plan's batches as parts of one or several neighbours, dealt to the processes in turn; after
     each part all meet.
 
@@ -88,7 +88,7 @@ class Deal:
     processes: int
 
     @classmethod
-    def of(cls, plan: Plan, processes: int, most: int = 1) -> Deal:
+    def of(cls, plan: Plan, processes: int, most: int = 1) -> Schedule:
         """Parts of `most` batches or fewer."""
         share = -(-len(plan) // processes)  # of a process, in batches
         steps = -(-share // max(1, min(most, share // FEWEST_MEETINGS)))
@@ -123,7 +123,7 @@ class Deal:
         )
 
 
-def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Sharing:
+def find_duplicates(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Duplicates:
     """Group frames by their 128-bit content key (uint64 halves, [frames]); `accepted` [frames]
     bool: the encoder takes it.
     """
@@ -131,7 +131,7 @@ def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Shari
     representative = np.full(frames, -1, dtype=np.int64)
     rows = np.flatnonzero(accepted)
     if len(rows) == 0:
-        return Sharing(representative, np.empty(0, dtype=np.int64))
+        return Duplicates(representative, np.empty(0, dtype=np.int64))
     order = rows[np.lexsort((key_lo[rows], key_hi[rows]))]  # stable: equal keys stay in row order
     first = np.empty(len(order), dtype=bool)
     first[0] = True
@@ -139,7 +139,7 @@ def share(key_hi: np.ndarray, key_lo: np.ndarray, accepted: np.ndarray) -> Shari
         key_lo[order[1:]] != key_lo[order[:-1]]
     )
     representative[order] = order[first][np.cumsum(first) - 1]
-    return Sharing(representative, np.sort(order[first]))
+    return Duplicates(representative, np.sort(order[first]))
 
 
 def make_plan(todo: np.ndarray, lengths: np.ndarray, tokens: int, max_rows: int = MAX_ROWS) -> Plan:

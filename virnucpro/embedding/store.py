@@ -179,7 +179,7 @@ def _advise_random_access(values: np.ndarray) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EncoderRows:
     """One encoder's share of the columns: its store, and int64 [frames] the representative of every
     frame kept.
     """
@@ -195,7 +195,7 @@ class FeatureRows:
     slices of frames can be read. Raises StoreError when a row is missing or a shard is damaged.
     """
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[EncoderRows]):
         self._columns = [_Column(part) for part in parts]
         self.shape = (len(parts[0].representative), sum(part.store.width for part in parts))
         self.dtype = parts[0].store.dtype
@@ -217,7 +217,7 @@ class _Column:
     numbered through.
     """
 
-    def __init__(self, part: Part):
+    def __init__(self, part: EncoderRows):
         found = list(part.store.shards())
         self.width, self._shards = part.store.width, [rows for _, rows in found]
         self._files = [(path, path.stat().st_size) for path in part.store.files()]

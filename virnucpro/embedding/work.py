@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from virnucpro.embedding.plan import MAX_ROWS, Plan, Sharing, make_plan, share
+from virnucpro.embedding.plan import MAX_ROWS, Duplicates, Plan, find_duplicates, make_plan
 from virnucpro.embedding.store import FeatureStore
 from virnucpro.errors import StoreError, UsageError
 from virnucpro.models.config import LONGEST_TOKENS
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class Work:
     """One encoder's part of a job, on the main process."""
 
-    sharing: Sharing
+    duplicates: Duplicates
     store: FeatureStore
     plan: Plan
     taken_up: int = 0  # embeddings that an older program had made
@@ -76,7 +76,7 @@ def batch_tokens(table: FrameTable, encoder: EncoderEntry, asked: int | None, de
 
 
 # store and what it has -> what was added
-ImportRows = Callable[[Sharing, FeatureStore, np.ndarray], np.ndarray]
+ImportRows = Callable[[Duplicates, FeatureStore, np.ndarray], np.ndarray]
 
 
 def make_work(
@@ -88,7 +88,9 @@ def make_work(
 ) -> Work:
     """Verify what `store` holds of `encoder`, let `import_rows` add to it, and plan the rest."""
     key, name = encoder.key, encoder.name
-    sharing = share(column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table))
+    duplicates = find_duplicates(
+        column(table, f"{key}_hi"), column(table, f"{key}_lo"), embeddable(table)
+    )
     state = store.load()
     for line in state.damaged:
         log.warning(
@@ -96,23 +98,23 @@ def make_work(
             name,
             line,
         )
-    if len(np.setdiff1d(state.done, sharing.unique, assume_unique=True)):
+    if len(np.setdiff1d(state.done, duplicates.unique, assume_unique=True)):
         raise StoreError(f"{store.directory}: holds rows of other frames; start over with --force")
     if len(state.done):
         log.info(
             "%s: %d of %d embeddings are there already",
             name,
             len(state.done),
-            len(sharing.unique),
+            len(duplicates.unique),
         )
     added = (
-        import_rows(sharing, store, state.done)
+        import_rows(duplicates, store, state.done)
         if import_rows is not None
         else np.empty(0, dtype=np.int64)
     )
-    todo = np.setdiff1d(sharing.unique, np.union1d(state.done, added), assume_unique=True)
+    todo = np.setdiff1d(duplicates.unique, np.union1d(state.done, added), assume_unique=True)
     return Work(
-        sharing,
+        duplicates,
         store,
         make_plan(todo, column(table, f"{name}_length")[todo], tokens),
         len(added),

@@ -156,13 +156,13 @@ def check_files(directory: Path, log: Log = lambda _: None) -> list[str]:
     return [f"{file}: {'changed since it came' if file.exists() else 'missing'}" for file in wrong]
 
 
-def put_directory_in_place(beside: Path, target: Path) -> None:
+def put_directory_in_place(unfinished: Path, target: Path) -> None:
     """A whole directory takes the place of an older or damaged one. Errors: OSError."""
     old = target.with_name(f".{target.name}.old")
     shutil.rmtree(old, ignore_errors=True)
     if target.exists():
         os.rename(target, old)
-    os.rename(beside, target)
+    os.rename(unfinished, target)
     sync_directory(target.parent)
     shutil.rmtree(old, ignore_errors=True)
 

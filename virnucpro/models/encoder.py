@@ -30,7 +30,7 @@ Forward = Callable[[PackedBatch], torch.Tensor]
 class Encoder(ABC):
     """A frozen encoder on one device.
 
-    An architecture is a subclass that fills in what stands first.
+    An architecture is a subclass that sets the attributes and methods declared first.
     """
 
     name: str  # as in the registry

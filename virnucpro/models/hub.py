@@ -88,7 +88,7 @@ def bring(hub: str, revision: str | None, required: Sequence[str], home: Path, l
     it, ModelError where it cannot be written.
     """
     target = home / folder_name(hub, revision)
-    beside = target.with_name(f".{target.name}.part")
+    unfinished = target.with_name(f".{target.name}.part")
     here = Contents.read(target)
     damaged = set(here.changed(target, log=log)) if here else set()
     if here and not damaged:
@@ -99,17 +99,17 @@ def bring(hub: str, revision: str | None, required: Sequence[str], home: Path, l
     needed = _needed(hub, files, required)
     if target.exists():
         with explained(target, MODELS):
-            shutil.rmtree(beside, ignore_errors=True)
-            os.rename(target, beside)
-    contents = _keep(beside, f"{hub}@{commit}", needed, damaged)
-    _check_room(hub, commit, needed, contents, beside, log)
+            shutil.rmtree(unfinished, ignore_errors=True)
+            os.rename(target, unfinished)
+    contents = _keep(unfinished, f"{hub}@{commit}", needed, damaged)
+    _check_room(hub, commit, needed, contents, unfinished, log)
     for file in needed:
-        contents = _add(file, contents, beside, log)
-    if (index := write_index(beside)) is not None:
+        contents = _add(file, contents, unfinished, log)
+    if (index := write_index(unfinished)) is not None:
         contents = contents.adding(index)
-        contents.write(beside)
+        contents.write(unfinished)
     with explained(target, MODELS):
-        put_directory_in_place(beside, target)
+        put_directory_in_place(unfinished, target)
     return target
 
 
@@ -184,41 +184,43 @@ def _needed(
     return tuple(sorted([*(safe or weights), *small], key=lambda file: -(file.size or 0)))
 
 
-def _keep(beside: Path, origin: str, needed: Sequence[RemoteFile], damaged: set[str]) -> Contents:
+def _keep(
+    unfinished: Path, origin: str, needed: Sequence[RemoteFile], damaged: set[str]
+) -> Contents:
     """What of an unfinished directory can be kept; everything else in it is removed."""
-    with explained(beside, MODELS):
-        beside.mkdir(parents=True, exist_ok=True)
-        found = Contents.read(beside)
+    with explained(unfinished, MODELS):
+        unfinished.mkdir(parents=True, exist_ok=True)
+        found = Contents.read(unfinished)
         if found is None or found.origin != origin:
             found = Contents(origin)
-        wrong = damaged | set(found.changed(beside, content=False))
+        wrong = damaged | set(found.changed(unfinished, content=False))
         wanted = {converted_name(file.name) for file in needed}
         contents = found.only(wanted - wrong)
         kept = {CHECKSUMS, *contents.files}
         for file in needed:
             if converted_name(file.name) not in contents.files:
-                kept |= {file.arriving(beside / file.name).name, file.name} - wrong
-        for path in beside.iterdir():
+                kept |= {file.arriving(unfinished / file.name).name, file.name} - wrong
+        for path in unfinished.iterdir():
             if path.name not in kept:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        contents.write(beside)
+        contents.write(unfinished)
     return contents
 
 
-def _add(file: RemoteFile, contents: Contents, beside: Path, log: Log) -> Contents:
+def _add(file: RemoteFile, contents: Contents, unfinished: Path, log: Log) -> Contents:
     """Fetch, convert and record one file that is not there yet."""
     name = converted_name(file.name)
     if name in contents.files:
         return contents
-    arrived = beside / file.name
+    arrived = unfinished / file.name
     fetch(file, arrived, log)
     came, size = {}, file.size or 0
     if name != file.name:
-        convert(arrived, beside / name, log)
+        convert(arrived, unfinished / name, log)
         came = {file.name: Entry(arrived.stat().st_size, file.sha256 or sha256_of(arrived))}
     with announced(f"{name}: computing its sha256", size, log) as add:
-        contents = contents.adding(beside / name, came, add)
-    contents.write(beside)
+        contents = contents.adding(unfinished / name, came, add)
+    contents.write(unfinished)
     if came:
         arrived.unlink()
     return contents
@@ -229,12 +231,12 @@ def _check_room(
     commit: str,
     needed: Sequence[RemoteFile],
     contents: Contents,
-    beside: Path,
+    unfinished: Path,
     log: Log,
 ) -> None:
     """Say what comes and what it takes; ModelError where the disk has no room for it."""
     left = [file for file in needed if converted_name(file.name) not in contents.files]
-    here = {file: _here(file, beside) for file in left}
+    here = {file: _here(file, unfinished) for file in left}
     fetched = sum((file.size or 0) - here[file] for file in left)
     most = peak(left, here)
     log(
@@ -242,11 +244,11 @@ def _check_room(
         f" revision {commit[:12]}; takes {most / 1e9:.2f} GB more of disk while weights are"
         f" converted, {fetched / 1e9:.2f} in the end"
     )
-    free = shutil.disk_usage(beside).free
+    free = shutil.disk_usage(unfinished).free
     if free < most:
         raise ModelError(
-            f"{beside.parent}: {free / 1e9:.2f} GB free, {hub} needs {most / 1e9:.2f} more while"
-            " its weights are converted; make room, or set VIRNUCPRO_HOME to a larger disk"
+            f"{unfinished.parent}: {free / 1e9:.2f} GB free, {hub} needs {most / 1e9:.2f} more"
+            " while its weights are converted; make room, or set VIRNUCPRO_HOME to a larger disk"
         )
 
 
@@ -261,7 +263,7 @@ def peak(files: Sequence[RemoteFile], here: dict[RemoteFile, int]) -> int:
     return most
 
 
-def _here(file: RemoteFile, beside: Path) -> int:
+def _here(file: RemoteFile, unfinished: Path) -> int:
     """Bytes of a file that have arrived already."""
-    paths = (beside / file.name, file.arriving(beside / file.name))
+    paths = (unfinished / file.name, file.arriving(unfinished / file.name))
     return min(file.size or 0, sum(path.stat().st_size for path in paths if path.is_file()))

@@ -108,22 +108,22 @@ def _import_encoder(source: Path, log: Log) -> Path:
     ) as add:
         came = {file.name: Entry.of(file, add) for file in weights}
     contents = Contents(_origin(model, source, came, log))
-    beside = models_dir() / f".{folder}.part"
-    with explained(beside, MODELS):
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
+    unfinished = models_dir() / f".{folder}.part"
+    with explained(unfinished, MODELS):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
         for file in (*weights, *(source / name for name in SMALL_FILES)):
-            target = beside / converted_name(file.name)
+            target = unfinished / converted_name(file.name)
             if target.name != file.name:
                 convert(file, target, log)
                 contents = contents.adding(target, {file.name: came[file.name]})
             elif file.is_file():
                 shutil.copyfile(file, target)
                 contents = contents.adding(target)
-    if (index := write_index(beside)) is not None:
+    if (index := write_index(unfinished)) is not None:
         contents = contents.adding(index)
-    contents.write(beside)
-    put_directory_in_place(beside, models_dir() / folder)
+    contents.write(unfinished)
+    put_directory_in_place(unfinished, models_dir() / folder)
     for name, published in PUBLISHED.items():
         if (models_dir() / name / "bundle.json").is_file():  # it tells the revision
             write_bundle(name, published.chunk_length, models_dir())

@@ -155,10 +155,10 @@ def _bring_classifier(model: Published, home: Path, log: Log) -> None:
     contents = Contents.read(home / model.name)
     if contents and not any(contents.changed(home / model.name)):
         return
-    beside = home / f".{model.name}.part"
-    with explained(beside, MODELS):
-        beside.mkdir(exist_ok=True)
-    arrived = beside / model.file
+    unfinished = home / f".{model.name}.part"
+    with explained(unfinished, MODELS):
+        unfinished.mkdir(exist_ok=True)
+    arrived = unfinished / model.file
     fetch(model.remote, arrived, log)
     log(f"{model.file}: {arrived.stat().st_size:,} bytes, as published")
     place_classifier(arrived, model.name, home, model.blob_id, log)
@@ -171,14 +171,16 @@ def place_classifier(source: Path, name: str, home: Path, origin: str, log: Log)
     from virnucpro.models.classifier import Classifier
 
     classifier, came = Classifier.load(source), Entry.of(source)
-    beside = home / f".{name}.part"
-    with explained(beside, MODELS):
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir(parents=True)
-        classifier.save(beside / "classifier.safetensors")
+    unfinished = home / f".{name}.part"
+    with explained(unfinished, MODELS):
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        classifier.save(unfinished / "classifier.safetensors")
         contents = Contents(f"{source.name}, git id {origin}")
-        contents.adding(beside / "classifier.safetensors", {source.name: came}).write(beside)
-        put_directory_in_place(beside, home / name)
+        contents.adding(unfinished / "classifier.safetensors", {source.name: came}).write(
+            unfinished
+        )
+        put_directory_in_place(unfinished, home / name)
     log(f"{name}: classifier of {classifier.width} features converted to safetensors")
 
 

@@ -19,7 +19,7 @@ from virnucpro.reporting.text import TEXT, constant, join
 if TYPE_CHECKING:
     from virnucpro.calling.evidence import EvidenceColumns, HitColumns
 
-Rows = NDArray[np.int64]
+RowNumbers = NDArray[np.int64]
 FRAME_LABELS = pa.array(["F1", "F2", "F3", "R1", "R2", "R3"], TEXT)
 STATUS_WORDS = pa.array([status.name for status in ChunkStatus], TEXT)
 SCORE, FRAME_SCORE = pa.float64(), pa.float32()  # 4 decimals as text
@@ -38,11 +38,11 @@ class Column:
 
     name: str
     kind: pa.DataType
-    values: Callable[[Answers, Rows], pa.Array | NDArray]
+    values: Callable[[Answers, RowNumbers], pa.Array | NDArray]
     description: str
     nullable: bool = False  # of text: NA is missing and not a word
 
-    def array(self, answers: Answers, rows: Rows) -> pa.Array:
+    def array(self, answers: Answers, rows: RowNumbers) -> pa.Array:
         """The values at `rows`, of the column's own type, null where missing."""
         values = self.values(answers, rows)
         if isinstance(values, np.ndarray):
@@ -56,7 +56,7 @@ class Table:
     """A table of the output directory: its columns, and which rows of the answers it lists."""
 
     name: str
-    rows: Callable[[Answers], Rows]
+    rows: Callable[[Answers], RowNumbers]
     columns: tuple[Column, ...]
 
     @property
@@ -64,7 +64,7 @@ class Table:
         """The types of the columns, as Parquet holds them."""
         return pa.schema([(column.name, column.kind) for column in self.columns])
 
-    def batch(self, answers: Answers, rows: Rows) -> pa.RecordBatch:
+    def batch(self, answers: Answers, rows: RowNumbers) -> pa.RecordBatch:
         """The table's lines for `rows`, some of those that `self.rows` gives."""
         arrays = [column.array(answers, rows) for column in self.columns]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
@@ -73,13 +73,13 @@ class Table:
 # -- what several columns or files need -----------------------------------------------------------
 
 
-def chunk_ids(answers: Answers, rows: Rows) -> pa.Array:
+def chunk_ids(answers: Answers, rows: RowNumbers) -> pa.Array:
     """`{name}_chunk_{k}` of the chunks at `rows`."""
     names = read_names(answers, answers.chunks.record[rows])
     return join(names, constant("_chunk_"), pa.array(answers.chunks.chunk[rows]).cast(TEXT))
 
 
-def frame_ids(answers: Answers, rows: Rows) -> pa.Array:
+def frame_ids(answers: Answers, rows: RowNumbers) -> pa.Array:
     """`{name}_chunk_{k}{F|R}{1|2|3}` of the frames at `rows`."""
     frames = answers.frames
     names = read_names(answers, frames.record[rows])
@@ -87,20 +87,20 @@ def frame_ids(answers: Answers, rows: Rows) -> pa.Array:
     return join(names, constant("_chunk_"), pa.array(frames.chunk[rows]).cast(TEXT), labels)
 
 
-def frame_labels(answers: Answers, rows: Rows) -> pa.Array:
+def frame_labels(answers: Answers, rows: RowNumbers) -> pa.Array:
     """virus or others; a tie goes to others; missing without an embedding."""
     frames = answers.frames
     is_virus = pa.array(frames.virus[rows] > frames.others[rows], mask=~frames.scored[rows])
     return pc.if_else(is_virus, constant("virus"), constant("others"))
 
 
-def region_ids(answers: Answers, rows: Rows) -> pa.Array:
+def region_ids(answers: Answers, rows: RowNumbers) -> pa.Array:
     """`{name}_region_{k}`, k from 1 within a sequence."""
     names = names_of(answers, answers.regions.record[rows])
     return join(names, constant("_region_"), pa.array(answers.regions.region[rows]).cast(TEXT))
 
 
-def notes(answers: Answers, rows: Rows) -> pa.Array:
+def notes(answers: Answers, rows: RowNumbers) -> pa.Array:
     """The notes of calling and of reading, `;`-joined; missing where there is none."""
     values, index = np.unique(answers.sequences.notes[rows], return_inverse=True)
     texts = [
@@ -144,24 +144,24 @@ def calls_of(answers: Answers, records: NDArray) -> pa.Array:
     return pa.array(CALL_WORDS, TEXT).take(pa.array(answers.sequences.call[records]))
 
 
-def called_by(answers: Answers, rows: Rows) -> pa.Array:
+def called_by(answers: Answers, rows: RowNumbers) -> pa.Array:
     """What the calls of the sequences at `rows` are made of."""
     by_screen = np.zeros(len(rows), bool) if answers.screen is None else answers.screen.out[rows]
     return pc.if_else(pa.array(by_screen), constant("screen"), constant(answers.called_by))
 
 
-def all_rows(part: str) -> Callable[[Answers], Rows]:
+def all_rows(part: str) -> Callable[[Answers], RowNumbers]:
     """All rows of `answers.{part}`."""
     return lambda answers: np.arange(len(getattr(answers, part)))
 
 
-def values_of(part: str, name: str) -> Callable[[Answers, Rows], NDArray]:
+def values_of(part: str, name: str) -> Callable[[Answers, RowNumbers], NDArray]:
     """Values of a numpy column of `answers.{part}`."""
     return lambda answers, rows: getattr(getattr(answers, part), name)[rows]
 
 
 def evidence_of(
-    answers: Answers, rows: Rows, of: Callable[[EvidenceColumns], NDArray]
+    answers: Answers, rows: RowNumbers, of: Callable[[EvidenceColumns], NDArray]
 ) -> NDArray[np.float64]:
     """Numbers of the evidence of the records at `rows`, NaN where they were not searched."""
     if answers.evidence is None:
@@ -170,7 +170,9 @@ def evidence_of(
     return np.where(searched, of(answers.evidence)[rows], np.nan)
 
 
-def counted(answers: Answers, rows: Rows, of: Callable[[EvidenceColumns], NDArray]) -> pa.Array:
+def counted(
+    answers: Answers, rows: RowNumbers, of: Callable[[EvidenceColumns], NDArray]
+) -> pa.Array:
     """Numbers of hits; missing where no proteins were searched."""
     values = evidence_of(answers, rows, of)
     missing = np.isnan(values)
@@ -182,7 +184,7 @@ def words(values: list[str | None]) -> pa.Array:
     return pa.array([value or None for value in values], TEXT)
 
 
-def closest(answers: Answers, rows: Rows, *known: str) -> pa.Array:
+def closest(answers: Answers, rows: RowNumbers, *known: str) -> pa.Array:
     """What is known of the closest viral proteins of the records at `rows`: the first of the fields
     that is.
     """
@@ -198,7 +200,7 @@ def closest(answers: Answers, rows: Rows, *known: str) -> pa.Array:
     )
 
 
-def cellular_like(answers: Answers, rows: Rows) -> pa.Array:
+def cellular_like(answers: Answers, rows: RowNumbers) -> pa.Array:
     """Which kind of cell the closest cellular protein comes from; missing where there is none."""
     if answers.evidence is None:
         return pa.nulls(len(rows), TEXT)
@@ -206,22 +208,22 @@ def cellular_like(answers: Answers, rows: Rows) -> pa.Array:
     return words([LABELS[kind] if kind >= 0 else None for kind in kinds])
 
 
-def hit_rows(answers: Answers) -> Rows:
+def hit_rows(answers: Answers) -> RowNumbers:
     """All hits; none where no proteins were searched."""
     return np.arange(len(answers.evidence.hits) if answers.evidence else 0)
 
 
-def of_hits(of: Callable[[HitColumns], NDArray]) -> Callable[[Answers, Rows], NDArray]:
+def of_hits(of: Callable[[HitColumns], NDArray]) -> Callable[[Answers, RowNumbers], NDArray]:
     """Values of the hits."""
     return lambda answers, rows: (
         of(answers.evidence.hits)[rows] if answers.evidence else np.zeros(0)
     )
 
 
-def of_proteins(field: str) -> Callable[[Answers, Rows], pa.Array]:
+def of_proteins(field: str) -> Callable[[Answers, RowNumbers], pa.Array]:
     """What is known of the proteins of the hits."""
 
-    def values(answers: Answers, rows: Rows) -> pa.Array:
+    def values(answers: Answers, rows: RowNumbers) -> pa.Array:
         if answers.evidence is None:
             return pa.nulls(len(rows), TEXT)
         labels = answers.evidence.reference.labels

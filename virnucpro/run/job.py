@@ -54,7 +54,7 @@ from virnucpro.settings import PredictSettings
 
 log = logging.getLogger(__name__)
 
-SECONDS_FOR_THE_MAIN_PROCESS = 5.0  # to say what is wrong, before the others end too
+SECONDS_TO_SAY_WHY = 5.0  # to say what is wrong, before the others end too
 SECONDS_FOR_THE_FILE_SYSTEM = 90.0  # until another machine sees a new file
 
 
@@ -196,7 +196,7 @@ def read_note(run: Run, name: str) -> dict[str, Any]:
     """A note of the main process. Ends where that has failed, and has said so."""
     note = run.board.read(name)
     if note["error"]:
-        time.sleep(SECONDS_FOR_THE_MAIN_PROCESS)  # the main process speaks first
+        time.sleep(SECONDS_TO_SAY_WHY)  # the main process speaks first
         raise SystemExit(note["error"])
     return note
 

@@ -22,7 +22,7 @@ from virnucpro.reporting.result import Result
 from virnucpro.reporting.write import write_results
 from virnucpro.run.identity import SHARD
 from virnucpro.run.records import with_failures, with_files
-from virnucpro.run.shards import JoinedRows, Shard, join_shards, read_shards
+from virnucpro.run.shards import Shard, ShardRows, join_shards, read_shards
 from virnucpro.run.state import WorkPlace
 from virnucpro.run.timing import Clock
 from virnucpro.summary import run_inputs_of
@@ -67,7 +67,7 @@ def merge(
         record = with_failures(_record(shards), table, covered, scores, partial_ok)
         rows, features = np.flatnonzero(covered.kept), None
         if record.features != "none":
-            features = JoinedRows(shards, joined.source[rows])
+            features = ShardRows(shards, joined.source[rows])
             check_room(output_dir, len(rows) * features.shape[1] * features.dtype.itemsize)
         with matrix_written(outputs, table, rows, features, record.model) as saved:
             kept = with_files(table, inputs)

@@ -61,6 +61,6 @@ def older_rows(
     def agrees(rows: np.ndarray, old: np.ndarray) -> bool:
         return same_model(old, embed(rows), run.settings.precision)
 
-    return lambda sharing, store, done: import_older_rows(
-        older, entry.name, table, run.bundle.widths, sharing, store, done, agrees
+    return lambda duplicates, store, done: import_older_rows(
+        older, entry.name, table, run.bundle.widths, duplicates, store, done, agrees
     )

@@ -25,12 +25,9 @@ from virnucpro.run.session import Run
 
 log = logging.getLogger(__name__)
 
-# Every operation of torch gives Python's lock away and waits this long to have it back from a
-# thread that imports. By the usual 5 ms the encoder that computes stands still until the next one
-# is loaded.
+# Every operation of torch releases the GIL and waits this long to get it back from a thread that
+# imports. With the usual 5 ms the encoder that computes would wait until the next one is loaded.
 SECONDS_A_TURN = 5e-5
-
-
 ROOM_TO_COMPUTE = 3 << 30  # bytes; DNABERT-S's batches take 2 GiB on our own kernels
 
 
@@ -44,7 +41,7 @@ def fits_beside(directory: Path, device: torch.device) -> bool:
     )
 
 
-class LoadAhead:
+class Preloader:
     """Begins when entered, in the order of `loaders`; `take` waits for an encoder and gives it
     away. A context, as threads have to end.
     """
@@ -74,7 +71,7 @@ class LoadAhead:
             log.debug("%s was not loaded ahead: %s", name, error)
             return None
 
-    def __enter__(self) -> LoadAhead:
+    def __enter__(self) -> Preloader:
         self._seconds_a_turn = sys.getswitchinterval()
         if self._loaders:
             sys.setswitchinterval(SECONDS_A_TURN)
@@ -88,14 +85,14 @@ class LoadAhead:
         sys.setswitchinterval(self._seconds_a_turn)
 
 
-def load_ahead(run: Run) -> LoadAhead:
+def preload(run: Run) -> Preloader:
     """On a GPU the encoders are loaded from now on, while sequences are read and the first encoder
     computes. Nothing is where the run has finished before or may compare an older run's rows first;
     later encoders are not where the device has no room for them beside the one before.
     """
     finished = Outputs(run.settings.output_dir).run_json.exists() and not run.settings.force
     if run.device.type != "cuda" or run.settings.resume or finished:
-        return LoadAhead({}, run.device)
+        return Preloader({}, run.device)
     import transformers  # noqa: F401 (whole, before a thread goes on with it: libraries look whether it is there, and use what it has)
 
     first = run.bundle.encoders[0]
@@ -104,12 +101,12 @@ def load_ahead(run: Run) -> LoadAhead:
         fits = entry is first or fits_beside(run.bundle.directories[entry.name], run.device)
         return _load(entry, run) if fits else None
 
-    return LoadAhead(
+    return Preloader(
         {entry.name: partial(load, entry) for entry in run.bundle.encoders}, run.device
     )
 
 
-def load_encoder(entry: EncoderEntry, run: Run, ahead: LoadAhead | None = None) -> Encoder:
+def load_encoder(entry: EncoderEntry, run: Run, ahead: Preloader | None = None) -> Encoder:
     """The encoder, as loaded ahead or now. Raises ModelError."""
     name = entry.name
     run.display.stage(f"loading {name}")

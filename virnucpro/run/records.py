@@ -102,7 +102,7 @@ def input_records(table: FrameTable, settings: PredictSettings) -> tuple[InputRe
 def encoder_record(work: Work, done: Extraction) -> EncoderRecord:
     """What `run.json` says of an encoder's embeddings."""
     return EncoderRecord(
-        unique=len(work.sharing.unique),
+        unique=len(work.duplicates.unique),
         rows=done.rows,
         split=done.split,
         recomputed=done.recomputed,

@@ -31,7 +31,7 @@ from virnucpro.calling.sequential import EFFORTS, CallInputs, next_chunks
 from virnucpro.embedding.coverage import coverage
 from virnucpro.embedding.extract import Extraction
 from virnucpro.embedding.plan import Plan, make_plan
-from virnucpro.embedding.store import FeatureRows, Part
+from virnucpro.embedding.store import EncoderRows, FeatureRows
 from virnucpro.embedding.work import Work, column, embeddable
 from virnucpro.errors import VirNucProError
 from virnucpro.models.classifier import Classifier
@@ -112,13 +112,13 @@ class Rounds:
         if len(rows) == 0:
             return
         works = map(self._job.work.__getitem__, self._run.bundle.widths)
-        parts = [Part(work.store, work.sharing.representative[rows]) for work in works]
+        parts = [EncoderRows(work.store, work.duplicates.representative[rows]) for work in works]
         self._scores[rows] = self._classifier.scores(FeatureRows(parts))
 
     def _plan(self, name: str, work: Work, frames: NDArray[np.bool_]) -> Plan:
         """Of the sequences of `frames` those that are in no store and no earlier plan."""
         fresh = np.zeros(len(frames), bool)
-        fresh[work.sharing.representative[frames]] = True
+        fresh[work.duplicates.representative[frames]] = True
         fresh &= ~self._planned[name]
         self._planned[name] |= fresh
         rows = np.sort(work.plan.rows[fresh[work.plan.rows]])

@@ -123,7 +123,8 @@ def check_places(
 
 def read_samplesheet(sheet: Path) -> list[tuple[str, tuple[str, ...]]]:
     """(name, files) of every sample, in the order of the sheet; the lines of one sample are put
-    together. A path that is not there from the current directory is looked for beside the sheet.
+    together. A path that is not there from the current directory is looked for in the directory of
+    the sheet.
 
     Tab-separated or comma-separated by the header; further columns are left alone. Errors:
     UsageError, with the line.
@@ -184,8 +185,8 @@ def _header(sheet: Path, cells: Iterable[str]) -> list[str]:
 
 
 def _located(path: str, sheet: Path) -> str:
-    beside = sheet.parent / path
-    return str(beside) if not Path(path).exists() and beside.exists() else path
+    near_sheet = sheet.parent / path
+    return str(near_sheet) if not Path(path).exists() and near_sheet.exists() else path
 
 
 def _check_name(name: str, where: Path) -> None:

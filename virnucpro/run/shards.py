@@ -262,7 +262,7 @@ def _sources(shards: Sequence[Shard]) -> np.ndarray:
     return np.concatenate(parts).astype(np.int64)
 
 
-class JoinedRows:
+class ShardRows:
     """The feature rows of all shards, in the order of the frames `source`, memory-mapped; slices of
     frames can be read. Errors: StoreError where a shard's file is not what its run wrote.
     """

@@ -100,7 +100,7 @@ def is_read_once(name: str) -> bool:
 @contextmanager
 def _spooled(names: Mapping[str, str], output_dir: Path) -> Iterator[str]:
     """The directory that holds the data of `names`, in files of the names they map to, while
-    entered; of an output directory with nothing else in it nothing stays.
+    entered. An output directory that was made for it and holds nothing else is removed too.
     """
     for name in names:
         _check_kind(name)

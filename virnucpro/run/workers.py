@@ -46,9 +46,9 @@ def launch_processes(
 ) -> int:
     """Run `virnucpro OPTIONS -- INPUTS` in `processes.count` processes; the exit code of the run.
 
-    A process that fails ends the others. Where it has not said why, that is said here: raises
-    VirNucProError, or Interrupted where a signal stopped it. However this function is left, no
-    process is left behind.
+    A process that fails ends the others. Where a signal ended it, so that it could not say why,
+    this raises VirNucProError, or Interrupted where the signal asked it to stop. However this
+    function is left, no process is left behind.
     """
     from torch.distributed import TCPStore
 

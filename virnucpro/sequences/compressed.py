@@ -83,7 +83,7 @@ class InputBytes:
         self._file.close()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_on_disk(path: Path) -> str:
     """Hex sha256 of the file's bytes as they lie on disk. Errors: OSError."""
     with InputBytes(path) as file:
         return file.sha256()

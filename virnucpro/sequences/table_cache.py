@@ -23,7 +23,7 @@ from virnucpro.errors import StoreError, limit_behind, one_line
 from virnucpro.files import CACHE, FULL, OUTPUT, Purpose, make_directory
 from virnucpro.locks import Lock
 from virnucpro.sequences.cache import Hold, keep_below_limit
-from virnucpro.sequences.compressed import sha256_of
+from virnucpro.sequences.compressed import sha256_on_disk
 from virnucpro.sequences.frame_columns import FrameRules
 from virnucpro.sequences.inputs import InputFile
 from virnucpro.sequences.table import (
@@ -146,15 +146,15 @@ def user_place(root: Path) -> Path:
 
 
 def _open_to_others(root: Path) -> None:
-    """Whoever may write beside the new directory `root` may make a directory in it, but not remove
+    """Whoever may write next to the new directory `root` may make a directory in it, but not remove
     another's.
     """
-    beside = root.parent.stat()
-    if beside.st_mode & 0o022:
+    parent = root.parent.stat()
+    if parent.st_mode & 0o022:
         with suppress(OSError):
-            os.chown(root, -1, beside.st_gid)
+            os.chown(root, -1, parent.st_gid)
         with suppress(OSError):
-            root.chmod(stat.S_IMODE(beside.st_mode) | stat.S_ISVTX)
+            root.chmod(stat.S_IMODE(parent.st_mode) | stat.S_ISVTX)
 
 
 def _cache_or_private(places: TablePlaces) -> Path:
@@ -201,7 +201,7 @@ def _reusable(
 
 def _sha256_or_none(file: InputFile) -> str | None:
     try:
-        return sha256_of(file.path)
+        return sha256_on_disk(file.path)
     except (OSError, ValueError):
         return None
 

@@ -26,7 +26,7 @@ PASSED, NEAR, WRONG = "passed", "near", "wrong"
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class ScoredRows:
     """What a run says of one input, by frame id. features: float32 [frames, width]; scores: float64
     [frames, 2], others and virus.
     """
@@ -43,7 +43,7 @@ class Given:
 
     name: str
     fasta: str
-    rows: Rows
+    rows: ScoredRows
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +66,7 @@ class Figures:
                 Given(
                     given["name"],
                     given["fasta"],
-                    Rows(
+                    ScoredRows(
                         given["ids"],
                         stored[f"{given['name']}.features"],
                         stored[f"{given['name']}.scores"],
@@ -121,7 +121,7 @@ class Comparison:
         return f"{text}{kind}, {self.problem}"
 
 
-def read_rows(directory: Path, stem: str) -> Rows:
+def read_rows(directory: Path, stem: str) -> ScoredRows:
     """The features and the original's table of a finished run of one input file.
 
     Raises ModelError if they are not there.
@@ -137,7 +137,7 @@ def read_rows(directory: Path, stem: str) -> Rows:
     except (OSError, KeyError) as error:
         raise ModelError(f"{directory}: the run left no results to compare ({error})") from None
     scores = [[float(line["score1"]), float(line["score2"])] for line in ordered]
-    return Rows(
+    return ScoredRows(
         list(ids),
         np.array(features, dtype=np.float32),
         np.array(scores),
@@ -152,7 +152,10 @@ def verdict_of(comparisons: Iterable[Comparison]) -> str:
 
 
 def compare(
-    precision: str, figures: Figures, found: Mapping[str, Rows], reference: Mapping[str, Rows]
+    precision: str,
+    figures: Figures,
+    found: Mapping[str, ScoredRows],
+    reference: Mapping[str, ScoredRows],
 ) -> Comparison:
     """fp32 is compared with the figures alone; `reference` is fp32's result for the others."""
     for given in figures.inputs:
@@ -196,14 +199,14 @@ def compare(
     return Comparison(precision, verdict, len(ours.ids), labels, score, deviations, cosine, problem)
 
 
-def _in_order(rows: Rows, ids: Sequence[str]) -> Rows:
+def _in_order(rows: ScoredRows, ids: Sequence[str]) -> ScoredRows:
     order = [rows.ids.index(name) for name in ids]
     labels = [rows.labels[i] for i in order]
-    return Rows(list(ids), rows.features[order], rows.scores[order], labels)
+    return ScoredRows(list(ids), rows.features[order], rows.scores[order], labels)
 
 
-def _joined(parts: Sequence[Rows]) -> Rows:
-    return Rows(
+def _joined(parts: Sequence[ScoredRows]) -> ScoredRows:
+    return ScoredRows(
         [name for rows in parts for name in rows.ids],
         np.concatenate([rows.features for rows in parts]).astype(np.float64),
         np.concatenate([rows.scores for rows in parts]),

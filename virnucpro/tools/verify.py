@@ -29,7 +29,7 @@ from virnucpro.tools.figures import (
     WRONG,
     Comparison,
     Figures,
-    Rows,
+    ScoredRows,
     compare,
     read_rows,
     verdict_of,
@@ -156,7 +156,7 @@ def verify(predict: Predict, figures: Figures, precisions: Sequence[str]) -> tup
     (labels).
     """
     done: list[Comparison] = []
-    reference: dict[str, Rows] = {}
+    reference: dict[str, ScoredRows] = {}
     for precision in dict.fromkeys(["fp32", *precisions]):
         found = {}
         with tempfile.TemporaryDirectory(prefix="virnucpro-verify-") as scratch:

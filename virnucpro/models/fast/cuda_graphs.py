@@ -29,8 +29,8 @@ class Graphs:
     """Does what launching functions do, by graphs where a key occurs again. For one GPU and one
     thread at a time.
 
-    `record(launches, beside)` gives the graph of `launches()`, which may share the memory of the
-    graph `beside`.
+    `record(launches, other)` gives the graph of `launches()`, which may share the memory of the
+    graph `other`.
     """
 
     def __init__(
@@ -89,13 +89,13 @@ class Recorder:
         self._stream: torch.cuda.Stream | None = None
 
     def __call__(
-        self, launches: Launches, beside: torch.cuda.CUDAGraph | None
+        self, launches: Launches, other: torch.cuda.CUDAGraph | None
     ) -> torch.cuda.CUDAGraph:
         """Record what `launches` launches."""
         self._stream = self._stream or torch.cuda.Stream(self._device)
         graph, pool = (
             torch.cuda.CUDAGraph(),
-            beside.pool() if beside else torch.cuda.graph_pool_handle(),
+            other.pool() if other else torch.cuda.graph_pool_handle(),
         )
         with torch.cuda.stream(self._stream):
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
