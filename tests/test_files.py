@@ -197,6 +197,15 @@ def test_a_lock_that_another_user_made_is_enough_to_be_read(tmp_path, monkeypatc
         pass
 
 
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "link"):
+        for read in (files.sha256_of, files.xxh3_of, files.open_regular):
+            with pytest.raises(OSError, match="it is not a regular file"):
+                read(tmp_path / name)
+
+
 def test_digests_are_those_of_the_tools_that_users_have(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"hello\n")

@@ -218,6 +218,17 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
     return handle
 
 
+def open_regular(path: Path) -> int:
+    """A handle of a regular file to be read, links followed; never waiting for a pipe. Errors:
+    OSError.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if stat.S_ISREG(os.fstat(handle).st_mode):
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+
+
 def is_ours(path: Path) -> bool:
     """Whether this user or the administrator has made `path`, as far as its disk tells users apart.
 
@@ -278,7 +289,7 @@ def digest(content: Mapping[str, Any]) -> str:
 
 
 def _hash(path: Path, digest: Any, add: Add = _ignore) -> str:
-    with open(path, "rb", buffering=0) as opened:
+    with open(open_regular(path), "rb", buffering=0) as opened:
         while block := opened.read(BLOCK):
             digest.update(block)
             add(len(block))

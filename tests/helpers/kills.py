@@ -30,15 +30,22 @@ KINDS = ("kill worker", "kill launcher", "terminate worker", *KINDS_OF_ONE)
 SECONDS_TO_END = 30.0
 # exit code of a process that a signal met before the program's own code, which answers for it
 OUTSIDE = 99
-# executed when Python starts
-EVERY_STEP = f"""
+# around what is not the program's
+HELD = f"""
 import os, signal
 for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, lambda number, frame: os._exit({OUTSIDE}))
-import virnucpro.embedding.store as store
-store.FLUSH_SECONDS = 0.0
+"""
+FREED = """
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGTERM, signal.SIG_DFL)
+"""
+# executed when Python starts
+EVERY_STEP = f"""
+{HELD}
+import virnucpro.embedding.store as store
+store.FLUSH_SECONDS = 0.0
+{FREED}
 """
 
 
@@ -119,7 +126,7 @@ class Faults:
     ) -> Running:
         """Begin a command, in a session of its own; `before` is Python that runs before it."""
         log = self.directory / f"{name}.{time.time_ns()}.log"
-        program = f"{before}\nfrom virnucpro.__main__ import main\nmain()"
+        program = f"{HELD}{before}\nfrom virnucpro.__main__ import main\n{FREED}main()"
         command = [sys.executable, "-c", program, *arguments]
         if processes > 1:
             command += ["--num-processes", str(processes)]

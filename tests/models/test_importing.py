@@ -4,6 +4,7 @@ content is told apart.
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -111,15 +112,24 @@ def test_the_users_own_model_is_not_replaced_by_another(hub: Hub, home: Path, tm
     ("make", "message"),
     [
         (lambda path: path / "nowhere.pth", "no such file"),
-        (lambda path: path, "no readable config.json"),
+        (lambda path: path, r"config\.json: .*give the directory of ESM-2"),
         (lambda path: _encoder(path, "{}"), "neither facebook/esm2_t36_3B_UR50D"),
-        (lambda path: _encoder(path, "[]"), "no readable config.json"),
-        (lambda path: _encoder(path, "[" * 100_000), "no readable config.json"),
+        (lambda path: _encoder(path, "[]"), r"config\.json: .*give the directory of ESM-2"),
+        (lambda path: _pipe(path), r"config\.json: it is not a regular file; give the directory"),
+        (
+            lambda path: _encoder(path, "[" * 100_000),
+            r"config\.json: .*give the directory of ESM-2",
+        ),
     ],
 )
 def test_what_cannot_be_imported_is_said_in_a_line(home: Path, tmp_path: Path, make, message):
     with pytest.raises(ModelError, match=message):
         import_model(make(tmp_path))
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path / "config.json")
+    return path
 
 
 def _encoder(path: Path, config: str) -> Path:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.csv
 import zstandard
 
+from virnucpro.files import open_regular
 from virnucpro.homology.choice import LABELS, no_reference
 from virnucpro.homology.masking import repeats, seed_residues
 from virnucpro.homology.seeds import UNKNOWN_TARGET, comparable
@@ -149,7 +150,8 @@ def build(
 def load(directory: Path) -> Reference:
     """Raises InputError where the directory is no whole reference."""
     try:
-        text = (directory / "reference.json").read_bytes()
+        with open(open_regular(directory / "reference.json"), "rb") as file:
+            text = file.read()
         record = json.loads(text)
         if record["format"] != FORMAT:
             raise ValueError(f"it has format {record['format']}, not {FORMAT}")
@@ -165,7 +167,8 @@ def load(directory: Path) -> Reference:
 
 
 def _read(path: Path, expected: str) -> bytes:
-    packed = path.read_bytes()
+    with open(open_regular(path), "rb") as file:
+        packed = file.read()
     if hashlib.sha256(packed).hexdigest() != expected:
         raise ValueError(f"{path.name} is damaged (its checksum differs)")
     return zstandard.ZstdDecompressor().decompress(packed)

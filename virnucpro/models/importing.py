@@ -7,7 +7,6 @@ torch only to read and convert weights.
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +23,7 @@ from virnucpro.models.library import (
     place_classifier,
     write_bundle,
 )
+from virnucpro.models.weights import read_table, weight_files
 
 RESERVED = ("mini", "verified", "sha256.json")  # names in the models directory, or of the program
 
@@ -90,8 +90,6 @@ def _check_name(name: str, path: Path) -> None:
 
 
 def _import_encoder(source: Path, log: Log) -> Path:
-    from virnucpro.models.weights import weight_files
-
     entry, model = _recognised(source)
     folder = folder_name(model.id)
     missing = [name for name in entry.files if not (source / name).is_file()]
@@ -132,18 +130,13 @@ def _import_encoder(source: Path, log: Log) -> Path:
 
 def _recognised(source: Path) -> tuple[EncoderEntry, HubModel]:
     """The published encoder that the config.json of `source` describes."""
-    try:
-        config = json.loads((source / "config.json").read_text())
-        fits = [
-            (entry, model)
-            for entry, model in published_encoders()
-            if all(config.get(key) == value for key, value in model.shape.items())
-        ]
-    except (OSError, ValueError, AttributeError, RecursionError):
-        raise ModelError(
-            f"{source}: no readable config.json; give the directory of ESM-2 or DNABERT-S as the"
-            " hub serves it"
-        ) from None
+    advice = "give the directory of ESM-2 or DNABERT-S as the hub serves it"
+    config = read_table(source / "config.json", advice)
+    fits = [
+        (entry, model)
+        for entry, model in published_encoders()
+        if all(config.get(key) == value for key, value in model.shape.items())
+    ]
     if fits:
         return fits[0]
     shapes = " or ".join(

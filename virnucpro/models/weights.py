@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from virnucpro.errors import ModelError, limit_behind
-from virnucpro.files import is_plain_name
+from virnucpro.files import is_plain_name, open_regular
 from virnucpro.models.pickles import RefusedGlobal, check_pickled
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def read_table(file: Path, advice: str, most: int = LARGEST_JSON) -> dict[str, A
     the file is absent, larger than `most` bytes, nested too deeply, or holds anything else.
     """
     try:
-        with file.open("rb") as opened:
+        with open(open_regular(file), "rb") as opened:
             content = opened.read(most + 1)
         if len(content) > most:
             raise ValueError(f"larger than {most:,} bytes")
