@@ -28,7 +28,7 @@ def expected(sequence: str, shortest: int) -> set[tuple[int, int, bool, str]]:
 def test_stretches_are_those_of_the_six_frames(length):
     rng = random.Random(length)
     sequences = ["".join(rng.choices("ACGTN", [8, 8, 8, 8, 1], k=length)) for _ in range(4)]
-    stretches = find_stretches([s.encode() for s in sequences], 12)
+    stretches = find_stretches([s.encode() for s in sequences], 12, np.inf)
     proteins = stretches.proteins
     for i, sequence in enumerate(sequences):
         found = set()
@@ -40,6 +40,32 @@ def test_stretches_are_those_of_the_six_frames(length):
         assert {f[:3] for f in found} == {f[:3] for f in expected(sequence, 12)}
         if "N" not in sequence:
             assert found == expected(sequence, 12)
+
+
+@pytest.mark.parametrize("times", [1.5, 2.5])
+def test_stretches_within_much_longer_ones_are_left_out(times):
+    """Also where they reach out a little."""
+    rng = random.Random(3)
+    gene = "".join(rng.choice(["GGA", "GCA", "CCA", "AAC", "CTG"]) for _ in range(150))
+    sequences = ["".join(rng.choices("ACGT", k=400)) + gene for _ in range(5)]
+
+    def found(times: float) -> list[tuple[int, int, int]]:
+        stretches = find_stretches([s.encode() for s in sequences], 12, times)
+        length = stretches.proteins.length.tolist()
+        return [
+            (s, *stretches.bases(row, 0, length[row], len(sequences[s])))
+            for row, s in enumerate(stretches.sequence.tolist())
+        ]
+
+    every = found(np.inf)
+    kept = []
+    for s, a, b in every:
+        places = [a + (b - a) * quarter // 4 for quarter in (1, 2, 3)]
+        longer = [x for x in every if x[0] == s and x[2] - x[1] >= times * (b - a)]
+        if not all(any(x[1] <= p < x[2] for x in longer) for p in places):
+            kept.append((s, a, b))
+    assert found(times) == kept
+    assert 0 < len(kept) < len(every)
 
 
 def test_lower_case_and_u_are_read():
