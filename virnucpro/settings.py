@@ -126,6 +126,13 @@ class ModelSettings:
     chunk_length: int | None = None
 
 
+def _measured_shares(calibration: Mapping[str, Any], call_by: str) -> Collection[str]:
+    """The shares of false positives for which the model has points."""
+    if call_by == "both" and "evidence" in calibration:
+        return calibration["evidence"].get("points", ())
+    return calibration.get("points", {}).get("shares", ())
+
+
 @dataclass(frozen=True, slots=True)
 class CallSettings:
     """How scores become calls, and in which format the tables are; nothing here touches an
@@ -160,11 +167,10 @@ class CallSettings:
         call_by = self.call_by or ("both" if weighs and reference != NO_REFERENCE else "model")
         if self.points.max_fdr is not None and not calibration and call_by != "both":
             raise UsageError("--max-fdr: this model has no probabilities; add --call-by both")
-        evidence = (calibration or {}).get("evidence", {}) if call_by == "both" else {}
-        points = self.points.of_model(evidence.get("points", ()))
+        points = self.points.of_model(_measured_shares(calibration or {}, call_by))
         if points.false_positives is None and self.points.false_positives is not None:
             raise UsageError(
-                "--false-positives: was measured for mini with --call-by both; give --min-score"
+                "--false-positives: this model has no points that were measured; give --min-score"
             )
         return replace(self, points=points, reference=reference, call_by=call_by)
 

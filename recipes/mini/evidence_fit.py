@@ -25,7 +25,7 @@ from recipes.mini.evidence_hits import read_features
 from virnucpro.calling.calibration import expit
 from virnucpro.files import write_json
 from virnucpro.homology import weights as shipped
-from virnucpro.homology.weights import Weights
+from virnucpro.homology.weights import Points, Weights
 from virnucpro.settings import PROMISED
 from virnucpro.training.metrics import (
     at_threshold,
@@ -311,7 +311,9 @@ def main() -> None:
     write_json(options.results, measured(c, odds))
     path = options.bundle / "bundle.json"
     bundle = json.loads(path.read_text())
-    weights = replace(fitted(c, "both"), points=points_of(c, odds["both"]))
+    weights = fitted(c, "both")
+    points = Points.from_json(weights.lengths, points_of(c, odds["both"]))
+    weights = replace(weights, points=points)
     bundle["calibration"]["evidence"] = weights.to_json()
     path.write_text(json.dumps(bundle, indent=2) + "\n")
     everything = fitted(read(options.table, options.hits, None), "search")

@@ -147,16 +147,21 @@ def errors(p: np.ndarray, s: Scored) -> dict[str, Any]:
     return found
 
 
+def without_own_fold(s: Scored, of: Scores, fold: np.ndarray) -> np.ndarray:
+    """float64 [n]: P(virus) by a calibration fitted without the fold of each contig."""
+    p = np.full(len(s), np.nan)
+    for k in np.unique(fold).tolist():
+        rest, out = fold != k, fold == k
+        one = fitted(s, of, rest)
+        p[out] = one.probability(s.score[out], s.length[out], of.share[out], of.frames[out])
+    return p
+
+
 def calibrated(s: Scored, of: Scores, fold: np.ndarray) -> dict[str, Any]:
     """A calibration fitted on all and, for its error, without each fold; and the probabilities that
     RATES of the cells of each length reach.
     """
-    features, weight = FEATURES["score x length, score x frames"], even_weights(s)
-    p = np.full(len(s), np.nan)
-    for k in range(FOLDS):
-        rest, out = fold != k, fold == k
-        one = fitted(features, s, of, weight, rest)
-        p[out] = one.probability(s.score[out], s.length[out], of.share[out], of.frames[out])
+    p = without_own_fold(s, of, fold)
     points = {
         str(n): {
             f"{r:g}": np.quantile(p[(s.length == n) & ~s.virus], 1 - r)
@@ -165,21 +170,21 @@ def calibrated(s: Scored, of: Scores, fold: np.ndarray) -> dict[str, Any]:
         }
         for n in LENGTHS
     }
-    whole = fitted(features, s, of, weight, np.ones(len(s), bool))
+    whole = fitted(s, of, np.ones(len(s), bool))
     return {"left_out": errors(p, s), "points": points, "calibration": whole.to_json()}
 
 
-def fitted(features, s: Scored, of: Scores, weight: np.ndarray, rows: np.ndarray) -> Calibration:
+def fitted(s: Scored, of: Scores, rows: np.ndarray) -> Calibration:
     """A calibration of the contigs `rows` (bool)."""
     virus = s.virus[rows]
     return fit(
-        features,
+        FEATURES["score x length, score x frames"],
         s.score[rows],
         s.length[rows],
         of.share[rows],
         of.frames[rows],
         virus,
-        weight[rows],
+        even_weights(s)[rows],
     )
 
 

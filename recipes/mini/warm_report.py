@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from recipes.mini.contigs import Packed, contigs_of
+from recipes.mini.evidence_fit import Contigs, at_points, points_of
 from recipes.mini.fold_report import (
     answers,
     calibrated,
@@ -26,10 +27,13 @@ from recipes.mini.fold_report import (
     labelled,
     of_network,
     rounded_lists,
+    without_own_fold,
 )
 from recipes.mini.oof import log_odds, table
 from recipes.mini.pack import LENGTHS
 from recipes.mini.warm import FOLDS
+from virnucpro.calling.calibration import logit
+from virnucpro.training.evaluation import Scored
 from virnucpro.training.metrics import auroc
 
 
@@ -42,6 +46,21 @@ def by_fold(s, fold: np.ndarray) -> dict[str, list[float]]:
         ]
         for n in LENGTHS
     }
+
+
+def call_points(s: Scored, p: np.ndarray) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(the points of a call by the network alone as a calibration has them, what they do)."""
+    nothing = np.zeros(len(s))
+    c = Contigs(
+        *(nothing[:, None], nothing, s.virus, s.category, s.group, nothing, s.length, nothing),
+        nothing > 0,
+    )
+    of, lengths = points_of(c, logit(p)), np.unique(c.length).tolist()
+    told = {}
+    for i, n in enumerate(lengths):
+        rows = c.length == n
+        told[str(n)] = at_points(c.select(rows), p[rows], {k: v[i] for k, v in of.items()})
+    return {"lengths": lengths, "shares": {k: list(v) for k, v in of.items()}}, told
 
 
 def main(work: Path, packed: Path, out: Path, results: Path, scores: Path) -> None:
@@ -58,6 +77,9 @@ def main(work: Path, packed: Path, out: Path, results: Path, scores: Path) -> No
         found[name] = of_network(s) | {"auroc of each fold": by_fold(s, fold[rows])}
     s = labelled(contigs, labels, ours.score).select(rows)
     found["warm"]["calibration"] = calibrated(s, ours.select(rows), fold[rows])
+    of, told = call_points(s, without_own_fold(s, ours.select(rows), fold[rows]))
+    found["warm"]["calibration"]["calibration"]["points"] = of
+    found["warm"]["at points"] = told
     found["log"] = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     results.write_text(json.dumps(rounded_lists(found), indent=1) + "\n")
     _, columns = table(work, packed, out)

@@ -193,10 +193,12 @@ def test_rules_that_a_model_cannot_follow_are_told_before_anything_is_computed()
     with pytest.raises(UsageError, match="--max-fdr: this model has no probabilities"):
         CallSettings(points=fdr).of_model(None)
     for calibration, reference in ((MEASURED, "none"), ({"evidence": {}}, "x"), (None, "x")):
-        with pytest.raises(UsageError, match="--false-positives: was measured for mini"):
+        with pytest.raises(UsageError, match="--false-positives: this model has no points"):
             CallSettings(points=share, reference=reference).of_model(calibration)
     assert CallSettings(points=fdr, reference="x").of_model(MEASURED).points.max_fdr == 0.1
     assert CallSettings(points=share, reference="x").of_model(MEASURED).points == share
+    alone = {"points": {"lengths": [500], "shares": {"1%": [0.9]}}, **MEASURED}
+    assert CallSettings(points=share, reference="none").of_model(alone).points == share
 
 
 @pytest.mark.parametrize(

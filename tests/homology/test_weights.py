@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from virnucpro.homology.weights import FEATURES, Weights, search_weights
+from virnucpro.homology.weights import FEATURES, Points, Weights, search_weights
 
 
 def test_weights_are_interpolated_between_lengths():
@@ -11,8 +11,9 @@ def test_weights_are_interpolated_between_lengths():
     lengths = np.array([10, 100, 1000, 10_000, 10**7])
     odds = weights.log_odds(np.ones((5, 2)), lengths)
     assert odds.tolist() == pytest.approx([1, 1, 4, 7, 7])
-    weights = replace(weights, points={"5%": (0.9, 0.5)})
-    assert weights.points_at(lengths, "5%")[0].tolist() == pytest.approx([0.9, 0.9, 0.7, 0.5, 0.5])
+    points = Points(weights.lengths, {"5%": (0.9, 0.5)})
+    weights = replace(weights, points=points)
+    assert points.at(lengths, "5%")[0].tolist() == pytest.approx([0.9, 0.9, 0.7, 0.5, 0.5])
     again = Weights.from_json(weights.to_json(), 2)
     assert again == weights
     assert again.log_odds(np.ones((5, 2)), lengths)[2] == odds[2]
@@ -34,7 +35,7 @@ def test_weights_are_interpolated_between_lengths():
     ],
 )
 def test_weights_that_are_none_are_refused(data):
-    with pytest.raises(ValueError, match=r"evidence (weight|points)"):
+    with pytest.raises(ValueError, match=r"evidence weight|points of a call"):
         Weights.from_json(data, 1)
 
 

@@ -3,10 +3,12 @@ rate from it.
 
     {"method": "logistic", "features": ["intercept", "logit_score", ...], "coefficients": [...],
      "ranges": {"log_length": [lo, hi]}, "training_prevalence": 0.5, "regions": {"opens": 0.65,
-     "stays": 0.45}, "evidence": {"lengths": [500, ...], "weights": [[...], ...]}}
+     "stays": 0.45}, "evidence": {"lengths": [500, ...], "weights": [[...], ...]},
+     "points": {"lengths": [500, ...], "shares": {"1%": [0.97, ...], ...}}}
 
 `regions` may be absent, and so may `evidence`: of each length the intercept and the weights of the
-log-odds of the score and of what known proteins say (homology/weights.py).
+log-odds of the score and of what known proteins say; and `points`: the probabilities that shares of
+cells of each length reach, without known proteins (homology/weights.py).
 
 Knows how to apply and to fit such a model with numpy alone; does not know where its data came from.
 """
@@ -22,7 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from virnucpro.calling.regions import RegionLimits
 from virnucpro.errors import ModelError
-from virnucpro.homology.weights import FEATURES, Weights
+from virnucpro.homology.weights import FEATURES, Points, Weights, listed
 
 # scored sequences of a source below which its prevalence is not estimated
 FEWEST_FOR_PREVALENCE = 1000
@@ -73,6 +75,7 @@ class Calibration:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     regions: RegionLimits = field(default_factory=RegionLimits)
     evidence: Weights | None = None  # of the score's log-odds and the FEATURES of the search
+    points: Points | None = None  # of the probability without a search
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Calibration:
@@ -96,6 +99,9 @@ class Calibration:
                 ),
                 Weights.from_json(data["evidence"], 1 + len(FEATURES))
                 if "evidence" in data
+                else None,
+                Points.from_json(data["points"]["lengths"], data["points"]["shares"])
+                if "points" in data
                 else None,
             )
             calibration._check()
@@ -137,7 +143,21 @@ class Calibration:
             "training_prevalence": self.training_prevalence,
             "regions": {"opens": self.regions.opens, "stays": self.regions.stays},
             **({} if self.evidence is None else {"evidence": self.evidence.to_json()}),
+            **(
+                {}
+                if self.points is None
+                else {
+                    "points": {
+                        "lengths": list(self.points.lengths),
+                        "shares": listed(self.points.shares),
+                    }
+                }
+            ),
         }
+
+    def measured_points(self, by_both: bool) -> Points | None:
+        """Those of a call by the score and known proteins, or by the score alone."""
+        return self.evidence.points if by_both and self.evidence else self.points
 
     def probability(
         self,

@@ -237,12 +237,11 @@ def call_sequences(
     over, ambiguous = deciding >= rules.points.virus, deciding >= rules.points.relaxed
     if rules.points.max_fdr is not None:
         over = fdr <= rules.points.max_fdr
-    if rules.points.false_positives is not None and calibration and calibration.evidence:
+    measured = calibration.measured_points(evidence is not None) if calibration else None
+    if rules.points.false_positives is not None and measured is not None:
         over, ambiguous = (
             deciding >= shift_prevalence(point, trained, prevalence)
-            for point in calibration.evidence.points_at(
-                records.length, rules.points.false_positives, AMBIGUOUS
-            )
+            for point in measured.at(records.length, rules.points.false_positives, AMBIGUOUS)
         )
     notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,37 @@ MOST_LENGTHS = 32
 
 
 @dataclass(frozen=True)
+class Points:
+    """By share of cells ("5%"): the probability that so many cells of each measured length (bases,
+    ascending) reach; between two lengths it is interpolated.
+    """
+
+    lengths: tuple[int, ...]
+    shares: Mapping[str, tuple[float, ...]]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.lengths) <= MOST_LENGTHS or self.lengths[0] < 1:
+            raise ValueError("the points of a call have no lengths")
+        if list(self.lengths) != sorted(set(self.lengths)):
+            raise ValueError("the lengths of the points of a call do not rise")
+        if not all(
+            len(of) == len(self.lengths) and 0 < min(of) <= max(of) < 1
+            for of in self.shares.values()
+        ):
+            raise ValueError("the points of a call are not a probability a length")
+
+    @classmethod
+    def from_json(cls, lengths: Sequence[Any], shares: Mapping[str, Any]) -> Points:
+        """Errors: ValueError, TypeError where these are no points."""
+        of = {str(name): tuple(map(float, values)) for name, values in shares.items()}
+        return cls(tuple(map(int, lengths)), of)
+
+    def at(self, lengths: np.ndarray, *shares: str) -> list[np.ndarray]:
+        """float64 [N] of each share: the probability that so many cells of each length reach."""
+        return [between(self.lengths, self.shares[share], lengths) for share in shares]
+
+
+@dataclass(frozen=True)
 class Weights:
     """A logistic model of P(virus) by length: of each fitted length (bases, ascending) the
     intercept and a weight a feature; between two lengths the log-odds are interpolated.
@@ -32,8 +63,7 @@ class Weights:
 
     lengths: tuple[int, ...]
     weights: tuple[tuple[float, ...], ...]  # [lengths, 1 + features]
-    # by share of cells ("5%"): the probability that so many reach, of each length
-    points: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    points: Points | None = None  # of the probability that these weights give
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], features: int) -> Weights:
@@ -46,11 +76,7 @@ class Weights:
             raise ValueError(f"the evidence weights are not {1 + features} numbers a length")
         if not (np.abs(weights) <= LARGEST_WEIGHT).all():
             raise ValueError("an evidence weight is no number, or larger than any that is fitted")
-        points = {name: tuple(map(float, of)) for name, of in data.get("points", {}).items()}
-        if not all(
-            len(of) == len(lengths) and 0 < min(of) <= max(of) < 1 for of in points.values()
-        ):
-            raise ValueError("the evidence points are not a probability a length")
+        points = Points.from_json(lengths, data["points"]) if "points" in data else None
         return cls(lengths, tuple(map(tuple, weights.tolist())), points)
 
     def to_json(self) -> dict[str, Any]:
@@ -58,24 +84,26 @@ class Weights:
         return {
             "lengths": list(self.lengths),
             "weights": [list(row) for row in self.weights],
-            **({"points": {k: list(v) for k, v in self.points.items()}} if self.points else {}),
+            **({} if self.points is None else {"points": listed(self.points.shares)}),
         }
 
     def log_odds(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """float64 [N] of `features` [N, F] of sequences of so many bases."""
         rows = np.column_stack(
-            [self._between(column, lengths) for column in np.transpose(self.weights)]
+            [between(self.lengths, column, lengths) for column in np.transpose(self.weights)]
         )
         # not @: a BLAS product's last bit may depend on N
         return rows[:, 0] + (rows[:, 1:] * features).sum(axis=1)
 
-    def points_at(self, lengths: np.ndarray, *shares: str) -> list[np.ndarray]:
-        """float64 [N] of each share: the probability that so many cells of each length reach."""
-        return [self._between(self.points[share], lengths) for share in shares]
 
-    def _between(self, values: Sequence[float], lengths: np.ndarray) -> np.ndarray:
-        """Values of the fitted lengths, interpolated; beyond these the nearest."""
-        return np.interp(np.log(np.maximum(lengths, 1)), np.log(self.lengths), values)
+def between(at: Sequence[int], values: Sequence[float], lengths: np.ndarray) -> np.ndarray:
+    """Values of the lengths `at` for `lengths`, interpolated; beyond these the nearest."""
+    return np.interp(np.log(np.maximum(lengths, 1)), np.log(at), values)
+
+
+def listed(shares: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
+    """Shares as JSON has them."""
+    return {name: list(values) for name, values in shares.items()}
 
 
 def search_weights() -> Weights:
