@@ -32,8 +32,8 @@ PART = re.compile(r"(<!-- made from (.+?) -->\n).*?(<!-- end -->)", re.S)
 
 def columns(table: Table) -> str:
     """The glossary of a table."""
-    rows = [f"| `{column.name}` | {column.description} |" for column in table.columns]
-    return "\n".join(["| column | meaning |", "|---|---|", *rows]) + "\n"
+    lines = [f"- `{column.name}`: {column.description}" for column in table.columns]
+    return "\n" + "\n".join(_wrapped(line, "  ") for line in lines) + "\n\n"
 
 
 def files() -> str:

@@ -90,7 +90,7 @@ CONTIGS = Table(
             "virus_probability",
             SCORE,
             values_of("sequences", "virus_probability"),
-            "the calibrated score, see below; `NA` where the model has no calibration",
+            "the calibrated score; `NA` where the model has no calibration",
         ),
         Column(
             "max_chunk_score",
@@ -110,7 +110,7 @@ CONTIGS = Table(
             SCORE,
             values_of("sequences", "fdr"),
             "expected share of false ones among all sequences of this source called at this score"
-            " or a better one, see below",
+            " or a better one",
         ),
         Column("note", TEXT, notes, "`;`-joined words, see below", nullable=True),
         Column(
