@@ -84,9 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # Beside another program on the same cores, threads that wait for each other by spinning burn
     # half of the time (docs/PERFORMANCE.md).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch is imported
+    # oneDNN keeps the kernels of the last 1,024 shapes, a quarter of a megabyte each; attention has
+    # a shape for each length and number of sequences, and a batch needs fewer than 64
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
     # importing torch makes half a million objects and no garbage, which is searched for all the
     # time
-    gc.set_threshold(10_000)
+    gc.set_threshold(100_000)
     code = run(list(sys.argv[1:] if arguments is None else arguments))
     # else it is searched for once more, in all that was ever imported: a second at the end of a run
     gc.freeze()

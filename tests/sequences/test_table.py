@@ -160,7 +160,7 @@ def test_a_second_run_reuses_and_the_log_says_so(golden, table_of):
 def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
     golden, table_of, tmp_path, tokenizers
 ):
-    """Building needs neither torch nor `datasets`, which take long to import."""
+    """Building and opening need neither torch nor `datasets`, which take long to import."""
     program = """if True:
         import sys
         from pathlib import Path
@@ -171,6 +171,8 @@ def test_a_table_built_ahead_is_the_same_and_reused_by_other_runs_only(
         files = inputs.find_inputs([place / "input.fa"])
         rules = frame_columns.FrameRules(500)
         table_cache.build_ahead(files, rules, tokenizers, sys.argv[2], "run 1")
+        places = table_cache.TablePlaces(sys.argv[2], place)
+        assert len(table_cache.build_or_open(files, rules, tokenizers, places, builder="run 1"))
         print(*{"torch", "datasets"} & set(sys.modules))
     """
     run = subprocess.run(
