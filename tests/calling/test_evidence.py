@@ -121,7 +121,7 @@ def test_a_bundle_weighs_its_score_and_the_hits(runs):
     assert (contigs.called_by == "both").all() and (alone.called_by == "model").all()
     same = ["virus_score", "model_probability", "homology_probability"]
     assert contigs[same].equals(alone[same])
-    assert contigs.virus_probability["viral"] > 0.9 > 0.1 > contigs.virus_probability["plasmid"]
+    assert contigs.virus_probability["viral"] > 0.9 > 0.3 > contigs.virus_probability["plasmid"]
     assert contigs.virus_probability["viral"] > contigs.model_probability["viral"]
     weights = Calibration.from_json(
         json.loads((MINI / "bundle.json").read_text())["calibration"]
