@@ -98,7 +98,9 @@ class WarmFaults(Faults):
         os.environ.clear()
         os.environ.update(self.environment | variables)
         os.chdir(self.directory)
+        signal.signal(signal.SIGINT, lambda number, frame: os._exit(OUTSIDE))  # not the program's
         exec(before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             cli.main(arguments)
         except SystemExit as end:
