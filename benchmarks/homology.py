@@ -27,8 +27,8 @@ import time
 from pathlib import Path
 
 import numpy as np
-
 from recipes.reference.fit import Contigs, figures, group_weights, in_folds
+
 from recipes.reference.relatives import read_plain
 from virnucpro.homology.choice import SHIPPED_DIRECTORY
 from virnucpro.homology.evidence import weigh
