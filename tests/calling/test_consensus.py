@@ -16,7 +16,7 @@ from virnucpro.calling.consensus import (
     call_sequences,
     call_windows,
 )
-from virnucpro.homology.weights import FEATURES, Points, Weights
+from virnucpro.homology.weights import Points
 from virnucpro.sequences.chunks import chunk_spans, n_chunks
 from virnucpro.settings import CallPoints
 
@@ -238,10 +238,7 @@ def test_as_many_are_virus_as_keep_the_share_of_false_calls():
 
 def test_the_points_of_a_share_of_false_positives_are_those_of_the_length():
     points = {"5%": (0.6, 0.4), "1%": (0.9, 0.6), "0.1%": (0.95, 0.8)}
-    weights = Weights(
-        (500, 5000), ((0.0, 1.0, *[0.0] * len(FEATURES)),) * 2, Points((500, 5000), points)
-    )
-    weighed = Calibration(("logit_score",), (1.0,), evidence=weights)
+    weighed = Calibration(("logit_score",), (1.0,), points=Points((500, 5000), points))
     rows = [(r, k, 0, 0.3, 0.7) for r, n in enumerate((1, 10)) for k in range(1, n + 1)]
     expected = {
         "5%": ["virus", "virus"],
