@@ -81,7 +81,8 @@ def test_the_closest_family_or_virus_of_a_hit_is_shown_where_proteins_were_searc
     outputs.virus_summary.write_text("\n".join([header, *map("\t".join, cells)]) + "\n")
     text = printed(outputs)
     assert "closest known" in text and "Autographiviridae" in text
-    assert "a virus without" in text and "phage T7" not in text
+    assert "a virus without a…" in text and "phage T7" not in text
+    assert all(heading in text for heading in ("length", "score", "scored", "closest known"))
     assert max(len(line) for line in text.splitlines() if LONG not in line) <= 80
 
 

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 TOP = 10  # hits shown
 NA = "NA"
+KNOWN_WIDTH = 18  # characters of a family or virus
+NUMBERS_WIDTH = 40  # of the columns with numbers
 CALLS = ("virus", "ambiguous", "non-virus", "too_short", "not_scored")
 CALL_STYLES = {"virus": "bold cyan", "ambiguous": "yellow", "too_short": "dim", "not_scored": "dim"}
 assert set(CALLS) == set(CALL_WORDS)
@@ -62,7 +64,7 @@ def show_summary(outputs: Outputs, record: RunRecord, console: Console) -> None:
         console.print(Text(line))
     if number.get("virus"):
         console.print()
-        console.print(_hits(outputs, record))
+        console.print(_hits(outputs, record, console.width))
     console.print()
     console.print(Text(f"Results in {outputs.directory}:"), soft_wrap=True)
     console.print(_files(outputs, record))
@@ -90,13 +92,9 @@ def _remarks(record: RunRecord) -> list[str]:
     return lines
 
 
-def _hits(outputs: Outputs, record: RunRecord) -> Table:
-    """The best hits; names are data, so they are Text and never markup."""
+def _hits(outputs: Outputs, record: RunRecord, width: int) -> Table:
+    """The best hits in `width` columns; names are data, so they are Text and never markup."""
     score = "virus_probability" if record.calibrated else "virus_score"
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("virus, best first", overflow="ellipsis", no_wrap=True, max_width=40)
-    for heading in ("length", score, "scored chunks"):
-        table.add_column(heading, justify="right", no_wrap=True)
     with open(outputs.virus_summary, encoding="utf-8") as lines:
         columns = next(lines).rstrip("\n").split("\t")
         rows = [
@@ -104,8 +102,14 @@ def _hits(outputs: Outputs, record: RunRecord) -> Table:
             for line in islice(lines, TOP)
         ]
     searched = any(row.get("closest_virus", NA) != NA for row in rows)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    taken = NUMBERS_WIDTH + (KNOWN_WIDTH + 2 if searched else 0)
+    whole = min(40, max(width - taken, 20))
+    table.add_column("virus, best first", overflow="ellipsis", no_wrap=True, max_width=whole)
+    for heading in ("length", score.removeprefix("virus_"), "scored"):
+        table.add_column(heading, justify="right", no_wrap=True)
     if searched:
-        table.add_column("closest known", overflow="ellipsis", no_wrap=True, max_width=24)
+        table.add_column("closest known", overflow="ellipsis", no_wrap=True, max_width=KNOWN_WIDTH)
     for row in rows:
         family = row.get("closest_family", NA)
         known = [Text(row["closest_virus"] if family == NA else family)] if searched else []
