@@ -337,7 +337,7 @@ def test_a_table_cut_short_under_its_reader_is_an_error_not_a_dead_process(golde
 
 
 def test_a_table_is_opened_while_another_thread_imports_transformers(golden, table_of, monkeypatch):
-    """As `models.load_ahead` does: what is in sys.modules by then has next to nothing in it, and
+    """As `run.preload` does: what is in sys.modules by then has next to nothing in it, and
     `datasets` would ask it for more.
     """
     table = table_of(golden / "input.fa")
