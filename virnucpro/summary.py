@@ -82,18 +82,12 @@ def summarize(
         with clock.stage("classify"):
             model = _model(before, classifier)
             scores = np.full((len(table), 2), np.nan, dtype=np.float32)
-            scores[~lost] = (
-                rows if by_scores else Classifier.load(Path(model.classifier)).scores(rows)
-            )
+            classes = None if by_scores else Classifier.load(Path(model.classifier))
+            scores[~lost] = rows if classes is None else classes.scores(rows)
         settings = settings.of_model(model.calibration)
         left_out = _left_out(table, lost, before)
-        same_tables = replace(settings, table_format=before.call.get("--table-format", "tsv"))
-        if left_out.any() and call_identity(same_tables) != before.call:
-            log.warning(
-                "%s: chunks were left out that the calls of the run did not need; calls that are"
-                " made otherwise may need them: predict --effort full looks at all",
-                directory,
-            )
+        if left_out.any():
+            _warn_of_other_calls(directory, before, settings)
         answered = scored(table, ~lost, scores, left_out)
         earlier = (failure for failure in before.failures if failure.stage != CLASSIFY)
         failures = (*earlier, *answered.failures)
@@ -109,15 +103,26 @@ def summarize(
         )
         covered = Coverage(~lost, (), left_out)
         kept = with_files(table, inputs)
-        screen = (
-            read_screen(directory, reads_of(table.records)) if SCREEN in before.identity else None
-        )
+        screen = None
+        if SCREEN in before.identity:
+            screen = read_screen(directory, reads_of(table.records))
         answers = called(kept, scores, covered, settings, record, clock, Known(screen=screen))
         outputs.prepare()
         if before.retry == 0:
             place.clear(but=outputs.set_aside.name)
         write_results(outputs, answers, record, clock)
     return Result(outputs, failures, record.exit_code, answers)
+
+
+def _warn_of_other_calls(directory: Path, before: RunRecord, settings: CallSettings) -> None:
+    """Say what is missing where the calls are made otherwise than the run made them."""
+    same_tables = replace(settings, table_format=before.call.get("--table-format", "tsv"))
+    if call_identity(same_tables) != before.call:
+        log.warning(
+            "%s: chunks were left out that the calls of the run did not need; calls that are made"
+            " otherwise may need them: predict --effort full looks at all",
+            directory,
+        )
 
 
 @contextmanager

@@ -180,19 +180,7 @@ def assemble(
         windows = call_windows(frames.take(of_window), read, rules)
         frames = frames.take(~of_window)
     chunks = call_chunks(frames, read, rules)
-    deciding = evidence if settings.call_by == "both" else None
-    sequences = call_sequences(
-        reads.chunks_of_sequences(chunks),
-        reads.by_longer_mate(records),
-        rules,
-        calibration,
-        prevalence,
-        deciding,
-    )
-    if screen:
-        sequences = screen.answered(sequences)
-    if evidence:
-        sequences.notes[evidence.evidence.plasmid_like] |= Note.plasmid_like.value
+    sequences = _call(chunks, reads, records, rules, calibration, settings, evidence, screen)
     limits = RegionLimits() if calibration is None else calibration.regions
     regions = find_regions(
         reads.without_mates(chunks if windows is None else windows),
@@ -222,6 +210,32 @@ def assemble(
         called_by=settings.call_by or "model",
         screen=screen,
     )
+
+
+def _call(
+    chunks: ChunkColumns,
+    reads: Reads,
+    records: RecordColumns,
+    rules: CallRules,
+    calibration: Calibration | None,
+    settings: CallSettings,
+    evidence: EvidenceColumns | None,
+    screen: Screen | None,
+) -> SequenceColumns:
+    """The sequences' calls, by what decides; the screen's where it answered for the model."""
+    sequences = call_sequences(
+        reads.chunks_of_sequences(chunks),
+        reads.by_longer_mate(records),
+        rules,
+        calibration,
+        settings.prevalence,
+        evidence if settings.call_by == "both" else None,
+    )
+    if screen:
+        sequences = screen.answered(sequences)
+    if evidence:
+        sequences.notes[evidence.evidence.plasmid_like] |= Note.plasmid_like.value
+    return sequences
 
 
 def _sources(inputs: Sequence[Mapping[str, object]]) -> tuple[Source, ...]:

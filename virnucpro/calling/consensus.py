@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from virnucpro.calling.calibration import (
     FEWEST_FOR_PREVALENCE,
     Calibration,
+    Points,
     expit,
     fdr_by_source,
     score_log_odds,
@@ -202,47 +203,31 @@ def call_sequences(
     n_scored, virus_score, max_chunk_score = _scores(chunks, n)
     has_score = np.isfinite(virus_score)
     # had they been looked at, these chunks would have a score
-    not_needed = np.bincount(
-        chunks.record[chunks.status == ChunkStatus.not_needed], minlength=n
-    ).astype(np.int32)
+    left_out = chunks.record[chunks.status == ChunkStatus.not_needed]
+    not_needed = np.bincount(left_out, minlength=n).astype(np.int32)
     scored_fraction = np.divide(
         n_scored + not_needed, n_chunks, out=np.zeros(n), where=n_chunks > 0
     )
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
     long_enough = 2 * records.length >= rules.chunk_length
     eligible = has_score & (rules.allow_short | long_enough)
-    model_probability, fdr = np.full((2, n), np.nan)
     trained = 0.5 if calibration is None else calibration.training_prevalence
-    if calibration is not None:
-        model_probability[has_score] = calibration.probability(
-            virus_score[has_score],
-            records.length[has_score],
-            scored_fraction[has_score],
-            n_open_frames[has_score],
-        )
-    probability = model_probability
-    if evidence is not None:
-        network = virus_score if calibration is None else model_probability
-        probability = _with_evidence(virus_score, network, records.length, calibration, evidence)
+    measured = (virus_score, records.length, scored_fraction, n_open_frames)
+    model_probability, probability = _probabilities(measured, calibration, evidence)
     calibrated = calibration is not None or evidence is not None
     model_probability, probability = (
         shift_prevalence(p, trained, prevalence) for p in (model_probability, probability)
     )
+    fdr = np.full(n, np.nan)
     if calibrated:
         fewest = FEWEST_FOR_PREVALENCE if rules.points.max_fdr is None else 1
         fdr = fdr_by_source(probability, records.input, eligible, trained, prevalence, fewest)
     little = (n_scored + not_needed < EVIDENCE_CHUNKS) | (scored_fraction < EVIDENCE_FRACTION)
     little &= has_score & (records.length >= EVIDENCE_LENGTH)
     deciding = probability if calibrated else virus_score
-    over, ambiguous = deciding >= rules.points.virus, deciding >= rules.points.relaxed
-    if rules.points.max_fdr is not None:
-        over = fdr <= rules.points.max_fdr
-    measured = calibration.measured_points(evidence is not None) if calibration else None
-    if rules.points.false_positives is not None and measured is not None:
-        over, ambiguous = (
-            deciding >= shift_prevalence(point, trained, prevalence)
-            for point in measured.at(records.length, rules.points.false_positives, AMBIGUOUS)
-        )
+    points_by = calibration.measured_points(evidence is not None) if calibration else None
+    shifts = (trained, prevalence)
+    over, ambiguous = _over(deciding, fdr, records.length, rules.points, points_by, shifts)
     notes = _notes(chunks, records, has_score, rules)
     notes[little] |= Note.low_evidence.value
     notes[has_score] |= 0 if calibrated else Note.uncalibrated.value
@@ -260,6 +245,46 @@ def call_sequences(
         model_probability=model_probability,
         n_looked_at=n_chunks - not_needed,
     )
+
+
+def _probabilities(
+    measured: tuple[NDArray, ...],
+    calibration: Calibration | None,
+    evidence: EvidenceColumns | None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(The model's, that of model and evidence), float64 [sequences], NaN where there is none.
+    measured: score, length, scored fraction and open frames, each [sequences].
+    """
+    score, length, *_ = measured
+    model, has_score = np.full(len(score), np.nan), np.isfinite(score)
+    if calibration is not None:
+        model[has_score] = calibration.probability(*(column[has_score] for column in measured))
+    if evidence is None:
+        return model, model
+    network = score if calibration is None else model
+    return model, _with_evidence(score, network, length, calibration, evidence)
+
+
+def _over(
+    deciding: NDArray[np.float64],
+    fdr: NDArray[np.float64],
+    length: NDArray[np.int64],
+    points: CallPoints,
+    measured: Points | None,
+    prevalences: tuple[float, float | None],
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """(Over the point of a virus, over that of an ambiguous sequence), bool [sequences].
+    prevalences: in training, and expected.
+    """
+    over, ambiguous = deciding >= points.virus, deciding >= points.relaxed
+    if points.max_fdr is not None:
+        over = fdr <= points.max_fdr
+    if points.false_positives is not None and measured is not None:
+        over, ambiguous = (
+            deciding >= shift_prevalence(point, *prevalences)
+            for point in measured.at(length, points.false_positives, AMBIGUOUS)
+        )
+    return over, ambiguous
 
 
 def _with_evidence(
