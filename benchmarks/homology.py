@@ -1,15 +1,16 @@
 """What the search of known proteins costs, and how much of DIAMOND's gain it reaches.
 
-    python benchmarks/homology.py CONTIGS.fna [--reference DIR] [--threads N]
-    python benchmarks/homology.py CONTIGS.fna --labels contigs.tsv --scores scores.tsv.gz
+    python -m benchmarks.homology CONTIGS.fna [--reference DIR] [--threads N]
+    python -m benchmarks.homology CONTIGS.fna --labels contigs.tsv --scores scores.tsv.gz
 
 The first measures the CPU seconds until a small input is answered (in a process of its own), bases
 a CPU second and memory; where `diamond` is on the PATH, also DIAMOND's, `--sensitive`, with the
 same contigs and proteins.
 
-The second says besides how well the network, each search and both together tell viruses from cells,
-in folds that share no group, a contig's hits with proteins of its own group being dropped: labels
-as `recipes.reference.contigs` writes them, scores as predict's contigs.tsv has them.
+The second also says how well the network, each search and both together tell viruses from cells,
+in folds that share no group; hits of a contig with proteins of its own group are dropped. The
+labels are a table with the columns name, virus, category and group, the scores predict's
+contigs.tsv of a run without the search.
 """
 
 from __future__ import annotations
@@ -25,16 +26,18 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from recipes.reference.fit import Contigs, figures, group_weights, in_folds
 
+from recipes.mini.evidence_fit import FOLDS, Contigs, even, without_own_fold
 from recipes.reference.relatives import read_plain
 from virnucpro.homology.choice import SHIPPED_DIRECTORY
-from virnucpro.homology.evidence import weigh
+from virnucpro.homology.evidence import Evidence, weigh
 from virnucpro.homology.reference import Reference, load
 from virnucpro.homology.search import Hits, search
 from virnucpro.homology.stretches import AMINO_ACIDS
+from virnucpro.training.metrics import auroc, recall_at
 
 BATCH = 2_000_000  # bases, as a run takes them
 MOST = 100  # hits of a stretch before its own group's are dropped
@@ -106,31 +109,61 @@ def diamond(contigs: Path, names: list[str], reference: Reference) -> tuple[Hits
     return hits.select(np.lexsort((protein, -bits, sequence))), used
 
 
-def read_contigs(names: list[str], labels: Path, scores: Path) -> tuple[Contigs, np.ndarray]:
-    """(what the contigs are, log-odds of the network [N, 1])."""
+def read_labels(names: list[str], labels: Path, scores: Path) -> list[dict[str, str]]:
+    """What is known of each contig, with the network's score."""
     with open(labels) as table:
         label = {r["name"]: r for r in csv.DictReader(table, delimiter="\t")}
     with gzip.open(scores, "rt") if scores.suffix == ".gz" else open(scores) as table:
         score = {r["seq_name"]: r["virus_score"] for r in csv.DictReader(table, delimiter="\t")}
-    rows = [label[name] for name in names]
-    known = [0.5 if score[name] == "NA" else float(score[name]) for name in names]
-    p = np.clip(known, 1e-4, 1 - 1e-4)
-    contigs = Contigs(
-        np.array(names),
-        *(np.array([r[f] for r in rows]) for f in ("virus", "category", "group", "set", "length")),
-    )
-    contigs.__dict__.update(virus=contigs.virus.astype(int), length=contigs.length.astype(int))
-    return contigs, np.log(p / (1 - p))[:, None]
+    return [{**label[name], "score": score[name]} for name in names]
 
 
-def others_only(hits: Hits, contigs: Contigs, reference: Reference) -> Hits:
+def others_only(hits: Hits, group: list[str], reference: Reference) -> Hits:
     """The hits with proteins that are not of the contig's own group."""
     label = [reference.labels[p] for p in hits.protein.tolist()]
-    own = [
-        contigs.group[s] in (known.group, known.family)
-        for s, known in zip(hits.sequence.tolist(), label, strict=True)
-    ]
+    pairs = zip(hits.sequence.tolist(), label, strict=True)
+    own = [group[s] in (known.group, known.family) for s, known in pairs]
     return hits.select(np.flatnonzero(~np.array(own, bool)))
+
+
+def contigs_of(rows: list[dict[str, str]], length: np.ndarray, evidence: Evidence) -> Contigs:
+    """What is fitted and measured on, in folds of whole groups."""
+    score = np.array([0.5 if r["score"] == "NA" else float(r["score"]) for r in rows])
+    score = np.clip(score, 1e-4, 1 - 1e-4)
+    group = np.array([f"{r['category']}/{r['group']}" for r in rows])
+    groups, which = np.unique(group, return_inverse=True)
+    return Contigs(
+        evidence.features,
+        np.log(score / (1 - score)),
+        np.array([r["virus"] == "1" for r in rows]),
+        np.array([r["category"] for r in rows]),
+        group,
+        (np.random.default_rng(3).permutation(len(groups)) % FOLDS)[which],
+        length,
+        np.nan_to_num(evidence.closest_identity),
+        evidence.plasmid_like,
+    )
+
+
+def gains(rows: list[dict[str, str]], length: np.ndarray, found: dict[str, Hits], reference):
+    """Figures of the network, each search and both together, and the share of DIAMOND's gain."""
+    said: dict[str, Any] = {}
+    for name, hits in found.items():
+        own = others_only(hits, [r["group"] for r in rows], reference)
+        contigs = contigs_of(rows, length, weigh(own, length, reference))
+        for model, odds in without_own_fold(contigs).items():
+            weight = even(contigs)
+            said[model if model == "network" else f"{model}, {name}"] = {
+                "auroc": round(auroc(odds, contigs.virus, weight), 4),
+                "recall_at_5pct": round(recall_at(odds, contigs.virus, 0.05, weight), 4),
+                "recall_at_1pct": round(recall_at(odds, contigs.virus, 0.01, weight), 4),
+            }
+    if "diamond" in found:
+        base, ours_, best = (
+            said[name]["auroc"] for name in ("network", "both, ours", "both, diamond")
+        )
+        said["share_of_diamond_gain"] = round((ours_ - base) / (best - base), 3)
+    return said
 
 
 def main() -> None:
@@ -145,7 +178,7 @@ def main() -> None:
     records = list(read_plain(options.contigs))
     names, sequences = [n for n, _ in records], [s for _, s in records]
     bases = sum(map(len, sequences))
-    said: dict[str, object] = {"sequences": len(names), "bases": bases}
+    said: dict[str, Any] = {"sequences": len(names), "bases": bases}
     said["start_first_cpu_s"] = round(start_seconds(options.reference), 2)
     said["start_again_cpu_s"] = round(start_seconds(options.reference), 2)
     reference = load(options.reference)
@@ -154,27 +187,13 @@ def main() -> None:
     said |= {"cpu_s": round(used, 1), "wall_s": round(wall, 1), "hits": len(hits)}
     said["bases_a_cpu_s"] = round(bases / used)
     said["memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000
-    found = {"search": hits}
+    found = {"ours": hits}
     if shutil.which("diamond"):
         found["diamond"], used = diamond(options.contigs, names, reference)
         said["diamond_bases_a_cpu_s"] = round(bases / used)
     if options.labels and options.scores:
-        contigs, network = read_contigs(names, options.labels, options.scores)
-        sides = {"network": network}
-        for name, rows in found.items():
-            evidence = weigh(others_only(rows, contigs, reference), contigs.length, reference)
-            sides[name] = evidence.features
-            sides[f"network and {name}"] = np.hstack([network, evidence.features])
-        everything = np.arange(len(names))
-        for name, columns in sides.items():
-            odds = in_folds(columns, contigs, everything)
-            said[name] = figures(odds, contigs.virus, group_weights(contigs, everything))
-        if "diamond" in found:
-            base, reached, best = (
-                said[name]["auroc"]  # type: ignore[index]
-                for name in ("network", "network and search", "network and diamond")
-            )
-            said["share_of_diamond_gain"] = round((reached - base) / (best - base), 3)
+        rows = read_labels(names, options.labels, options.scores)
+        said |= gains(rows, np.array([len(s) for s in sequences]), found, reference)
     print(json.dumps(said, indent=1))
 
 

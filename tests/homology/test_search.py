@@ -93,6 +93,16 @@ def test_batches_change_nothing(reference, sequences):
     assert same(search(sequences, reference), Hits.concatenate(parts))
 
 
+def test_a_long_sequence_is_searched_in_parts_that_change_nothing(
+    reference, sequences, monkeypatch
+):
+    long = [sequences[0], b"N".join(sequences), sequences[1]]
+    whole = search(long, reference)
+    monkeypatch.setattr("virnucpro.homology.search.MOST_RESIDUES", 700)
+    assert len(whole) > 30
+    assert same(whole, search(long, reference, 2))
+
+
 def test_repeats_are_no_seeds(tmp_path):
     """Two proteins that share a repeat and nothing else."""
     rng = random.Random(8)

@@ -31,6 +31,7 @@ from virnucpro.homology.stretches import GAP, Proteins, Stretches, find_stretche
 
 LEAST_BITS = 30.0  # of a hit
 LEAST_SCORE = (LEAST_BITS * math.log(2) + math.log(K)) / LAMBDA
+MOST_RESIDUES = 2_500_000  # that are searched at once; 2 million bases have half of them
 MOST = 8  # hits of a stretch with viral proteins, and as many with others
 
 
@@ -68,29 +69,49 @@ def search(
     the `most` best with viral proteins, and as many with others.
     """
     stretches = find_stretches(sequences)
+    length = np.array([len(s) for s in sequences], np.int64)
+    parts = -(-int(stretches.proteins.length.sum()) // MOST_RESIDUES)
+    with ThreadPoolExecutor(threads) as pool:
+        found = [
+            _hits_of(stretches.part(rows), length, reference, pool, threads, most)
+            for rows in _parts(len(stretches), max(1, parts))
+        ]
+    hits = Hits.concatenate(found)
+    keys = (hits.protein, hits.start, hits.reverse, -hits.bits, hits.sequence)
+    return hits.select(np.lexsort(keys))
+
+
+def _hits_of(
+    stretches: Stretches,
+    length: np.ndarray,
+    reference: Reference,
+    pool: ThreadPoolExecutor,
+    threads: int,
+    most: int,
+) -> Hits:
+    """The hits of some stretches of sequences of `length` bases, in no order."""
     proteins, target = stretches.proteins, reference.proteins
     bias = composition_bias(proteins)
-    with ThreadPoolExecutor(threads) as pool:
-        candidates = best_of_pairs(
-            _candidates(proteins, bias, reference, pool, threads), proteins, target
-        )
-        scores = np.zeros(len(candidates), np.float32)
-        query = (proteins.residues, bias)
+    candidates = best_of_pairs(
+        _candidates(proteins, bias, reference, pool, threads), proteins, target
+    )
+    scores = np.zeros(len(candidates), np.float32)
+    query = (proteins.residues, bias)
 
-        def look(part: slice) -> None:
-            places = np.ascontiguousarray(candidates[part, 2:4])
-            window_scores(query, target.residues, places, FLAT_MATRIX, scores[part])
+    def look(part: slice) -> None:
+        places = np.ascontiguousarray(candidates[part, 2:4])
+        window_scores(query, target.residues, places, FLAT_MATRIX, scores[part])
 
-        list(pool.map(look, _parts(len(candidates), 8 * threads)))
-        candidates = strongest(candidates, scores, reference.viral, most)
-        pairs = as_pairs(candidates, proteins, target)
-        aligned = np.zeros((len(pairs), 7), np.int32)
+    list(pool.map(look, _parts(len(candidates), 8 * threads)))
+    candidates = strongest(candidates, scores, reference.viral, most)
+    pairs = as_pairs(candidates, proteins, target)
+    aligned = np.zeros((len(pairs), 7), np.int32)
 
-        def align(part: slice) -> None:
-            align_all(query, target.residues, pairs[part], MATRIX, aligned[part])
+    def align(part: slice) -> None:
+        align_all(query, target.residues, pairs[part], MATRIX, aligned[part])
 
-        list(pool.map(align, _parts(len(pairs), 8 * threads)))
-    return _as_hits(sequences, stretches, reference, candidates, aligned)
+    list(pool.map(align, _parts(len(pairs), 8 * threads)))
+    return _as_hits(length, stretches, reference, candidates, aligned)
 
 
 def strongest(
@@ -154,11 +175,11 @@ def as_pairs(candidates: np.ndarray, query: Proteins, target: Proteins) -> np.nd
     return np.stack([a, query.end[row], b, target.end[protein], diagonal], 1)
 
 
-def _as_hits(sequences, stretches: Stretches, reference, pairs, aligned) -> Hits:
+def _as_hits(length, stretches: Stretches, reference, pairs, aligned) -> Hits:
     row = pairs[:, 0]
     bits = bit_score(aligned[:, 0].astype(float))
     evalue = e_value(bits, stretches.proteins.length[row], reference.n_residues)
-    length = np.array([len(s) for s in sequences], np.int64)[stretches.sequence[row]]
+    length = length[stretches.sequence[row]]
     a = stretches.first[row] + 3 * aligned[:, 1]
     b = stretches.first[row] + 3 * aligned[:, 2]
     reverse = stretches.reverse[row]
@@ -173,6 +194,4 @@ def _as_hits(sequences, stretches: Stretches, reference, pairs, aligned) -> Hits
         bits,
         evalue,
     )
-    keep = np.flatnonzero(bits >= LEAST_BITS)
-    keys = (hits.protein, hits.start, hits.reverse, -hits.bits, hits.sequence)
-    return hits.select(keep[np.lexsort([k[keep] for k in keys])])
+    return hits.select(np.flatnonzero(bits >= LEAST_BITS))

@@ -92,6 +92,16 @@ class Stretches:
     def __len__(self) -> int:
         return len(self.sequence)
 
+    def part(self, rows: slice) -> Stretches:
+        """The stretches `rows`, which follow each other."""
+        if len(self.proteins.begin[rows]) == len(self):
+            return self
+        begin, end = self.proteins.begin[rows], self.proteins.end[rows]
+        first = begin[0] - GAP
+        residues = self.proteins.residues[first : end[-1] + GAP]
+        proteins = Proteins(residues, begin - first, end - first)
+        return Stretches(proteins, self.sequence[rows], self.first[rows], self.reverse[rows])
+
     def bases(self, row: int, a: int, b: int, length: int) -> tuple[int, int]:
         """(start, end), 0-based and half-open on the forward strand, of residues a..b of a stretch
         of a sequence of `length` bases.
