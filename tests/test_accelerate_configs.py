@@ -210,3 +210,24 @@ def test_slurm_script_gives_each_node_its_launch(tmp_path: Path):
             " --cache-dir /out/.cache"
         )
     assert len(done.stdout.splitlines()) == 2
+
+
+def test_slurm_array_gives_each_job_its_shard_and_then_joins_them(tmp_path: Path):
+    program = tmp_path / ".venv/bin/virnucpro"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$*"\n')
+    program.chmod(0o755)
+
+    def submit(**variables: str) -> str:
+        env = {"PATH": os.environ["PATH"], "SLURM_SUBMIT_DIR": str(tmp_path), **variables}
+        words = ["bash", str(CONFIGS / "slurm_array.sh"), "my input.fna", "/out", "3"]
+        return subprocess.run(words, env=env, capture_output=True, text=True, check=True).stdout
+
+    for number in "123":
+        # --array=2 alone has a count of 1: the number of shards is what the command says
+        found = submit(SLURM_ARRAY_TASK_ID=number, SLURM_ARRAY_TASK_COUNT="1")
+        assert found == (
+            f"predict my input.fna --shard {number}/3 --partial-ok --output-dir /out/shard_{number}"
+            " --cache-dir /out/.cache\n"
+        )
+    assert submit() == "merge /out/shard_1 /out/shard_2 /out/shard_3 --output-dir /out/joined\n"
