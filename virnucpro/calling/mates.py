@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from virnucpro.calling.columns import ChunkColumns, RecordColumns
-from virnucpro.sequences.mates import PAIR, SECOND_MATE, fragment
+from virnucpro.sequences.mates import PAIR, SECOND_MATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +54,8 @@ class Reads:
         if not self.any_pair:
             return self.names
         names = self.names.take(pa.array(self.first))
-        shared = [fragment(name) for name in names.to_pylist()]
-        is_pair = pa.array(self.is_mate[self.first])
-        return pc.if_else(is_pair, pa.array(shared, pa.large_string()), names)
+        shared = pc.utf8_slice_codeunits(names, 0, -2)  # mates end in /1 and /2
+        return pc.if_else(pa.array(self.is_mate[self.first]), shared, names)
 
     def totals(self) -> RecordColumns:
         """The columns of the sequences, pairs added up."""
