@@ -11,8 +11,8 @@ import json
 import sys
 from pathlib import Path
 
-from recipes.mini.evidence_fit import IDENTITIES
 from virnucpro.files import write_text
+from virnucpro.training.parts import IDENTITIES
 
 LENGTHS = ("300", "500", "1000", "3000", "10000")  # bases of the contigs
 LISTED = ("500", "3000")  # of these in the metadata

@@ -35,6 +35,7 @@ from virnucpro.training.metrics import (
     curve,
     recall_at,
 )
+from virnucpro.training.parts import IDENTITIES
 
 STRENGTH = 1.0  # of the regularization, as scikit-learn's C
 DRAWS = 200
@@ -43,12 +44,6 @@ CALLED, DEFAULT = 0.5, PROMISED["default"]
 SHARES = {"5%": 0.05, "1%": 0.01, "0.1%": 0.001}  # of cells, that the points of a call promise
 OF_A_CLASS, CONTIGS_OF_A_CLASS = 3, 50  # no larger share of a category with so many contigs
 COURSE = 0.004, 0.1  # shares between which log-odds fall evenly with the logarithm of the share
-IDENTITIES = {
-    "no hit": (-1, 0),
-    "under 30 %": (0, 0.3),
-    "30 to 50 %": (0.3, 0.5),
-    "over 50 %": (0.5, 2),
-}
 
 
 @dataclass(frozen=True)

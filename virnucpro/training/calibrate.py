@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from virnucpro.calling.calibration import Calibration, design, expit
 from virnucpro.errors import InputError, ModelError
 from virnucpro.files import write_text
+from virnucpro.settings import NO_REFERENCE
 from virnucpro.training.contigs import answer, cut_contigs
 from virnucpro.training.evaluation import Scored
 from virnucpro.training.metrics import calibration_error
@@ -162,7 +163,7 @@ def calibrate(
     say(f"{len(contigs.codes):,} contigs of the {settings.side} side")
     with ExitStack() as stack:
         work = settings.output or Path(stack.enter_context(TemporaryDirectory(prefix="virnucpro-")))
-        answered = answer(contigs, work, str(settings.bundle))
+        answered = answer(contigs, work, str(settings.bundle), NO_REFERENCE)
     known = np.flatnonzero(~np.isnan(answered.scored.score))
     s = answered.scored.select(known)
     share, frames = answered.fraction[known], answered.open_frames[known]

@@ -63,9 +63,15 @@ class Answered:
     scored: Scored
     fraction: np.ndarray  # of their chunks that were scored; NaN without an answer
     open_frames: np.ndarray  # number of frames
+    network: np.ndarray  # the network's own probability, or its score without a calibration
+    search: np.ndarray  # the probability by known proteins alone; NaN where none were searched
+    identity: np.ndarray  # of the closest viral protein; NaN without a hit
+    called: np.ndarray  # bool: virus
 
 
-def answer(contigs: Contigs, directory: Path, model: str | None) -> Answered:
+def answer(
+    contigs: Contigs, directory: Path, model: str | None, reference: str | None = None
+) -> Answered:
     """`predict` on the contigs, in `directory`."""
     from virnucpro import api
 
@@ -79,6 +85,7 @@ def answer(contigs: Contigs, directory: Path, model: str | None) -> Answered:
             model=model,
             allow_short=True,
             features="none",
+            reference=reference,
             quiet=False,
         )
     except StoreError as error:  # of other contigs or another model; there is no --force here
@@ -95,6 +102,9 @@ def answer(contigs: Contigs, directory: Path, model: str | None) -> Answered:
         values[at] = [_number(v) for v in table[name]]
         return values
 
+    network = column("model_probability")
+    called = np.zeros(n, bool)
+    called[at] = [call == "virus" for call in table["call"]]
     frames = [int(name[1:]) for name in result.frames.column("seq_name").to_pylist()]
     return Answered(
         Scored(
@@ -107,6 +117,10 @@ def answer(contigs: Contigs, directory: Path, model: str | None) -> Answered:
         ),
         column("scored_fraction"),
         np.bincount(np.array(frames, dtype=np.int64), minlength=n).astype(np.float64),
+        column("virus_score") if np.isnan(network).all() else network,
+        column("homology_probability"),
+        column("closest_identity"),
+        called,
     )
 
 

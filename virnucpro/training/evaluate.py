@@ -11,6 +11,7 @@ from virnucpro.files import write_json
 from virnucpro.training.baselines import measure_baselines
 from virnucpro.training.contigs import answer, cut_contigs
 from virnucpro.training.evaluation import evaluate
+from virnucpro.training.parts import measure_parts
 from virnucpro.training.settings import EvaluateSettings
 from virnucpro.training.store import read_prepared
 from virnucpro.training.tables import plot, write_scores, write_table
@@ -36,11 +37,13 @@ def run_evaluation(
             " choose another --side"
         )
     say(f"{len(contigs.codes):,} contigs of the {settings.side} side")
-    scored = answer(contigs, settings.output, settings.model).scored
+    answered = answer(contigs, settings.output, settings.model)
+    scored = answered.scored
     results: dict[str, Any] = {
         "side": settings.side,
         "model": settings.model or "default",
         "lengths": evaluate(scored, trained_prevalence(settings.model), settings.draws),
+        "parts": measure_parts(answered, settings.draws),
     }
     if settings.baselines:
         results["baselines"] = measure_baselines(store, contigs, scored, settings, say)

@@ -28,7 +28,9 @@ def write_table(path: Path, results: dict[str, Any]) -> None:
     """
     lines = ["length\tsequences\tfigure\tvalue\tlow\thigh\tgroups"]
     for length, found in results["lengths"].items():
-        for part, figures, groups in parts_of(length, found, results.get("baselines", {})):
+        beside = {f"baseline {name}": of for name, of in results.get("baselines", {}).items()}
+        beside = {**results.get("parts", {}), **beside}
+        for part, figures, groups in parts_of(length, found, beside):
             for name, value in figures.items():
                 if isinstance(value, list | float) or value is None:
                     limits = value if isinstance(value, list) else [value, None, None]
@@ -38,7 +40,7 @@ def write_table(path: Path, results: dict[str, Any]) -> None:
 
 
 def parts_of(
-    length: str, found: dict[str, Any], baselines: dict[str, Any]
+    length: str, found: dict[str, Any], beside: dict[str, Any]
 ) -> Iterator[tuple[str, dict[str, Any], int]]:
     """(name, figures, number of groups) of each part of the results of one length."""
     groups = found["all"]["viral_groups"] + found["all"]["cellular_groups"]
@@ -50,9 +52,9 @@ def parts_of(
     yield "mean of classes", found["macro"], groups
     for name, figures in found["prevalence"].items():
         yield f"prevalence {name}", figures, groups
-    for name, of in baselines.items():
+    for name, of in beside.items():
         if length in of:
-            yield f"baseline {name}", of[length], groups
+            yield name, of[length], groups
 
 
 def write_scores(path: Path, s: Scored) -> None:
