@@ -57,6 +57,8 @@ def refusal(path: Path, error: OSError, purpose: Purpose = OUTPUT) -> VirNucProE
     reason = error.strerror or str(error)
     if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
         reason = A_LINK
+    if error.errno == errno.ENXIO:  # a pipe that nobody reads
+        reason = "it is not a regular file; remove it"
     if error.errno == errno.EEXIST:
         reason = "it is a link to nowhere" if path.is_symlink() else "there is a file of this name"
     more = "free some space and run the same command again, or " if error.errno in FULL else ""

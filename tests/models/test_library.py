@@ -199,7 +199,7 @@ def test_damage_is_mended_and_nothing_else_fetched(hub: Hub, home: Path, name: s
 
 def test_a_damaged_bundle_is_listed_beside_the_others_and_mended(hub: Hub, home: Path, capfd):
     download()
-    for name in ("broken", "sound"):
+    for name in ("broken", "sound\x1b[31m"):
         shutil.copytree(home / "500", home / name)
     (home / "broken" / "bundle.json").write_text('{"name": 7}')
     (home / "500" / "bundle.json").write_text("{")
@@ -211,7 +211,7 @@ def test_a_damaged_bundle_is_listed_beside_the_others_and_mended(hub: Hub, home:
         "300": "not",
         "mini": "installed",
         "broken": "broken",
-        "sound": "installed",
+        r"sound\x1b[31m": "installed",
     }
     assert "bundle.json: lacks chunk_length" in lines["broken"]
     assert cli.run(["doctor"]) in (0, 1)

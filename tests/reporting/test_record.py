@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -171,6 +172,15 @@ class Heard(logging.Handler):
 
 
 @pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING])
+def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "run.log")
+    with (
+        pytest.raises(OutputError, match=r"run\.log: .*it is not a regular file; remove it"),
+        logging_to(Outputs(tmp_path), logging.getLogger("virnucpro.test")),
+    ):
+        pass
+
+
 def test_the_log_is_whole_in_a_program_that_logs_warnings_only(tmp_path, level):
     """And the program's own handlers get no more than before."""
     above = logging.getLogger(f"test_a_program_{level}")

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from virnucpro.errors import ModelError, UsageError, escaped
+from virnucpro.errors import ModelError, UsageError
 from virnucpro.files import LEFTOVER, MODELS, explained, read_json, write_json
 from virnucpro.models.bundle import MINI, installed, read_spec
 from virnucpro.models.contents import Contents, Entry, is_whole, put_directory_in_place
@@ -98,7 +98,7 @@ def list_models() -> list[Row]:
             state, length, what = "broken", None, str(error)
         if length and not installed(name):
             state, what = "incomplete", f"{what}; virnucpro models download 500 brings the encoders"
-        rows.append(Row(escaped(name), state, length, escaped(str(file.parent)), what))
+        rows.append(Row(name, state, length, str(file.parent), what))
     return rows
 
 

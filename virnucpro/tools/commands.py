@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from virnucpro.errors import UsageError
+from virnucpro.errors import UsageError, escaped
 from virnucpro.options import check_words, command, option
 from virnucpro.reporting.log import console_logging
 from virnucpro.settings import Compile, Precision
@@ -232,6 +232,7 @@ def _say(line: str) -> None:
 
 
 def _print_columns(rows: Sequence[Sequence[str]]) -> None:
+    rows = [[escaped(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print(
