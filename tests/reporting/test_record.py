@@ -171,7 +171,6 @@ class Heard(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-@pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING])
 def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "run.log")
     with (
@@ -181,6 +180,7 @@ def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.WARNING])
 def test_the_log_is_whole_in_a_program_that_logs_warnings_only(tmp_path, level):
     """And the program's own handlers get no more than before."""
     above = logging.getLogger(f"test_a_program_{level}")
