@@ -1,8 +1,9 @@
-"""What mkdocs does beside its settings: links to files outside docs/ become their paths, and
-pictures follow the site's own switch between light and dark.
+"""What mkdocs does beside its settings: links to files outside docs/ become their paths, pictures
+follow the site's own switch between light and dark, and unused assets are left out.
 """
 
 import re
+from pathlib import Path
 
 OUTSIDE = re.compile(r"\[([^\]]+)\]\(((?:\.\./)+)([^)#]+)(#[^)]*)?\)")
 
@@ -21,3 +22,10 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 
     markdown = PICTURE.sub(r"![\2](\3#only-light)\n![\2](\1#only-dark)", markdown)
     return OUTSIDE.sub(shown, markdown)
+
+
+def on_post_build(config) -> None:
+    """Leave out what no reader loads: source maps, and the search in other languages."""
+    assets = Path(config.site_dir) / "assets"
+    for path in [*assets.rglob("*.map"), *assets.glob("javascripts/lunr/min/*")]:
+        path.unlink()
