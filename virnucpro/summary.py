@@ -67,8 +67,7 @@ def summarize(
     outputs = Outputs(directory, before.stems, settings.table_format)
     outputs.refuse_inputs([classifier] if classifier else [])
     _check_kept(outputs, before, classifier)
-    place = WorkPlace(directory)
-    private = directory / PRIVATE_TABLES
+    place, private = WorkPlace(directory), directory / PRIVATE_TABLES
     with ExitStack() as stack:
         stack.enter_context(place.lock)
         stack.enter_context(logging_to(outputs, logging.getLogger("virnucpro")))

@@ -196,7 +196,6 @@ def call_sequences(
     `prevalence`: the share of viral sequences the user expects; moves the probabilities and enters
     the fdr. Without it a sequence's call never depends on its company, and only the fdr uses a
     prevalence estimated from each source.
-
     `evidence`: what known proteins say, where the call is to be made of both.
     """
     n, n_chunks = len(records), records.n_chunks
@@ -209,8 +208,7 @@ def call_sequences(
         n_scored + not_needed, n_chunks, out=np.zeros(n), where=n_chunks > 0
     )
     n_open_frames = np.bincount(chunks.record, chunks.n_open_frames, n).astype(np.int64)
-    long_enough = 2 * records.length >= rules.chunk_length
-    eligible = has_score & (rules.allow_short | long_enough)
+    eligible = has_score & (rules.allow_short | (2 * records.length >= rules.chunk_length))
     trained = 0.5 if calibration is None else calibration.training_prevalence
     measured = (virus_score, records.length, scored_fraction, n_open_frames)
     model_probability, probability = _probabilities(measured, calibration, evidence)
