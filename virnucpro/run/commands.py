@@ -171,7 +171,7 @@ class Demo:
 
 
 def demo(settings: Demo) -> None:
-    """Try the program on six real sequences that are part of it, with the shipped model."""
+    """Try the program on six real sequences. They are part of it, and the shipped model answers."""
     from importlib.resources import as_file, files
 
     from virnucpro.run.start import run
@@ -186,7 +186,7 @@ def demo(settings: Demo) -> None:
 
 
 def summarize(finished: Finished, options: Options) -> None:
-    """Write the results of a run again, with other thresholds or another classifier.
+    """Write the results of a run anew. With other thresholds or another classifier.
 
     Nothing is embedded again: seconds, not hours.
     """
@@ -221,7 +221,7 @@ class Shards:
 
 
 def merge(shards: Shards) -> None:
-    """Join the results of an array job (predict --shard i/n) to those of one run."""
+    """Join the results of an array job. They become those of one run."""
     from virnucpro import api
 
     console_logging(shards.verbose, shards.quiet, True)

@@ -205,7 +205,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Check this machine: Python, GPU, memory, disk, models; and say how to mend what is wrong."""
+    """Check this machine. Python, GPU, memory, disk, models; and how to mend what is wrong."""
     from virnucpro.tools.doctor import check_all, worst
     from virnucpro.tools.machine import PROBLEM
 
@@ -275,7 +275,7 @@ class BenchmarkSettings:
 
 
 def _benchmark(settings: BenchmarkSettings) -> None:
-    """Measure this machine: its matrix products, each encoder, and a whole run."""
+    """Measure this machine. Its matrix products, each encoder, and a whole run."""
     from virnucpro.tools.benchmark import closing_lines, run_benchmark, table
 
     output = settings.output
@@ -306,7 +306,7 @@ def ro_crate(
         typer.Argument(metavar="DIR", help="Of a finished predict.", show_default=False),
     ],
 ) -> None:
-    """Describe a finished run as an RO-Crate: ro-crate-metadata.json in its directory."""
+    """Describe a finished run as an RO-Crate. Writes ro-crate-metadata.json into its directory."""
     from virnucpro.tools.crate import write_crate
 
     print(write_crate(directory))

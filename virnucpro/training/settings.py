@@ -23,7 +23,7 @@ def check_word(name: str, value: str, allowed: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True)
 class PrepareSettings:
-    """Make training, validation and test data of labelled genomes; whole groups stay together."""
+    """Make training data of labelled genomes. Whole groups go to training, validation or test."""
 
     labels: Path = argument(
         "Table with the columns file and label (virus or others); if you like also record, group,"
@@ -75,7 +75,7 @@ class PrepareSettings:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Train a whole small bundle (PREPARED), or a classifier on stored features (--features)."""
+    """Train a small bundle, or a classifier. The first from PREPARED, the other on --features."""
 
     prepared: Path | None = argument(
         "Directory of `virnucpro prepare`; trains a whole small bundle.", "PREPARED", None
@@ -152,7 +152,7 @@ class TrainSettings:
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """Measure how good a model is on groups that it was not trained on."""
+    """Measure a model on groups new to it. With intervals, beside simple methods."""
 
     prepared: Path = argument("Directory of `virnucpro prepare`.", "PREPARED")
     model: str | None = option(
@@ -200,7 +200,7 @@ class EvaluateSettings:
 
 @dataclass(frozen=True)
 class CalibrateSettings:
-    """Make probabilities of a bundle's scores, by sequences that it was not trained on."""
+    """Make probabilities of a bundle's scores. By sequences that it was not trained on."""
 
     bundle: Path = argument("The bundle's directory; its bundle.json is changed.", "BUNDLE")
     labelled: Path = option(
