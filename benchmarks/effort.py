@@ -1,12 +1,14 @@
 """What `--effort` saves and what it costs, played through on chunk scores of contigs that the
 network has not seen.
 
-    python -m benchmarks.effort TABLE SCORES [--bundle DIR] [--full SCORES_OF_FOLD_0 ...]
+    python -m benchmarks.effort TABLE SCORES [--bundle DIR] [--hits HITS]
+        [--full SCORES_OF_FOLD_0 ...]
 
 TABLE and SCORES are as recipes/mini/oof.py describes them. Long sequences are put together from
 contigs of one group; prophages are viral contigs of 10 kb within 190 kb of cellular ones. Calls by
-the network alone. With --full, for `--screen`: how much of what other networks call virus, each of
-the contigs of its own fold, passes the screen.
+the network alone, or with the HITS of recipes/mini/evidence_hits.py by both. With --full, for
+`--screen`: how much of what other networks call virus, each of the contigs of its own fold, passes
+the screen.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 
+from recipes.mini.evidence_hits import read_features
 from recipes.mini.oof import read_scores
 from virnucpro.calling.calibration import Calibration
 from virnucpro.calling.columns import ChunkColumns, ChunkStatus, RecordColumns
@@ -26,6 +30,7 @@ from virnucpro.calling.consensus import CallRules, call_sequences
 from virnucpro.calling.regions import find_regions
 from virnucpro.calling.screen import POINT
 from virnucpro.calling.sequential import EFFORTS, CallInputs, Effort, next_chunks
+from virnucpro.homology.evidence import Evidence
 from virnucpro.sequences.chunks import all_spans
 from virnucpro.training.bundle.scoring import call_contigs
 
@@ -71,6 +76,21 @@ def play(whole: ChunkColumns, inputs: CallInputs, effort: Effort) -> ChunkColumn
         seen = seen | following
 
 
+def by_both(table, hits: Path, of_row, calibration: Calibration) -> None:
+    """As `report`, calls by the network and known proteins, of the contigs that HITS has."""
+    length = table["length"]
+    known, evidence = read_features(hits, length)
+    place = np.full(len(length), -1)
+    place[known] = np.arange(len(known))
+    for bases in (3000, 10000):
+        rows = np.flatnonzero(table["new"] & (length == bases) & (place >= 0))
+        mine = Evidence(*(getattr(evidence, f.name)[place[rows]] for f in fields(Evidence)))
+        viral = table["label"][rows] == 1
+        columns = SimpleNamespace(evidence=mine, log_odds=np.zeros(len(rows)))
+        title = f"{bases:,}, both"
+        report(title, [[r] for r in rows], viral, of_row, calibration, columns)
+
+
 def long_ones(table, rows: np.ndarray, parts: int) -> Iterator[np.ndarray]:
     """Rows of `parts` contigs each, of one group."""
     names = np.char.add(np.char.add(table["category"][rows], "/"), table["group"][rows])
@@ -80,11 +100,12 @@ def long_ones(table, rows: np.ndarray, parts: int) -> Iterator[np.ndarray]:
             yield mine[start : start + parts]
 
 
-def report(title: str, groups, viral: np.ndarray, of_row, calibration) -> None:
+def report(title: str, groups, viral: np.ndarray, of_row, calibration, evidence=None) -> None:
     """One line for each effort: share of the chunks looked at, and of the calls that are equal."""
     scores, frames, lengths = of_row(groups)
     chunks, records = chunks_of(scores, lengths, frames)
-    inputs = CallInputs(records, CallRules(CHUNK, frame_policy=POLICY), calibration)
+    rules = CallRules(CHUNK, frame_policy=POLICY)
+    inputs = CallInputs(records, rules, calibration, evidence=evidence)
     calls = inputs.calls(chunks)
     for name, effort in EFFORTS.items():
         few = play(chunks, inputs, effort)
@@ -145,6 +166,7 @@ def main() -> None:
     parser.add_argument("table", type=Path)
     parser.add_argument("scores", type=Path)
     parser.add_argument("--bundle", type=Path, default=MINI)
+    parser.add_argument("--hits", type=Path)
     parser.add_argument("--full", type=Path, nargs="+", default=[])
     options = parser.parse_args()
     table = dict(np.load(options.table))
@@ -172,6 +194,8 @@ def main() -> None:
     for bases in (1000, 3000, 10000):
         rows = np.flatnonzero(table["new"] & (length == bases))
         report(f"{bases:,}", [[r] for r in rows], virus[rows], columns, calibration)
+    if options.hits is not None:
+        by_both(table, options.hits, columns, calibration)
     rows = np.flatnonzero(table["new"] & (length == 10000))
     groups = list(long_ones(table, rows, 5))
     report("50,000", groups, virus[[g[0] for g in groups]], columns, calibration)

@@ -69,22 +69,33 @@ def column(pattern: str, name: str, score: str) -> Callable[[Path], dict[str, fl
     return read
 
 
+def jaeger_scores(directory: Path) -> dict[str, float]:
+    """Share of `phage` among its four classes, of their mean scores over the windows."""
+    (path,) = (p for p in directory.rglob("*_jaeger.tsv") if "_phages_" not in p.name)
+    classes = ("phage_score", "bacteria_score", "eukarya_score", "archaea_score")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    odds = np.exp([[float(row[name]) for name in classes] for row in rows])
+    shares = odds[:, 0] / odds.sum(axis=1)
+    return {row["contig_id"].split()[0]: s for row, s in zip(rows, shares.tolist(), strict=True)}
+
+
 PEERS = {
     "genomad": Peer(
         "genomad",
         lambda bin_, contigs, out, n: [
             *(bin_ / "genomad", "nn-classification", "--threads", n),
-            *("--cleanup", contigs, out),
+            *("--cleanup", contigs, out / "new"),
         ],
         column("*_nn_classification.tsv", "seq_name", "virus_score"),
     ),
     "jaeger": Peer(
-        "jaeger-bio",
+        "jaeger-bio[cpu]",
         lambda bin_, contigs, out, n: [
             *(bin_ / "jaeger", "predict", "--cpu", "--workers", n),
             *("-i", contigs, "-o", out, "--overwrite"),
         ],
-        None,
+        jaeger_scores,
     ),
     "tiara": Peer(
         "tiara",
@@ -116,7 +127,7 @@ def install(peer: Peer, environment: Path) -> None:
 def version(peer: Peer, environment: Path) -> str:
     """The peer's version."""
     shown = subprocess.run(
-        [environment / "bin" / "pip", "show", peer.package],
+        [environment / "bin" / "pip", "show", peer.package.partition("[")[0]],
         capture_output=True,
         text=True,
         check=True,

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from virnucpro.calling.evidence import EvidenceColumns
 
 # The probability by the screen from which on a sequence could be viral. Of what another network
-# calls virus, 99.7 % and more of each length reach it: docs/PERFORMANCE.md has what was measured.
-POINT = 0.01
+# calls virus, 99.5 % and more of each length reach it: docs/PERFORMANCE.md has what was measured.
+POINT = 0.015
 MARGIN = 1500  # bases to either side of a virus-like region that are looked at too
 
 

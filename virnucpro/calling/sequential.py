@@ -44,7 +44,7 @@ class Effort:
 
 
 # The errors are promises, kept on contigs never seen: docs/PERFORMANCE.md has what was measured.
-EFFORTS = {"balanced": Effort(2.5, 8, 0.01), "quick": Effort(1.5, 16, 0.05)}
+EFFORTS = {"balanced": Effort(2.75, 8, 0.01), "quick": Effort(1.5, 16, 0.05)}
 
 
 def effort_choice(name: str) -> tuple[Choice, ...]:
