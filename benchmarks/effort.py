@@ -32,6 +32,7 @@ from virnucpro.calling.screen import POINT
 from virnucpro.calling.sequential import EFFORTS, CallInputs, Effort, next_chunks
 from virnucpro.homology.evidence import Evidence
 from virnucpro.sequences.chunks import all_spans
+from virnucpro.settings import NO_REFERENCE, CallSettings
 from virnucpro.training.bundle.scoring import call_contigs
 
 CHUNK, POLICY = 500, "stretches"
@@ -76,7 +77,7 @@ def play(whole: ChunkColumns, inputs: CallInputs, effort: Effort) -> ChunkColumn
         seen = seen | following
 
 
-def by_both(table, hits: Path, of_row, calibration: Calibration) -> None:
+def by_both(table, hits: Path, of_row, bundle) -> None:
     """As `report`, calls by the network and known proteins, of the contigs that HITS has."""
     length = table["length"]
     known, evidence = read_features(hits, length)
@@ -88,7 +89,7 @@ def by_both(table, hits: Path, of_row, calibration: Calibration) -> None:
         viral = table["label"][rows] == 1
         columns = SimpleNamespace(evidence=mine, log_odds=np.zeros(len(rows)))
         title = f"{bases:,}, both"
-        report(title, [[r] for r in rows], viral, of_row, calibration, columns)
+        report(title, [[r] for r in rows], viral, of_row, bundle, columns)
 
 
 def long_ones(table, rows: np.ndarray, parts: int) -> Iterator[np.ndarray]:
@@ -100,12 +101,19 @@ def long_ones(table, rows: np.ndarray, parts: int) -> Iterator[np.ndarray]:
             yield mine[start : start + parts]
 
 
-def report(title: str, groups, viral: np.ndarray, of_row, calibration, evidence=None) -> None:
+def inputs_of(records: RecordColumns, bundle, both: bool) -> CallInputs:
+    """What the bundle's calls are made of, at its default points."""
+    settings = CallSettings(call_by="both") if both else CallSettings(reference=NO_REFERENCE)
+    points = settings.of_model(bundle["calibration"]).points
+    rules = CallRules(CHUNK, points, frame_policy=POLICY)
+    return CallInputs(records, rules, Calibration.from_json(bundle["calibration"]))
+
+
+def report(title: str, groups, viral: np.ndarray, of_row, bundle, evidence=None) -> None:
     """One line for each effort: share of the chunks looked at, and of the calls that are equal."""
     scores, frames, lengths = of_row(groups)
     chunks, records = chunks_of(scores, lengths, frames)
-    rules = CallRules(CHUNK, frame_policy=POLICY)
-    inputs = CallInputs(records, rules, calibration, evidence=evidence)
+    inputs = replace(inputs_of(records, bundle, evidence is not None), evidence=evidence)
     calls = inputs.calls(chunks)
     for name, effort in EFFORTS.items():
         few = play(chunks, inputs, effort)
@@ -116,18 +124,17 @@ def report(title: str, groups, viral: np.ndarray, of_row, calibration, evidence=
         print("| " + " | ".join(map(str, [*line, f"{same[~viral].mean():.4f}"])) + " |")
 
 
-def prophages(of_row, viral: np.ndarray, cells: np.ndarray, calibration) -> None:
+def prophages(of_row, viral: np.ndarray, cells: np.ndarray, bundle) -> None:
     """How many viruses of 10 kb within 190 kb of cells are found as regions, whole or in part."""
     draw = np.random.default_rng(1)
     n = min(len(viral), 200)
     groups = [[*draw.choice(cells, 10), v, *draw.choice(cells, 9)] for v in viral[:n]]
     scores, frames, lengths = of_row(groups)
     chunks, records = chunks_of(scores, lengths, frames)
-    rules = CallRules(CHUNK, frame_policy=POLICY)
-    inputs = CallInputs(records, rules, calibration)
+    inputs = inputs_of(records, bundle, False)
     for name, effort in {"full": None, **EFFORTS}.items():
         few = chunks if effort is None else play(chunks, inputs, effort)
-        sequences = call_sequences(few, records, rules, calibration)
+        sequences = call_sequences(few, records, inputs.rules, inputs.calibration)
         found = find_regions(few, sequences, records.length, limits=inputs.limits)
         inside = (found.start < 110_000) & (found.end > 100_000)
         hit = len(np.unique(found.record[inside]))
@@ -193,13 +200,13 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for bases in (1000, 3000, 10000):
         rows = np.flatnonzero(table["new"] & (length == bases))
-        report(f"{bases:,}", [[r] for r in rows], virus[rows], columns, calibration)
+        report(f"{bases:,}", [[r] for r in rows], virus[rows], columns, bundle)
     if options.hits is not None:
-        by_both(table, options.hits, columns, calibration)
+        by_both(table, options.hits, columns, bundle)
     rows = np.flatnonzero(table["new"] & (length == 10000))
     groups = list(long_ones(table, rows, 5))
-    report("50,000", groups, virus[[g[0] for g in groups]], columns, calibration)
-    prophages(columns, rows[virus[rows]], rows[~virus[rows]], calibration)
+    report("50,000", groups, virus[[g[0] for g in groups]], columns, bundle)
+    prophages(columns, rows[virus[rows]], rows[~virus[rows]], bundle)
 
 
 if __name__ == "__main__":

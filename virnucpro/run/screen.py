@@ -60,7 +60,7 @@ def screen_session(settings: PredictSettings, session: Session) -> Session:
 
 def screen_settings(settings: PredictSettings) -> PredictSettings:
     """The settings of the screen's run: every sequence at or over POINT is called virus there."""
-    points = CallPoints(POINT, POINT)
+    points = CallPoints(POINT, POINT, preset=None)
     call = CallSettings(
         points, allow_short=True, table_format="tsv", reference=NO_REFERENCE, call_by="model"
     )
