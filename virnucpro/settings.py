@@ -435,8 +435,8 @@ class Options:
     reference: str | None = option(
         None,
         "Search known proteins too: shipped (those of the package), none, or a directory of"
-        " `virnucpro reference build`. Default: shipped where the model weighs them (mini; takes"
-        " half as long again), else none.",
+        " `virnucpro reference build`. Default: shipped where the model weighs them (mini, whose"
+        " runs take about a fifth longer by it), else none.",
         panel=CALLS,
         metavar="DIR",
     )
