@@ -115,6 +115,7 @@ def pack(
 FEWEST_ROWS = 1024
 # a multiple of the row blocks (4, 6, 8, 16, 24, 48) of the CPU libraries' product kernels
 ROW_BLOCK = 48
+BLOCKS_IN_CACHE = 11  # of a thread; a megabyte of the widest layer of `mini` in bf16
 
 
 def even_rows(batch: PackedBatch, pad_id: int) -> PackedBatch:
@@ -136,6 +137,15 @@ def even_rows(batch: PackedBatch, pad_id: int) -> PackedBatch:
         tokens=pad(batch.tokens, (0, more), value=pad_id),
         positions=pad(batch.positions, (0, more)),
     )
+
+
+def row_blocks(rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """On the CPU, `rows` [T, ...] (T as `even_rows` makes it) in blocks whose intermediate results
+    stay in the cache, each with even shares for the threads; elsewhere in one.
+    """
+    if rows.device.type != "cpu":
+        return (rows,)
+    return rows.split(BLOCKS_IN_CACHE * ROW_BLOCK * torch.get_num_threads())
 
 
 def length_groups(lengths: Sequence[int]) -> tuple[LengthGroup, ...]:

@@ -3,8 +3,9 @@ the same function of the same weights.
 
 q, k and v in one product; RoPE as one complex multiplication in place (the rows of q and k are
 reordered so that the two numbers it turns lie side by side; the product of q and k does not see
-their order); one kernel for the erf GELU; residuals added in place. Does not know how weights are
-loaded.
+their order); one kernel for the erf GELU; residuals added in place; all but attention by blocks of
+rows, so that what one product writes is in the cache when the next one reads it. Does not know how
+weights are loaded.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.functional import gelu, layer_norm, linear
+from torch.nn.functional import layer_norm, linear
 
 from virnucpro.models.attention import grouped_attention
 from virnucpro.models.esm2_model import TOKEN_DROPOUT
 from virnucpro.models.fast.layer_weights import affine, pairs_together
-from virnucpro.models.packing import PackedBatch
+from virnucpro.models.packing import PackedBatch, row_blocks
 
 
 class Layer(NamedTuple):
@@ -57,20 +58,28 @@ class CpuEsm2:
         angles = batch.positions[:, None].float() * self.inv_freq
         turn = torch.polar(torch.ones_like(angles), angles)[:, None]  # complex64 [T, 1, D/2]
         for layer in self.layers:
-            x.add_(linear(self._attention(layer, x, turn, batch), *layer.out))
-            inner = linear(layer_norm(x, (self.width,), *layer.ffn_norm, self.eps), *layer.up)
-            x.add_(linear(gelu(inner), *layer.down))
+            mixed = self._attention(layer, x, turn, batch)
+            for rows, attended in zip(row_blocks(x), row_blocks(mixed), strict=True):
+                rows.add_(linear(attended, *layer.out))
+                normed = layer_norm(rows, (self.width,), *layer.ffn_norm, self.eps)
+                inner = torch.ops.aten.gelu_(linear(normed, *layer.up))
+                rows.add_(linear(inner, *layer.down))
         return layer_norm(x, (self.width,), *self.final_norm, self.eps)
 
     def _attention(
         self, layer: Layer, x: torch.Tensor, turn: torch.Tensor, batch: PackedBatch
     ) -> torch.Tensor:
-        qkv = linear(layer_norm(x, (self.width,), *layer.norm, self.eps), *layer.qkv)
-        heads = qkv.unflatten(1, (3 * self.heads, -1))  # [T, 3H, D]
-        turned = heads[:, : 2 * self.heads].float()  # in fp32 itself: no copy
-        torch.view_as_complex(turned.unflatten(2, (-1, 2))).mul_(turn)
-        query, key = turned.to(heads.dtype).split(self.heads, dim=1)
-        value = heads[:, 2 * self.heads :]
+        weight, bias = layer.qkv
+        qkv = x.new_empty(len(x), len(weight))
+        for rows, out, angles in zip(*map(row_blocks, (x, qkv, turn)), strict=True):
+            normed = layer_norm(rows, (self.width,), *layer.norm, self.eps)
+            torch.addmm(bias, normed, weight.t(), out=out)
+            both = out[:, : 2 * self.width].unflatten(1, (2 * self.heads, -1, 2))
+            turned = both.float()  # in fp32 itself: no copy
+            torch.view_as_complex(turned).mul_(angles)
+            if turned is not both:
+                both.copy_(turned)
+        query, key, value = qkv.unflatten(1, (3, self.heads, -1)).unbind(1)  # [T, H, D] each
         return grouped_attention(query, key, value, batch.groups, query.shape[-1] ** -0.5).flatten(
             1
         )
