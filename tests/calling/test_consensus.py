@@ -4,6 +4,8 @@ rules one by one.
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -251,6 +253,17 @@ def test_the_points_of_a_share_of_false_positives_are_those_of_the_length():
                 [500, 5000], rows, weighed, prevalence, points=CallPoints(false_positives=share)
             )
             assert words(found) == calls
+
+
+def test_hits_in_part_of_a_long_sequence_do_not_make_a_virus_of_it():
+    records, rules = records_of([600, 600]), CallRules(C)
+    chunks = call_chunks(frames_of([(r, 1, 0, 0.7, 0.3) for r in (0, 1)]), records, rules)
+    hits = SimpleNamespace(in_part=np.array([True, False]))
+    evidence = SimpleNamespace(evidence=hits, log_odds=np.array([9.0, 9.0]))
+    plain = Calibration(("logit_score",), (1.0,))
+    found = call_sequences(chunks, records, rules, plain, None, evidence)
+    assert found.virus_probability == pytest.approx([0.3, 1.0], abs=1e-3)
+    assert words(found) == ["ambiguous", "virus"]
 
 
 def test_best_first():

@@ -176,7 +176,8 @@ def test_chunks_at_hits_of_viral_proteins_are_looked_at():
 
 def test_known_proteins_can_settle_a_call():
     scores = [0.5] * 40
-    evidence = SimpleNamespace(log_odds=np.array([8.0]))  # of the search
+    hits = SimpleNamespace(in_part=np.array([False]))
+    evidence = SimpleNamespace(evidence=hits, log_odds=np.array([8.0]))  # of the search
     chunks = played(scores, evidence=evidence)
     assert chunks.scored.sum() < 10
     assert inputs_of(scores, evidence=evidence).calls(chunks)[0] == Call.virus

@@ -78,3 +78,15 @@ def test_the_kind_of_cell_and_plasmids():
     kinds = [LABELS[k] if k >= 0 else None for k in evidence.cellular_like]
     assert kinds == ["bacteria", "plasmid", "plasmid", None]
     assert evidence.plasmid_like.tolist() == [False, True, False, False]
+
+
+def test_a_long_sequence_is_the_mean_of_its_parts():
+    parts = [(0, 0, "viral"), (0, 11, "bacteria"), (0, 22, "bacteria"), (0, 33, "bacteria")]
+    rows = [(s, label, at * 1000, at * 1000 + 300, 130.0) for s, at, label in parts]
+    alone = weigh(hits((0, "viral", 0, 300, 130.0)), np.array([10_000]), LABELLED).features[0]
+    found = weigh(hits(*rows, (1, "viral", 0, 300, 130.0)), np.array([40_000, 10_000]), LABELLED)
+    assert found.features[1] == pytest.approx(alone)
+    assert of(found, "best_viral")[0] == pytest.approx(np.log1p(10) / 4)
+    assert of(found, "best_cellular")[0] == pytest.approx(np.log1p(10) * 3 / 4)
+    assert of(found, "sign_of_difference")[0] == pytest.approx(-0.5)
+    assert found.in_part.tolist() == [True, False]

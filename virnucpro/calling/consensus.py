@@ -294,11 +294,15 @@ def _with_evidence(
 ) -> NDArray[np.float64]:
     """The probability by both: with the weights of the bundle, which take the score [n]; without
     any the log-odds of the hits are added to those of `network` [n], its probability or its score.
+    Where viral proteins lead in a part of a long sequence only, it is not over that of the network:
+    a phage within a chromosome does not make a virus of the whole.
     """
     if calibration is not None and calibration.evidence is not None:
         columns = np.column_stack([score_log_odds(score), evidence.evidence.features])
-        return expit(calibration.evidence.log_odds(columns, length))
-    return expit(score_log_odds(network) + np.nan_to_num(evidence.log_odds))
+        both = expit(calibration.evidence.log_odds(columns, length))
+    else:
+        both = expit(score_log_odds(network) + np.nan_to_num(evidence.log_odds))
+    return np.where(evidence.evidence.in_part, np.minimum(both, network), both)
 
 
 def _scores(

@@ -20,6 +20,8 @@ from virnucpro.homology.search import LEAST_BITS, Hits
 SCALE = 10.0  # bits over the least that count about linearly; more count by their logarithm
 REPORTED_E = 1e-3  # E value of hits that are counted and written
 CELLULAR = tuple(label for label in LABELS if label != "viral")
+PART = 10_000  # bases: the longest contigs on which the weights were fitted
+MOST = 0.5  # of a sequence
 PLASMID_SHARE = 0.5  # of the cellular score, from which on a sequence is like a plasmid
 
 
@@ -35,6 +37,7 @@ class Evidence:
     cellular_hits: np.ndarray  # int32
     cellular_like: np.ndarray  # int8: place in LABELS of most of the cellular score, or -1
     plasmid_like: np.ndarray  # bool
+    in_part: np.ndarray  # bool: long, and viral proteins cover less than half of it
 
     def __len__(self) -> int:
         return len(self.closest_virus)
@@ -49,21 +52,10 @@ def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
     """The evidence of a batch's sequences, `lengths` bases long [N]."""
     n = len(lengths)
     label = reference.label_code[hits.protein]
-    side = np.minimum(label, 1)
     excess = np.maximum(hits.bits - LEAST_BITS, 0.0)
     best = np.zeros((n, len(LABELS)))
     np.maximum.at(best, (hits.sequence, label), excess)
-    sums = _summed(hits, excess, side, (n, 2))
     best_viral, best_cellular = best[:, 0], best[:, 1:].max(axis=1)
-    kilobases = np.maximum(lengths, 1) / 1000
-    columns = (
-        _squeezed(best_viral),
-        _squeezed(best_cellular),
-        _squeezed(sums[:, 0] / kilobases),
-        _squeezed(sums[:, 1] / kilobases),
-        np.sign(best_viral - best_cellular),
-        _squeezed(best_viral) - _squeezed(best_cellular),
-    )
     sure = hits.evalue <= REPORTED_E
     told = np.flatnonzero(sure)
     total = _summed(hits.select(told), excess[told], label[told], best.shape)
@@ -73,7 +65,7 @@ def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
     plasmid = total[:, LABELS.index("plasmid")]
     known = total[:, 1 : LABELS.index("cellular")]
     return Evidence(
-        np.column_stack(columns),
+        _features(hits, excess, label, lengths),
         (best_viral - best_cellular).round(1),
         closest,
         identity,
@@ -81,7 +73,37 @@ def weigh(hits: Hits, lengths: np.ndarray, reference: Reference) -> Evidence:
         np.bincount(hits.sequence[sure & (label > 0)], minlength=n).astype(np.int32),
         np.where(known.max(axis=1) > 0, 1 + known.argmax(axis=1), -1).astype(np.int8),
         (some > 0) & (plasmid >= PLASMID_SHARE * some) & (best_cellular >= best_viral),
+        (lengths > PART) & (_viral_bases(hits.select(told), label[told], n) < MOST * lengths),
     )
+
+
+def _features(hits: Hits, excess: np.ndarray, label: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """float64 [N, FEATURES], see weights.py: of a long sequence the mean of its parts', so that a
+    phage within a chromosome counts as the part that it is.
+    """
+    count = np.maximum(-(-lengths // PART), 1)  # parts, of equal length, of each sequence
+    first = np.cumsum(count) - count
+    of = count[hits.sequence]
+    place = (hits.start + hits.end) // 2 * of // np.maximum(lengths[hits.sequence], 1)
+    part = first[hits.sequence] + np.clip(place, 0, of - 1)
+    order = np.argsort(part, kind="stable")  # within a part the scores still fall
+    part, hits, excess = part[order], hits.select(order), excess[order]
+    side = np.minimum(label[order], 1)
+    best, sums = np.zeros((2, int(count.sum()), 2))
+    np.maximum.at(best, (part, side), excess)
+    apart = hits_apart(part, hits.start, hits.end, side)
+    np.add.at(sums, (part[apart], side[apart]), excess[apart])
+    sums /= np.repeat(np.maximum(lengths, 1) / count / 1000, count)[:, None]  # a kilobase
+    best, sign = _squeezed(best), np.sign(best[:, 0] - best[:, 1])
+    columns = np.column_stack([best, _squeezed(sums), sign, best[:, 0] - best[:, 1]])
+    return np.add.reduceat(columns, first) / count[:, None] if len(count) else columns
+
+
+def _viral_bases(hits: Hits, label: np.ndarray, n: int) -> np.ndarray:
+    """int64 [n]: of each sequence, the bases within viral hits that better hits leave."""
+    apart = hits_apart(hits.sequence, hits.start, hits.end, np.zeros_like(label))
+    bases = (hits.end - hits.start) * (apart & (label == 0))
+    return np.bincount(hits.sequence, bases, n).astype(np.int64)
 
 
 def _squeezed(bits: np.ndarray) -> np.ndarray:
