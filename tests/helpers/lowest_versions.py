@@ -17,7 +17,13 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TESTS = ["tests/run", "tests/models/test_golden.py", "tests/test_golden.py", "tests/test_cli.py"]
+TESTS = [
+    "tests/run",
+    "tests/homology",
+    "tests/models/test_golden.py",
+    "tests/test_golden.py",
+    "tests/test_cli.py",
+]
 
 
 def declared(extra: str = "") -> list[str]:
