@@ -128,8 +128,8 @@ class ModelSettings:
 
 def _measured_shares(calibration: Mapping[str, Any], call_by: str) -> Collection[str]:
     """The shares of false positives for which the model has points."""
-    if call_by == "both" and "evidence" in calibration:
-        return calibration["evidence"].get("points", ())
+    if call_by == "both":
+        return calibration.get("evidence", {}).get("points", ())
     return calibration.get("points", {}).get("shares", ())
 
 

@@ -20,7 +20,9 @@ from __future__ import annotations
 import argparse
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,14 +111,25 @@ class Stages:
         np.savez_compressed(part, rows=rows.astype(np.int32), **columns)
         part.replace(self.options.out / f"{name}.npz")
 
-    def fold_network(self, name: str, recipe: Recipe, fold: int, seconds: float) -> None:
-        """Train without `fold` and score it."""
+    def told(self, scores: FrameScores, rows: np.ndarray) -> dict[str, Any]:
+        """What the log says of a fold's scores."""
+        return figures(self.contigs, scores, rows, odd=False)
+
+    def fold_network(
+        self,
+        name: str,
+        recipe: Recipe,
+        fold: int,
+        begin: Callable[[], object] | None = None,
+    ) -> None:
+        """Train without `fold` and score it. begin: sets what the network begins as; None: random
+        weights.
+        """
         bench, out = self.bench, self.options.out
         if (out / f"{name}-scores.npz").exists():
             return
-        recipe = replace(recipe, seed=recipe.seed + 100 * fold)
-        bench.rebuild(recipe.seed)
-        took = bench.train(bench.maker(recipe, fold), recipe, seconds)
+        (begin or partial(bench.rebuild, recipe.seed))()
+        took = bench.train(bench.maker(recipe, fold), recipe, self.options.fold_seconds)
         bench.save(name)
         rows = self.some(np.flatnonzero(self.fold == fold))
         began = time.time()
@@ -125,7 +138,7 @@ class Stages:
         every = self.some(np.arange(len(harder)))
         self.keep(f"{name}-harder", bench.score(harder, every), every)
         self.keep(f"{name}-scores", scores, rows)
-        found = figures(self.contigs, scores, rows, odd=False)
+        found = self.told(scores, rows)
         bench.say(
             "fold",
             name=name,
@@ -213,35 +226,43 @@ class Stages:
     def work(self) -> None:
         """All stages in order."""
         for fold in range(FOLDS):
-            self.fold_network(f"new-{fold}", NEW, fold, self.options.fold_seconds)
+            new, old = (replace(r, seed=r.seed + 100 * fold) for r in (NEW, OLD))
+            self.fold_network(f"new-{fold}", new, fold)
             if fold in COMPARED:
-                self.fold_network(f"old-{fold}", OLD, fold, self.options.fold_seconds)
+                self.fold_network(f"old-{fold}", old, fold)
             if fold == 0:
                 self.eight(self.options.eight)
         self.student()
         self.bench.say("over")
 
 
-def main() -> None:
+def run(stages: type[Stages], doc: str | None, fold_seconds: float) -> None:
     """Run the stages; OUT/failed says why where they broke off."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("packed", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--eight", type=Path, required=True, help="version 8")
     parser.add_argument("--seconds", type=float, default=1500.0, help="of everything")
-    parser.add_argument("--fold-seconds", type=float, default=112.0, help="of a fold's training")
+    parser.add_argument(
+        "--fold-seconds", type=float, default=fold_seconds, help="of a fold's training"
+    )
     parser.add_argument("--workers", type=int, default=14, help="processes that make batches")
     parser.add_argument("--few", type=int, default=0, help="score about so many contigs (a trial)")
     parser.add_argument("--tiny", action="store_true", help="a tiny network (a trial on a CPU)")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     try:
-        Stages(options).work()
+        stages(options).work()
     except Exception:
         (options.out / "failed").write_text(traceback.format_exc())
         raise
+
+
+def main() -> None:
+    """All stages on the networks from nothing."""
+    run(Stages, __doc__, 112.0)
 
 
 if __name__ == "__main__":

@@ -19,19 +19,14 @@ OUT/log.jsonl has a line an event.
 
 from __future__ import annotations
 
-import argparse
-import time
-import traceback
 from dataclasses import replace
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from recipes.mini.bench import Recipe, load_state
-from recipes.mini.contigs import harder_sets
-from recipes.mini.lane import figures
+from recipes.mini.bench import load_state
 from recipes.mini.networks import load_bundle
-from recipes.mini.stages import NEW, Stages
+from recipes.mini.stages import NEW, Stages, run
 from virnucpro.training.bundle.scoring import FrameScores
 
 FOLDS = (0, 1)
@@ -56,37 +51,16 @@ class Warm(Stages):
         if not self.options.tiny:
             load_bundle(self.bench.network, self.options.eight)
 
-    def warm(self, fold: int) -> None:
-        """Go on without `fold` and score it."""
-        bench, name = self.bench, f"warm-{fold}"
-        if (self.options.out / f"{name}-scores.npz").exists():
-            return
-        recipe: Recipe = replace(WARM, seed=WARM.seed + fold)
-        self.start()
-        took = bench.train(bench.maker(recipe, fold), recipe, self.options.fold_seconds)
-        bench.save(name)
-        began = time.time()
-        rows = self.some(np.flatnonzero(self.fold == fold))
-        scores = bench.score(self.contigs, rows)
-        harder = harder_sets(bench.data.genomes, fold)
-        every = self.some(np.arange(len(harder)))
-        self.keep(f"{name}-harder", bench.score(harder, every), every)
-        self.keep(f"{name}-scores", scores, rows)
-        bench.say(
-            "fold",
-            name=name,
-            took=took,
-            scored=round(time.time() - began, 1),
-            all=figures(self.contigs, scores, rows, odd=False),
-            new=self.on_new(scores, rows),
-        )
+    def told(self, scores: FrameScores, rows: np.ndarray) -> dict[str, Any]:
+        """The figures of all, and on groups that version 8 has not seen."""
+        return {"all": super().told(scores, rows), "new": self.on_new(scores, rows)}
 
     def on_new(self, scores: FrameScores, rows: np.ndarray) -> dict:
         """The figures on groups that version 8 has not seen."""
         new = self.bench.data.genomes.new[self.contigs.record[rows]]
         kept = np.isin(scores.contig, rows[new])
         part = FrameScores(*(column[kept] for column in scores))
-        return figures(self.contigs, part, rows[new], odd=False)
+        return super().told(part, rows[new])
 
     def mean(self) -> None:
         """The network that ships."""
@@ -104,31 +78,15 @@ class Warm(Stages):
         """All stages in order."""
         self.eight(self.options.eight)
         for fold in FOLDS:
-            self.warm(fold)
+            recipe = replace(WARM, seed=WARM.seed + fold)
+            self.fold_network(f"warm-{fold}", recipe, fold, self.start)
         self.mean()
         self.bench.say("over")
 
 
 def main() -> None:
-    """Run the stages; OUT/failed says why where they broke off."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("packed", type=Path)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--eight", type=Path, required=True, help="version 8")
-    parser.set_defaults(seconds=0.0)  # every stage has its own
-    parser.add_argument("--fold-seconds", type=float, default=320.0, help="of a fold's training")
-    parser.add_argument("--workers", type=int, default=14, help="processes that make batches")
-    parser.add_argument("--few", type=int, default=0, help="score about so many contigs (a trial)")
-    parser.add_argument("--tiny", action="store_true", help="a tiny network (a trial on a CPU)")
-    options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    try:
-        Warm(options).work()
-    except Exception:
-        (options.out / "failed").write_text(traceback.format_exc())
-        raise
+    """All stages on the networks that version 8 becomes."""
+    run(Warm, __doc__, 320.0)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import virnucpro
 from virnucpro.calling.calibration import Calibration, expit, logit
 from virnucpro.errors import InputError, UsageError
 from virnucpro.homology.reference import ProteinLabel, build
-from virnucpro.homology.weights import FEATURES
+from virnucpro.homology.weights import FEATURES, Points
 from virnucpro.models.bundle import MINI
 from virnucpro.settings import CallPoints, CallSettings, Options
 
@@ -199,6 +199,11 @@ def test_rules_that_a_model_cannot_follow_are_told_before_anything_is_computed()
     assert CallSettings(points=share, reference="x").of_model(MEASURED).points == share
     alone = {"points": {"lengths": [500], "shares": {"1%": [0.9]}}, **MEASURED}
     assert CallSettings(points=share, reference="none").of_model(alone).points == share
+    del alone["evidence"]  # what both say has no points of its own then
+    with pytest.raises(UsageError, match="--false-positives: this model has no points"):
+        CallSettings(points=share, reference="x", call_by="both").of_model(alone)
+    only = Calibration(("logit_score",), (1.0,), points=Points((500,), {"5%": (0.9,)}))
+    assert only.measured_points(True) is None and only.measured_points(False) is only.points
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,12 @@ def test_weights_are_interpolated_between_lengths():
         {"lengths": [1], "weights": [1]},
         {"lengths": [1], "weights": [[0, 0]], "points": {"5%": [0.5, 0.6]}},
         {"lengths": [1], "weights": [[0, 0]], "points": {"5%": [1.5]}},
+        {"lengths": [1], "weights": [[0, 0]], "points": {"1%": [0.9]}},
+        {
+            "lengths": [1, 2],
+            "weights": [[0, 0], [0, 0]],
+            "points": {"5%": [0.5, float("nan")]},
+        },
     ],
 )
 def test_weights_that_are_none_are_refused(data):

@@ -157,7 +157,9 @@ class Calibration:
 
     def measured_points(self, by_both: bool) -> Points | None:
         """Those of a call by the score and known proteins, or by the score alone."""
-        return self.evidence.points if by_both and self.evidence else self.points
+        if by_both:
+            return None if self.evidence is None else self.evidence.points
+        return self.points
 
     def probability(
         self,

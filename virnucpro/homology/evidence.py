@@ -8,7 +8,7 @@ any sequence.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
@@ -87,12 +87,12 @@ def _features(hits: Hits, excess: np.ndarray, label: np.ndarray, lengths: np.nda
     place = (hits.start + hits.end) // 2 * of // np.maximum(lengths[hits.sequence], 1)
     part = first[hits.sequence] + np.clip(place, 0, of - 1)
     order = np.argsort(part, kind="stable")  # within a part the scores still fall
-    part, hits, excess = part[order], hits.select(order), excess[order]
+    part = part[order].astype(hits.sequence.dtype)  # hits_apart is compiled for one type
+    hits, excess = replace(hits.select(order), sequence=part), excess[order]
     side = np.minimum(label[order], 1)
-    best, sums = np.zeros((2, int(count.sum()), 2))
-    np.maximum.at(best, (part, side), excess)
-    apart = hits_apart(part, hits.start, hits.end, side)
-    np.add.at(sums, (part[apart], side[apart]), excess[apart])
+    best = np.zeros((int(count.sum()), 2))
+    np.maximum.at(best, (hits.sequence, side), excess)
+    sums = _summed(hits, excess, side, best.shape)
     sums /= np.repeat(np.maximum(lengths, 1) / count / 1000, count)[:, None]  # a kilobase
     best, sign = _squeezed(best), np.sign(best[:, 0] - best[:, 1])
     columns = np.column_stack([best, _squeezed(sums), sign, best[:, 0] - best[:, 1]])

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from virnucpro.settings import AMBIGUOUS
+
 FEATURES = (
     "best_viral",
     "best_cellular",
@@ -39,10 +41,12 @@ class Points:
         if list(self.lengths) != sorted(set(self.lengths)):
             raise ValueError("the lengths of the points of a call do not rise")
         if not all(
-            len(of) == len(self.lengths) and 0 < min(of) <= max(of) < 1
+            len(of) == len(self.lengths) and all(0 < point < 1 for point in of)  # NaN is not
             for of in self.shares.values()
         ):
             raise ValueError("the points of a call are not a probability a length")
+        if AMBIGUOUS not in self.shares:
+            raise ValueError(f"the points of a call are not there for {AMBIGUOUS}")
 
     @classmethod
     def from_json(cls, lengths: Sequence[Any], shares: Mapping[str, Any]) -> Points:
